@@ -1,0 +1,44 @@
+# `make` alone prints the menu.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types unit generate bench clean
+
+help: ## print this menu
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+$(VENV)/.run: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.test: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@ $(VENV)/.run
+
+run: $(VENV)/.run ## start a broker on localhost:9092 with its data in ./penstock-data
+	$(BIN)/penstock serve --data-dir ./penstock-data
+
+test: $(VENV)/.test ## lint, types and all tests
+	$(MAKE) --no-print-directory lint types unit
+
+lint: $(VENV)/.test ## ruff and import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.test ## mypy and pyright, both strict
+	$(BIN)/mypy
+	$(BIN)/pyright --warnings
+
+unit: $(VENV)/.test ## the tests alone
+	$(BIN)/pytest -q
+
+generate: $(VENV)/.test ## write the schema tables anew from kio
+	$(BIN)/python -m tests.generate_schemas
+
+clean: ## remove what was built
+	rm -rf $(VENV) build dist *.egg-info

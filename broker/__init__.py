@@ -1,0 +1,1 @@
+"""The server: connections, partitions, metadata, one module for each API under `api/`."""

@@ -1,0 +1,1 @@
+"""What producer, consumer and the replica fetcher share: connections, cluster metadata, admin calls."""

@@ -1,0 +1,1 @@
+"""The consumer library (comes with the consumer groups)."""

@@ -1,0 +1,1 @@
+"""The producer library (comes with the consumer groups)."""

@@ -1,0 +1,1 @@
+"""Schema tables, one module for each API, written by `make generate`."""

@@ -1,0 +1,1 @@
+"""The log of one partition on disk. Synchronous; touches files only through `penstock.runtime.files`."""

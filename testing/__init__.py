@@ -1,0 +1,1 @@
+"""The in-process broker and pytest plugin (comes with the client libraries)."""
