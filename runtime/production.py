@@ -1,0 +1,48 @@
+"""The environment of a real process: this machine's clocks, sockets, files and threads.
+
+What only some processes need (SQLite, etcd) is imported when a metadata store is opened.
+"""
+
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+
+from penstock.runtime.clock import Clock
+from penstock.runtime.environment import Environment
+from penstock.runtime.metadata import MetadataError, MetadataStore
+from penstock.runtime.posix_files import PosixFileSystem
+from penstock.runtime.sockets import SocketNetwork
+from penstock.runtime.system_clock import SystemClock, SystemRandom
+from penstock.runtime.threads import Threads
+from penstock.runtime.worker_threads import WorkerThreads
+
+
+def production_environment() -> Environment:
+    """The real ports. Opens nothing and starts nothing."""
+    clock = SystemClock()
+    threads = WorkerThreads()
+    return Environment(
+        clock=clock,
+        random=SystemRandom(),
+        network=SocketNetwork(),
+        files=PosixFileSystem(),
+        threads=threads,
+        open_metadata=partial(open_metadata, clock=clock, threads=threads),
+    )
+
+
+def open_metadata(
+    location: str, *, clock: Clock, threads: Threads
+) -> AbstractAsyncContextManager[MetadataStore]:
+    """The store behind `location`: the path of an SQLite file, in a directory that exists.
+
+    Entering it raises MetadataError when another process has the file open, or when it is no store of ours.
+    """
+    scheme, separator, _ = location.partition("://")
+    if separator:
+        raise MetadataError(f"no metadata store for {scheme}:// in this version: {location}")
+    from penstock.runtime.sqlite_metadata import open_sqlite_metadata
+
+    return open_sqlite_metadata(location, clock=clock, threads=threads)
+
+
+__all__ = ["open_metadata", "production_environment"]
