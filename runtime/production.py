@@ -6,7 +6,7 @@ What only some processes need (SQLite, etcd) is imported when a metadata store i
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
-from penstock.runtime.clock import Clock
+from penstock.runtime.clock import Clock, Random
 from penstock.runtime.environment import Environment
 from penstock.runtime.metadata import MetadataError, MetadataStore
 from penstock.runtime.posix_files import PosixFileSystem
@@ -19,19 +19,20 @@ from penstock.runtime.worker_threads import WorkerThreads
 def production_environment() -> Environment:
     """The real ports. Opens nothing and starts nothing."""
     clock = SystemClock()
+    random = SystemRandom()
     threads = WorkerThreads()
     return Environment(
         clock=clock,
-        random=SystemRandom(),
+        random=random,
         network=SocketNetwork(),
         files=PosixFileSystem(),
         threads=threads,
-        open_metadata=partial(open_metadata, clock=clock, threads=threads),
+        open_metadata=partial(open_metadata, clock=clock, random=random, threads=threads),
     )
 
 
 def open_metadata(
-    location: str, *, clock: Clock, threads: Threads
+    location: str, *, clock: Clock, random: Random, threads: Threads
 ) -> AbstractAsyncContextManager[MetadataStore]:
     """The store behind `location`: the path of an SQLite file, in a directory that exists.
 
@@ -42,7 +43,7 @@ def open_metadata(
         raise MetadataError(f"no metadata store for {scheme}:// in this version: {location}")
     from penstock.runtime.sqlite_metadata import open_sqlite_metadata
 
-    return open_sqlite_metadata(location, clock=clock, threads=threads)
+    return open_sqlite_metadata(location, clock=clock, random=random, threads=threads)
 
 
 __all__ = ["open_metadata", "production_environment"]
