@@ -1,0 +1,46 @@
+"""ApiVersions, versions 0 to 4 (KIP-511).
+
+The response's header is always version 0, and a request of a version that we don't know is answered in version 0 with error 35 and
+the one range that the client needs, that of ApiVersions itself: its body is never looked at.
+"""
+
+import re
+from typing import TYPE_CHECKING
+
+from penstock.protocol.codec import encode_response
+
+from penstock.broker.context import RequestContext
+from penstock.protocol.api import SERVED, ApiKey
+from penstock.protocol.errors import ErrorCode
+from penstock.protocol.framing import response_prefix
+from penstock.protocol.message import Message
+
+if TYPE_CHECKING:
+    from penstock.broker.broker import Broker
+
+_KEY = int(ApiKey.API_VERSIONS)
+_SOFTWARE = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?")
+FIRST_VERSION_WITH_SOFTWARE = 3
+
+
+async def handle(broker: "Broker", context: RequestContext, request: Message) -> Message:
+    """List what is served."""
+    if context.api_version >= FIRST_VERSION_WITH_SOFTWARE and not (
+        _SOFTWARE.fullmatch(request.client_software_name)
+        and _SOFTWARE.fullmatch(request.client_software_version)
+    ):
+        return Message(error_code=ErrorCode.INVALID_REQUEST, api_keys=[])
+    return Message(error_code=ErrorCode.NONE, api_keys=[_range(key) for key in SERVED])
+
+
+def unsupported_version_response(correlation_id: int) -> bytes:
+    """The whole response to a version that is not served."""
+    body = encode_response(
+        _KEY, 0, Message(error_code=ErrorCode.UNSUPPORTED_VERSION, api_keys=[_range(_KEY)])
+    )
+    return response_prefix(_KEY, 0, correlation_id, len(body)) + body
+
+
+def _range(key: int) -> Message:
+    versions = SERVED[key].versions
+    return Message(api_key=key, min_version=versions.start, max_version=versions.stop - 1)

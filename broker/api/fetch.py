@@ -1,0 +1,314 @@
+"""Fetch, versions 4 to 18: long poll, min/max bytes, fetch sessions (KIP-227), read at the high watermark.
+
+Answers at once when `min_bytes` are there, an error is to be told, or nothing may be waited for; else a `PendingFetch` keeps the
+request's place and listens to the high watermarks of its partitions until enough has come or `max_wait_ms` have passed. Record bytes
+are never touched: the answer names file ranges. A range that is not in the page cache is read in a worker first.
+
+At least one whole batch is answered for the first partition that has any, whatever the limits (KIP-74). Transactions come later:
+the last stable offset is the high watermark, and the list of aborted transactions is empty for read_committed.
+Fetches with a replica id are the cluster's own; nobody is the cluster yet, so they are refused. KIP-320 (epochs), KIP-392, KIP-516.
+"""
+
+from typing import TYPE_CHECKING
+
+from penstock.storage.log import LogSlice
+
+from penstock.broker.fetch_sessions import FetchPlan
+from penstock.broker.replies import Part, Parts, Reply
+from penstock.protocol.api import ApiKey
+from penstock.protocol.errors import ErrorCode
+from penstock.protocol.fetch import (
+    EMPTY,
+    FetchPartition,
+    FetchPartitionResult,
+    FetchRequest,
+    Records,
+    decode_fetch_request,
+    encode_fetch_response,
+)
+from penstock.protocol.framing import RequestHeader, response_prefix
+from penstock.runtime.files import StorageError
+from penstock.storage.errors import NotResident, OffsetOutOfRange
+
+if TYPE_CHECKING:
+    from penstock.broker.broker import Broker
+
+    from penstock.broker.partition import Partition
+
+_KEY = int(ApiKey.FETCH)
+READ_COMMITTED = 1
+CONSUMER_REPLICA_ID = -1
+DEBUG_REPLICA_ID = -2
+
+
+def fetch(broker: "Broker", header: RequestHeader, frame: memoryview) -> Parts | Reply:
+    """Handle one Fetch frame."""
+    request = decode_fetch_request(header.api_version, frame[header.body_position :])
+    job = FetchJob(broker, header, request)
+    if job.refusal:
+        return job.refused()
+    try:
+        results = job.read_now()
+    except (NotResident, OffsetOutOfRange, StorageError):
+        waiting = PendingFetch(job, 0)
+        waiting.resolve()  # the connection's writer reads on a worker, and tells errors partition by partition
+        return waiting
+    if job.is_enough(results):
+        return job.respond(results)
+    missing_bytes = job.missing_bytes(results)
+    release_records(results)
+    waiting = PendingFetch(job, missing_bytes)
+    waiting.listen()
+    return waiting
+
+
+class FetchJob:
+    """One fetch request and how to answer it."""
+
+    __slots__ = (
+        "_broker",
+        "_correlation_id",
+        "_max_bytes",
+        "_version",
+        "partitions",
+        "plan",
+        "refusal",
+        "request",
+    )
+
+    def __init__(self, broker: "Broker", header: RequestHeader, request: FetchRequest) -> None:
+        self._broker = broker
+        self._version = header.api_version
+        self._correlation_id = header.correlation_id
+        self._max_bytes = min(request.max_bytes, broker.config.fetch_max_bytes)
+        self.request = request
+        self.refusal = ErrorCode.NONE
+        if request.replica_id not in (CONSUMER_REPLICA_ID, DEBUG_REPLICA_ID):
+            self.refusal = ErrorCode.CLUSTER_AUTHORIZATION_FAILED
+            self.plan = FetchPlan(None, request.partitions, is_full=True)
+        else:
+            self.plan = broker.fetch_sessions.plan(request, broker.clock.monotonic())
+            self.refusal = self.plan.error
+        self.partitions: list[tuple[FetchPartition, Partition | None]] = [
+            (entry, self._find(entry)) for entry in self.plan.partitions
+        ]
+
+    @property
+    def deadline(self) -> float:
+        """Monotonic seconds until which the request may wait."""
+        return self._broker.clock.monotonic() + max(self.request.max_wait_ms, 0) / 1000
+
+    def _find(self, entry: FetchPartition) -> "Partition | None":
+        partitions = self._broker.partitions
+        if entry.topic_id is None:
+            return partitions.by_name(entry.topic, entry.index)
+        return partitions.by_id(entry.topic_id, entry.index)
+
+    def refused(self) -> Parts:
+        """The whole request is refused. Before version 7 there is no code for that but in each partition."""
+        results: list[FetchPartitionResult] = []
+        if self._version < 7:
+            results = [
+                FetchPartitionResult(entry.topic, entry.topic_id, entry.index, self.refusal, -1)
+                for entry in self.plan.partitions
+            ]
+        return self._encode(results, self.refusal)
+
+    def read_now(self) -> list[FetchPartitionResult]:
+        """Read every partition as far as that takes no disk access. Raises NotResident, with nothing held."""
+        results: list[FetchPartitionResult] = []
+        budget = self._max_bytes
+        try:
+            for entry, partition in self.partitions:
+                result = self._begin(entry, partition)
+                results.append(result)
+                if partition is not None and self._wants_data(result, entry, partition, budget, results):
+                    limit = min(entry.max_bytes, budget)
+                    result.records = records = partition.read(entry.fetch_offset, limit)
+                    budget -= records.count
+        except BaseException:
+            release_records(results)
+            raise
+        return results
+
+    def _begin(self, entry: FetchPartition, partition: "Partition | None") -> FetchPartitionResult:
+        """The result without its records: errors, offsets, epochs."""
+        if partition is None:
+            code = self._broker.partitions.why_absent(entry.topic, entry.topic_id, entry.index)
+            return FetchPartitionResult(entry.topic, entry.topic_id, entry.index, code, -1)
+        code = check_leadership(partition, entry.current_leader_epoch)
+        if code:
+            return FetchPartitionResult(entry.topic, entry.topic_id, entry.index, code, -1)
+        high_watermark = partition.high_watermark
+        result = FetchPartitionResult(
+            entry.topic,
+            entry.topic_id,
+            entry.index,
+            ErrorCode.NONE,
+            high_watermark,
+            high_watermark,
+            partition.log.log_start_offset,
+            () if self.request.isolation_level == READ_COMMITTED else None,
+        )
+        if entry.last_fetched_epoch >= 0:
+            epoch, end_offset = partition.log.end_offset_for_epoch(entry.last_fetched_epoch)
+            if epoch != entry.last_fetched_epoch or end_offset < entry.fetch_offset:
+                result.diverging_epoch = (epoch, end_offset)
+                return result
+        offset = entry.fetch_offset
+        if offset < partition.log.log_start_offset or offset > partition.log.log_end_offset:
+            result.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
+        return result
+
+    def _wants_data(
+        self,
+        result: FetchPartitionResult,
+        entry: FetchPartition,
+        partition: "Partition",
+        budget: int,
+        results: list[FetchPartitionResult],
+    ) -> bool:
+        """Whether there is something to read for this partition, and room for it.
+
+        The first partition with data is served even when it is over the limit: a fetcher must be able to go on.
+        """
+        if (
+            result.error_code
+            or result.diverging_epoch is not None
+            or entry.fetch_offset >= partition.high_watermark
+        ):
+            return False
+        return budget > 0 or not any(other.records.count for other in results)
+
+    async def read_waiting(self) -> list[FetchPartitionResult]:
+        """The same as `read_now`, with the cold partitions read on workers."""
+        results: list[FetchPartitionResult] = []
+        budget = self._max_bytes
+        try:
+            for entry, partition in self.partitions:
+                result = self._begin(entry, partition)
+                results.append(result)
+                if partition is not None and self._wants_data(result, entry, partition, budget, results):
+                    await self._read_one(result, entry, partition, min(entry.max_bytes, budget))
+                    budget -= result.records.count
+        except BaseException:
+            release_records(results)
+            raise
+        return results
+
+    async def _read_one(
+        self, result: FetchPartitionResult, entry: FetchPartition, partition: "Partition", limit: int
+    ) -> None:
+        try:
+            try:
+                result.records = partition.read(entry.fetch_offset, limit)
+            except NotResident:
+                result.records = await partition.read_cold(entry.fetch_offset, limit)
+        except OffsetOutOfRange:
+            result.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
+        except StorageError as error:
+            partition.note_storage_error(error)
+            result.error_code = ErrorCode.KAFKA_STORAGE_ERROR
+
+    def is_enough(self, results: list[FetchPartitionResult]) -> bool:
+        """Whether to answer now: enough bytes, something else to tell, or nothing to wait for."""
+        request = self.request
+        if request.max_wait_ms <= 0 or not results:
+            return True
+        found = 0
+        for result in results:
+            if result.error_code or result.diverging_epoch is not None:
+                return True
+            found += result.records.count
+        return found >= request.min_bytes
+
+    def missing_bytes(self, results: list[FetchPartitionResult]) -> int:
+        """How many more bytes must become visible before it is worth looking again."""
+        return max(1, self.request.min_bytes - sum(result.records.count for result in results))
+
+    def respond(self, results: list[FetchPartitionResult]) -> Parts:
+        """The response, for an incremental session with what changed only."""
+        session = self.plan.session
+        if session is not None:
+            changed = session.changed(results)
+            if not self.plan.is_full:
+                results = changed
+        return self._encode(results, ErrorCode.NONE)
+
+    def _encode(self, results: list[FetchPartitionResult], error: ErrorCode) -> Parts:
+        version = self._version
+        size_bytes, body = encode_fetch_response(version, 0, error, self.plan.session_id, results)
+        parts: list[Part] = [response_prefix(_KEY, version, self._correlation_id, size_bytes)]
+        for part in body:
+            assert isinstance(part, bytes | LogSlice)
+            parts.append(part)
+        return parts
+
+
+class PendingFetch(Reply):
+    """A fetch that waits: for bytes, for its time to end, or for the disk."""
+
+    __slots__ = ("_job", "_listening", "_missing_bytes")
+
+    def __init__(self, job: FetchJob, missing_bytes: int) -> None:
+        super().__init__(job.deadline)
+        self._job = job
+        self._missing_bytes = missing_bytes
+        self._listening = False
+
+    def listen(self) -> None:
+        """Wake up when the high watermarks of the partitions have let enough bytes through."""
+        self._listening = True
+        for _, partition in self._job.partitions:
+            if partition is not None:
+                partition.fetch_waiters.add(self._notify)
+
+    def _notify(self, visible_bytes: int) -> None:
+        self._missing_bytes -= visible_bytes
+        if self._missing_bytes <= 0 or visible_bytes == 0:  # 0: the partition is gone, which is to be told
+            self.resolve()
+
+    def hurry(self) -> None:
+        """The broker stops: an empty answer is an honest one."""
+        self.resolve()
+
+    def try_finish(self) -> Parts | None:
+        """The response from what is resident."""
+        self.abandon()
+        try:
+            return self._job.respond(self._job.read_now())
+        except (NotResident, OffsetOutOfRange, StorageError):
+            return None
+
+    async def finish(self) -> Parts:
+        """The response, with a worker reading what is not resident."""
+        return self._job.respond(await self._job.read_waiting())
+
+    def abandon(self) -> None:
+        """Listen no more."""
+        if self._listening:
+            self._listening = False
+            for _, partition in self._job.partitions:
+                if partition is not None:
+                    partition.fetch_waiters.discard(self._notify)
+
+
+def check_leadership(partition: "Partition", current_leader_epoch: int) -> ErrorCode:
+    """Whether this broker may answer for the partition, given the epoch that the client knows (-1: none). KIP-320."""
+    if not partition.is_leader:
+        return partition.refusal
+    if current_leader_epoch >= 0:
+        if current_leader_epoch < partition.leader_epoch:
+            return ErrorCode.FENCED_LEADER_EPOCH
+        if current_leader_epoch > partition.leader_epoch:
+            return ErrorCode.UNKNOWN_LEADER_EPOCH
+    return ErrorCode.NONE
+
+
+def release_records(results: list[FetchPartitionResult]) -> None:
+    """Let go of the log slices of results that won't be sent."""
+    for result in results:
+        records: Records = result.records
+        if isinstance(records, LogSlice):
+            records.release()
+            result.records = EMPTY

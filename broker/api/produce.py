@@ -1,0 +1,119 @@
+"""Produce, versions 3 to 13 (0 to 2 are advertised and refused: librdkafka stops compressing without them, KIP-896).
+
+Appends each partition's batch and answers when what `acks` asks for has come true: at once for acks=0 (no response at all) and for
+`write.caching`, otherwise when the sync that covers the batch has completed and the high watermark has reached it. A timeout
+answers REQUEST_TIMED_OUT; the batch may still be kept, as in Kafka. Partitions of one request succeed or fail each by itself.
+
+The hot path of the broker: no await, no copy of record bytes. KIP-98, KIP-467 (messages), KIP-516 (topic ids, v13), KIP-951.
+"""
+
+from typing import TYPE_CHECKING
+
+from penstock.broker.replies import Parts, Reply
+from penstock.protocol.api import ApiKey
+from penstock.protocol.errors import ErrorCode, ProtocolError
+from penstock.protocol.framing import RequestHeader, response_prefix
+from penstock.protocol.produce import (
+    ProducePartitionResult,
+    ProduceRequest,
+    decode_produce_request,
+    encode_produce_refusal,
+    encode_produce_response,
+)
+
+if TYPE_CHECKING:
+    from penstock.broker.broker import Broker
+
+_KEY = int(ApiKey.PRODUCE)
+FIRST_SERVED_VERSION = 3
+_ACKS = (-1, 0, 1)
+
+
+class PendingProduce(Reply):
+    """A produce response that waits for acks."""
+
+    __slots__ = ("_correlation_id", "_outstanding", "_results", "_version")
+
+    def __init__(self, version: int, correlation_id: int, deadline: float) -> None:
+        super().__init__(deadline)
+        self._version = version
+        self._correlation_id = correlation_id
+        self._results: list[ProducePartitionResult] = []
+        self._outstanding = 0
+
+    def wait_for(self, results: list[ProducePartitionResult], outstanding: int) -> None:
+        """All partitions were begun; `outstanding` of them call `one_done` later."""
+        self._results = results
+        self._outstanding += outstanding
+        if self._outstanding == 0:
+            self.resolve()
+
+    def one_done(self) -> None:
+        """One partition's result is final."""
+        self._outstanding -= 1
+        if self._outstanding == 0:
+            self.resolve()
+
+    def try_finish(self) -> Parts | None:
+        """The response. The results of partitions that are still open stand at REQUEST_TIMED_OUT."""
+        return [_response(self._version, self._correlation_id, self._results)]
+
+
+def _response(version: int, correlation_id: int, results: list[ProducePartitionResult]) -> bytes:
+    body = encode_produce_response(version, results, 0)
+    return response_prefix(_KEY, version, correlation_id, len(body)) + body
+
+
+def produce(broker: "Broker", header: RequestHeader, frame: memoryview) -> Parts | Reply | None:
+    """Handle one Produce frame. Returns None for acks=0; raises ProtocolError where the connection must be closed."""
+    version = header.api_version
+    request = decode_produce_request(version, frame[header.body_position :])
+    if version < FIRST_SERVED_VERSION:
+        if request.acks == 0:
+            raise ProtocolError(f"Produce version {version} with acks=0 can't be refused but by closing")
+        body = encode_produce_refusal(version, request.partitions)
+        return [response_prefix(_KEY, version, header.correlation_id, len(body)) + body]
+    refusal = _refusal(request)
+    results: list[ProducePartitionResult] = []
+    pending: PendingProduce | None = None
+    outstanding = 0
+    for entry in request.partitions:
+        result = ProducePartitionResult(entry.topic, entry.topic_id, entry.index, refusal)
+        results.append(result)
+        if refusal:
+            continue
+        if entry.topic_id is None:
+            partition = broker.partitions.by_name(entry.topic, entry.index)
+        else:
+            partition = broker.partitions.by_id(entry.topic_id, entry.index)
+        if partition is None:
+            result.error_code = broker.partitions.why_absent(entry.topic, entry.topic_id, entry.index)
+        elif entry.records is None:
+            result.error_code = ErrorCode.INVALID_RECORD
+            result.error_message = "no records"
+        else:
+            if pending is None:
+                deadline = broker.clock.monotonic() + max(request.timeout_ms, 0) / 1000
+                pending = PendingProduce(version, header.correlation_id, deadline)
+            if not partition.produce(entry.records, request.acks, result, pending.one_done):
+                outstanding += 1
+    if request.acks == 0:
+        if any(result.error_code for result in results):
+            raise ProtocolError(
+                "a Produce with acks=0 was refused, which only closing the connection can tell"
+            )
+        return None
+    if outstanding:
+        assert pending is not None
+        pending.wait_for(results, outstanding)
+        return pending
+    return [_response(version, header.correlation_id, results)]
+
+
+def _refusal(request: ProduceRequest) -> ErrorCode:
+    """The code that refuses the whole request, or NONE."""
+    if request.acks not in _ACKS:
+        return ErrorCode.INVALID_REQUIRED_ACKS
+    if request.transactional_id is not None:
+        return ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+    return ErrorCode.NONE

@@ -1,0 +1,393 @@
+"""One client connection: frames in, responses out in order.
+
+Owns the reading of frames, the order of responses and the connection's deadlines. Does not know what any request means: the
+dispatcher turns a frame into parts to send, a `Reply` to wait for, or an awaitable that ends in one of these.
+
+Invariants that are easy to break:
+
+- A frame is a view of a buffer that others use too (the broker's scratch, or a pooled one): it is good until the next await.
+  Before anything is awaited, unread bytes of the scratch are copied out, and handlers decode or copy before they await.
+- Only one task sends at a time: the reader while nothing is pending, else the writer, which ends when nothing is left.
+- A claimed length allocates nothing: buffers grow as bytes arrive, against the broker's byte budget.
+"""
+
+import logging
+import struct
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from penstock.broker.budget import BufferPool, ByteBudget
+from penstock.broker.replies import Part, Parts, Reply, release
+from penstock.protocol.errors import ProtocolError
+from penstock.runtime.clock import Clock
+from penstock.runtime.files import StorageError
+from penstock.runtime.network import ConnectionLost, Stream
+
+log = logging.getLogger(__name__)
+
+SCRATCH_SIZE_BYTES = 128 * 1024
+GROWTH_BYTES_MAX = 1 << 20
+PENDING_REPLIES_MAX = 128
+BUFFERS_PER_SEND = 64
+PRODUCE_KEY = 0
+YIELD_AFTER_BYTES = 1 << 20
+YIELD_AFTER_READS = 16
+
+_SIZE = struct.Struct(">i")
+_KEY = struct.Struct(">h")
+
+Outcome = Parts | Reply | None
+"""Parts to send now, a reply to wait for, or nothing to send (acks=0)."""
+Dispatcher = Callable[["Connection", memoryview], "Outcome | Awaitable[Outcome]"]
+
+
+class ConnectionLimits:
+    """What bounds a connection; shared by all connections of a broker."""
+
+    __slots__ = ("frame_bytes_max", "frame_deadline_s", "idle_s", "small_frame_bytes_max", "write_deadline_s")
+
+    def __init__(
+        self,
+        *,
+        frame_bytes_max: int,
+        small_frame_bytes_max: int,
+        idle_s: float,
+        frame_deadline_s: float,
+        write_deadline_s: float,
+    ) -> None:
+        self.frame_bytes_max = frame_bytes_max
+        self.small_frame_bytes_max = small_frame_bytes_max
+        self.idle_s = idle_s
+        self.frame_deadline_s = frame_deadline_s
+        self.write_deadline_s = write_deadline_s
+
+
+class ConnectionShared:
+    """What all connections of a broker use in turn."""
+
+    __slots__ = ("budget", "clock", "dispatch", "limits", "pool", "scratch")
+
+    def __init__(
+        self, dispatch: Dispatcher, limits: ConnectionLimits, budget: ByteBudget, clock: Clock
+    ) -> None:
+        self.dispatch = dispatch
+        self.limits = limits
+        self.budget = budget
+        self.clock = clock
+        self.pool = BufferPool()
+        self.scratch = memoryview(bytearray(SCRATCH_SIZE_BYTES))
+
+
+class Connection:
+    """One accepted stream. `serve` runs it to its end."""
+
+    def __init__(self, stream: Stream, listener: str, shared: ConnectionShared) -> None:
+        self.peer = stream.peer
+        self.listener = listener
+        self.software = ""
+        self._stream = stream
+        self._shared = shared
+        self._outbox: deque[Parts | Reply] = deque()
+        self._nursery: trio.Nursery | None = None
+        self._writer_running = False
+        self._wake_writer: trio.Event | None = None
+        self._room = trio.lowlevel.ParkingLot()
+        self._stopping = False
+        self._reading = trio.CancelScope()
+        self._interruptible = False
+        self._close_reason = ""
+        now = shared.clock.monotonic()
+        self._last_active = now
+        self._frame_started: float | None = None
+        self._send_started: float | None = None
+
+    async def serve(self) -> None:
+        """Read and answer until the peer leaves, breaks the rules, runs into a deadline, or the broker stops."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                with self._reading:
+                    await self._read_frames()
+                if not self._stopping:
+                    nursery.cancel_scope.cancel()  # the peer is gone: nobody waits for what is pending
+        except* ConnectionLost:
+            if self._close_reason:
+                log.info("%s: closed: %s", self.peer, self._close_reason)
+        except* ProtocolError as errors:
+            log.warning("%s: closed: %s", self.peer, _first_line(errors))
+        except* StorageError as errors:
+            log.error("%s: closed: %s", self.peer, _first_line(errors))
+        finally:
+            self._stream.close()
+            for entry in self._outbox:
+                if isinstance(entry, Reply):
+                    entry.abandon()
+                else:
+                    release(entry)
+            self._outbox.clear()
+
+    def stop(self) -> None:
+        """Take no further request; what is pending is answered, then the connection ends."""
+        self._stopping = True
+        if self._interruptible:  # else it is handling or sending, and looks at _stopping after that
+            self._reading.cancel()
+        for entry in self._outbox:
+            if isinstance(entry, Reply):
+                entry.hurry()
+
+    def close_if_overdue(self, now: float) -> None:
+        """End the connection when a deadline of its own has passed. Called by the broker's sweep."""
+        limits = self._shared.limits
+        if self._frame_started is not None and now - self._frame_started > limits.frame_deadline_s:
+            self._close_reason = f"half a request, then silence for {limits.frame_deadline_s:g} s"
+        elif self._send_started is not None and now - self._send_started > limits.write_deadline_s:
+            self._close_reason = f"took none of its response for {limits.write_deadline_s:g} s"
+        elif now - self._last_active > limits.idle_s and not self._outbox:
+            self._close_reason = f"idle for {limits.idle_s:g} s"
+        else:
+            return
+        self._stream.close()
+
+    # Reading
+
+    async def _read_frames(self) -> None:
+        shared = self._shared
+        scratch = shared.scratch
+        receive_into = self._stream.receive_into
+        monotonic = shared.clock.monotonic
+        reads = total = 0
+        while not self._stopping:
+            self._interruptible = True
+            if shared.budget.is_spent:
+                await shared.budget.wait_for_room()
+            count = await receive_into(scratch)
+            self._interruptible = False
+            if count == 0:
+                return
+            self._last_active = monotonic()
+            await self._take_frames(scratch[:count])
+            if len(self._outbox) >= PENDING_REPLIES_MAX:
+                await self._wait_for_outbox()
+            reads += 1
+            total += count
+            if total >= YIELD_AFTER_BYTES or reads >= YIELD_AFTER_READS:
+                reads = total = 0
+                await trio.lowlevel.checkpoint()
+
+    async def _take_frames(self, view: memoryview) -> None:
+        """Handle every whole frame in `view`, then read the rest of the one that it ends in."""
+        position, end = 0, len(view)
+        while end - position >= 4:
+            (size,) = _SIZE.unpack_from(view, position)
+            if size < 0 or size > self._shared.limits.small_frame_bytes_max:
+                self._check_size(size, view[position + 4 : position + 6])
+            start = position + 4
+            position = start + size
+            if position > end:
+                position = start - 4
+                break
+            awaitable = self._handle(view[start:position])
+            if awaitable is not None:
+                view, position, end = memoryview(bytes(view[position:])), 0, end - position
+                await awaitable
+        rest = view[position:]
+        if rest:
+            await self._read_partial(bytearray(rest))
+        else:
+            await self._flush()
+
+    async def _read_partial(self, head: bytearray) -> None:
+        """Read the frame that begins with `head`, exactly, and handle it."""
+        await self._flush()
+        self._frame_started = self._shared.clock.monotonic()
+        while len(head) < 6:
+            tail = bytearray(6 - len(head))
+            count = await self._stream.receive_into(tail)
+            if count == 0:
+                raise ConnectionLost(f"{self.peer}: left within a frame")
+            head += tail[:count]
+            if len(head) >= 4:
+                self._check_size(_SIZE.unpack_from(head)[0], memoryview(head)[4:6])
+                if _SIZE.unpack_from(head)[0] <= len(head) - 4:
+                    break
+        (size,) = _SIZE.unpack_from(head)
+        self._check_size(size, memoryview(head)[4:6])
+        await self._read_body(size, memoryview(head)[4:])
+
+    async def _read_body(self, size: int, head: memoryview) -> None:
+        shared = self._shared
+        buffer = shared.pool.take(max(min(size, GROWTH_BYTES_MAX), len(head)))
+        reserved = len(buffer)
+        shared.budget.reserve(reserved)
+        try:
+            have = len(head)
+            buffer[:have] = head
+            while have < size:
+                if have == len(buffer):
+                    step = min(len(buffer), size - have)
+                    if shared.budget.is_spent:
+                        await shared.budget.wait_for_room()
+                    shared.budget.reserve(step)
+                    reserved += step
+                    buffer.extend(bytes(step))
+                self._interruptible = True
+                with memoryview(buffer) as whole:
+                    count = await self._stream.receive_into(whole[have : min(size, len(buffer))])
+                self._interruptible = False
+                if count == 0:
+                    raise ConnectionLost(f"{self.peer}: left within a frame")
+                have += count
+            self._frame_started = None
+            with memoryview(buffer) as whole, whole[:size] as frame:
+                awaitable = self._handle(frame)
+            if awaitable is not None:
+                await awaitable
+        finally:
+            self._frame_started = None
+            shared.budget.release(reserved)
+            shared.pool.give(buffer)
+        await self._flush()
+
+    def _check_size(self, size: int, key: memoryview) -> None:
+        """Refuse a frame by its length: over the bound, negative, or large without being a Produce."""
+        limits = self._shared.limits
+        if size < 0:
+            raise ProtocolError(f"a frame of {size} bytes")
+        if size > limits.frame_bytes_max:
+            raise ProtocolError(
+                f"a frame of {size} bytes is over socket.request.max.bytes={limits.frame_bytes_max}"
+            )
+        if size > limits.small_frame_bytes_max and len(key) == 2 and _KEY.unpack(key)[0] != PRODUCE_KEY:
+            raise ProtocolError(
+                f"a frame of {size} bytes for API {_KEY.unpack(key)[0]}; only Produce may be over "
+                f"{limits.small_frame_bytes_max}"
+            )
+
+    # Handling and sending
+
+    def _handle(self, frame: memoryview) -> Awaitable[None] | None:
+        outcome = self._shared.dispatch(self, frame)
+        if outcome is None:
+            return None
+        if isinstance(outcome, Reply):
+            self._add_pending(outcome)
+            return None
+        if isinstance(outcome, list):
+            self._outbox.append(outcome)
+            return self._flush() if len(outcome) > 1 else None
+        return self._settle(outcome)
+
+    async def _settle(self, outcome: Awaitable[Outcome]) -> None:
+        """Wait for a handler that awaits; its response takes its place behind what is pending."""
+        settled = await outcome
+        if isinstance(settled, Reply):
+            self._add_pending(settled)
+        elif settled is not None:
+            self._outbox.append(settled)
+
+    def _add_pending(self, reply: Reply) -> None:
+        self._outbox.append(reply)
+        reply.on_ready(self._wake)
+        if self._stopping:
+            reply.hurry()
+        if not self._writer_running:
+            assert self._nursery is not None
+            self._writer_running = True
+            self._nursery.start_soon(self._write)
+
+    def _wake(self) -> None:
+        if self._wake_writer is not None:
+            self._wake_writer.set()
+
+    async def _flush(self) -> None:
+        """Send what is ready, unless the writer is at it."""
+        if self._outbox and not self._writer_running:
+            await self._send_ready()
+
+    async def _write(self) -> None:
+        """The writer: sends in order, waits for the head, ends when the outbox is empty."""
+        monotonic = self._shared.clock.monotonic
+        while self._outbox:
+            head = self._outbox[0]
+            if isinstance(head, Reply):
+                while not head.ready and head.deadline > monotonic():
+                    self._wake_writer = trio.Event()
+                    with trio.move_on_at(head.deadline):
+                        await self._wake_writer.wait()
+                if not self._finish_some():
+                    self._outbox[0] = await head.finish()
+            await self._send_ready()
+            self._last_active = monotonic()
+            if self._room:
+                self._room.unpark_all()
+        self._writer_running = False
+
+    def _finish_some(self) -> bool:
+        """Turn the replies at the outbox's head that are due into parts, as far as that takes no waiting."""
+        outbox = self._outbox
+        for place in range(min(len(outbox), BUFFERS_PER_SEND)):
+            entry = outbox[place]
+            if isinstance(entry, Reply):
+                parts = entry.try_finish() if entry.ready or place == 0 else None
+                if parts is None:
+                    return place > 0
+                outbox[place] = parts
+        return True
+
+    async def _wait_for_outbox(self) -> None:
+        while len(self._outbox) >= PENDING_REPLIES_MAX and self._writer_running:
+            await self._room.park()
+
+    async def _send_ready(self) -> None:
+        """Send parts from the outbox's head up to the first pending reply: bytes together, log slices by sendfile."""
+        stream, outbox = self._stream, self._outbox
+        self._send_started = self._shared.clock.monotonic()
+        gathered: list[bytes] = []
+        while outbox:
+            entry = outbox[0]
+            if isinstance(entry, Reply):
+                break
+            outbox.popleft()
+            if len(entry) == 1 and type(entry[0]) is bytes:
+                gathered.append(entry[0])
+                if len(gathered) >= BUFFERS_PER_SEND:
+                    await stream.send_all(gathered)
+                    gathered = []
+            else:
+                await self._send_mixed(gathered, entry)
+                gathered = []
+        if gathered:
+            await stream.send_all(gathered)
+        self._send_started = None
+
+    async def _send_mixed(self, gathered: list[bytes], parts: Parts) -> None:
+        sent = 0
+        try:
+            for part in parts:
+                if isinstance(part, bytes):
+                    gathered.append(part)
+                else:
+                    if gathered:
+                        await self._stream.send_all(gathered, more=True)
+                        gathered.clear()
+                    await self._stream.send_file(part.file, part.position, part.count)
+                    self._send_started = self._shared.clock.monotonic()
+                    part.release()
+                sent += 1
+            if gathered:
+                await self._stream.send_all(gathered)
+        finally:
+            release(parts[sent:])
+
+
+def _first_line(errors: BaseExceptionGroup[BaseException]) -> str:
+    """The message of the first leaf, on one line."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return " ".join(str(error).split())
+
+
+__all__ = ["Connection", "ConnectionLimits", "ConnectionShared", "Outcome", "Part"]

@@ -1,0 +1,149 @@
+"""Fetch sessions (KIP-227): what a fetcher asked for is kept here, so that it sends and gets only what changed.
+
+Owns the sessions, their epochs and the bound on their number. Knows no logs. Keys of partitions are (topic name or topic id, index), as
+the request's version has them; a session never mixes both.
+
+The rules (DESIGN section 4, trap 10): id 0 with epoch -1 is no session; epoch 0 asks for a new one (and closes the one named);
+a session id with epoch -1 closes it; a session id with epoch n must be the next in turn.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from penstock.protocol.errors import ErrorCode
+from penstock.protocol.fetch import FetchPartition, FetchPartitionResult, FetchRequest
+from penstock.runtime.clock import Random
+
+EPOCH_MAX = 2**31 - 1
+NO_SESSION_EPOCH = -1
+NEW_SESSION_EPOCH = 0
+
+Key = tuple[str | bytes, int]
+
+
+@dataclass(slots=True)
+class SessionPartition:
+    """One partition of a session: what is asked, and what was answered last."""
+
+    request: FetchPartition
+    high_watermark: int = -1
+    log_start_offset: int = -1
+
+
+class FetchSession:
+    """The partitions of one fetcher, in the order in which they are served (those that got data go to the end)."""
+
+    __slots__ = ("epoch", "last_used", "partitions", "session_id")
+
+    def __init__(self, session_id: int) -> None:
+        self.session_id = session_id
+        self.epoch = 1
+        self.last_used = 0.0
+        self.partitions: OrderedDict[Key, SessionPartition] = OrderedDict()
+
+    def update(self, request: FetchRequest) -> None:
+        """Take what an incremental request adds, changes and forgets."""
+        for entry in request.partitions:
+            known = self.partitions.get(key := partition_key(entry.topic, entry.topic_id, entry.index))
+            if known is None:
+                self.partitions[key] = SessionPartition(entry)
+            else:
+                known.request = entry
+        for topic, topic_id, index in request.forgotten:
+            self.partitions.pop(partition_key(topic, topic_id, index), None)
+
+    def changed(self, results: Iterable[FetchPartitionResult]) -> list[FetchPartitionResult]:
+        """The results that an incremental answer must carry; notes what the fetcher knows then."""
+        kept: list[FetchPartitionResult] = []
+        for result in results:
+            key = partition_key(result.topic, result.topic_id, result.index)
+            known = self.partitions.get(key)
+            if known is None:
+                kept.append(result)
+                continue
+            has_data = result.records.count > 0
+            if (
+                has_data
+                or result.error_code
+                or result.diverging_epoch is not None
+                or known.high_watermark != result.high_watermark
+                or known.log_start_offset != result.log_start_offset
+            ):
+                # an error must be told again next time, so what was known before it is forgotten
+                known.high_watermark = -1 if result.error_code else result.high_watermark
+                known.log_start_offset = result.log_start_offset
+                kept.append(result)
+                if has_data:
+                    self.partitions.move_to_end(key)
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
+class FetchPlan:
+    """What to fetch for one request. `session` is None for a sessionless fetch; `error` refuses the whole request."""
+
+    session: FetchSession | None
+    partitions: list[FetchPartition]
+    is_full: bool
+    error: ErrorCode = ErrorCode.NONE
+
+    @property
+    def session_id(self) -> int:
+        """The id for the response; 0 without a session."""
+        return 0 if self.session is None else self.session.session_id
+
+
+class FetchSessions:
+    """All sessions of a broker, at most `slots`; the least recently used one gives way when it was idle long enough."""
+
+    def __init__(self, slots: int, random: Random, *, evict_after_s: float = 120.0) -> None:
+        self._slots = slots
+        self._random = random
+        self._evict_after_s = evict_after_s
+        self._sessions: OrderedDict[int, FetchSession] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def plan(self, request: FetchRequest, now: float) -> FetchPlan:
+        """Decide what `request` means; `now` is monotonic seconds."""
+        if request.session_epoch in (NO_SESSION_EPOCH, NEW_SESSION_EPOCH):
+            self._sessions.pop(request.session_id, None)
+            session = None
+            if request.session_epoch == NEW_SESSION_EPOCH:
+                session = self._new_session(request, now)
+            return FetchPlan(session, request.partitions, is_full=True)
+        session = self._sessions.get(request.session_id)
+        if session is None:
+            return FetchPlan(None, [], is_full=False, error=ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
+        if session.epoch != request.session_epoch:
+            return FetchPlan(None, [], is_full=False, error=ErrorCode.INVALID_FETCH_SESSION_EPOCH)
+        session.update(request)
+        session.epoch = 1 if session.epoch == EPOCH_MAX else session.epoch + 1
+        session.last_used = now
+        self._sessions.move_to_end(session.session_id)
+        return FetchPlan(session, [entry.request for entry in session.partitions.values()], is_full=False)
+
+    def _new_session(self, request: FetchRequest, now: float) -> FetchSession | None:
+        """A session for a full fetch, or None (session id 0: the fetcher goes on with full fetches) when there is no slot."""
+        if not request.partitions:
+            return None
+        if len(self._sessions) >= self._slots:
+            oldest = next(iter(self._sessions.values()), None)
+            if oldest is None or now - oldest.last_used < self._evict_after_s:
+                return None
+            del self._sessions[oldest.session_id]
+        session_id = self._random.randrange(1, EPOCH_MAX)
+        while session_id in self._sessions:
+            session_id = self._random.randrange(1, EPOCH_MAX)
+        session = FetchSession(session_id)
+        session.last_used = now
+        session.update(request)
+        self._sessions[session_id] = session
+        return session
+
+
+def partition_key(topic: str, topic_id: bytes | None, index: int) -> Key:
+    """How a session names a partition."""
+    return (topic if topic_id is None else topic_id, index)

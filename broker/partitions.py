@@ -1,0 +1,273 @@
+"""All partitions whose log is on this broker.
+
+Owns which logs are open. Learns leadership only from the cluster image, that is, from watching the metadata store: `apply` takes
+each change in order. Knows no requests.
+
+A directory without a topic in the store is never deleted on that ground (the store may be the one that was lost): it is renamed to
+`*-stray` and named in the log. A topic's deletion renames its directories first, so that a new topic of that name starts empty.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import trio
+
+from penstock.broker.image import ClusterImage, ImageDelta, PartitionImage, TopicImage
+from penstock.broker.partition import Partition, PartitionServices, PartitionSettings
+from penstock.broker.partition_machine import PartitionMachine, StateLearned
+from penstock.broker.settings import settings_for
+from penstock.broker.broker_config import BrokerConfig
+from penstock.errors import PenstockError
+from penstock.protocol.errors import ErrorCode
+from penstock.storage.data_directory import DataDirectory
+from penstock.storage.log import Log, create_log, open_log
+
+log = logging.getLogger(__name__)
+
+OPENERS_MAX = 4
+"""Workers that open logs at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """One log to open or create."""
+
+    topic: TopicImage
+    state: PartitionImage
+    settings: PartitionSettings
+
+
+class PartitionManager:
+    """The partitions of one broker, by name and by topic id."""
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        image: ClusterImage,
+        directory: DataDirectory,
+        services: PartitionServices,
+    ) -> None:
+        self._config = config
+        self._image = image
+        self._directory = directory
+        self._services = services
+        self._by_name: dict[tuple[str, int], Partition] = {}
+        self._by_id: dict[tuple[bytes, int], Partition] = {}
+        self._unusable: dict[tuple[bytes, int], PenstockError] = {}
+        self._changed = trio.Event()
+        self._written_high_watermarks: dict[tuple[str, int], int] = {}
+        self._written_recovery_points: dict[tuple[str, int], int] = {}
+        self._next_checkpoint = 0.0
+
+    # Looking up
+
+    def by_name(self, topic: str, index: int) -> Partition | None:
+        """The partition, if its log is open here."""
+        return self._by_name.get((topic, index))
+
+    def by_id(self, topic_id: bytes, index: int) -> Partition | None:
+        """The partition, if its log is open here."""
+        return self._by_id.get((topic_id, index))
+
+    def __iter__(self) -> Iterator[Partition]:
+        return iter(tuple(self._by_name.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def why_absent(self, topic: str, topic_id: bytes | None, index: int) -> ErrorCode:
+        """The code for a partition that `by_name` or `by_id` did not find."""
+        known = self._image.topic(topic) if topic_id is None else self._image.topic_by_id(topic_id)
+        if known is None:
+            return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if topic_id is None else ErrorCode.UNKNOWN_TOPIC_ID
+        if not 0 <= index < known.partition_count:
+            return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        if (known.topic_id, index) in self._unusable:
+            return ErrorCode.KAFKA_STORAGE_ERROR
+        return ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+    async def wait_ready(self, topic_id: bytes) -> None:
+        """Return when every partition of the topic that is to be here is open, or is known to be unusable, or the topic is gone."""
+        while not self._is_ready(topic_id):
+            await self._changed.wait()
+
+    def _is_ready(self, topic_id: bytes) -> bool:
+        mine = (state for state in self._image.partitions(topic_id) if self._config.node_id in state.replicas)
+        return all(
+            (topic_id, state.index) in self._by_id or (topic_id, state.index) in self._unusable for state in mine
+        )
+
+    # Following the image
+
+    async def apply(self, delta: ImageDelta) -> None:
+        """Open, change, close and delete what a change of the image asks for. Called for one delta after the other."""
+        for topic in delta.topics_removed:
+            await self._delete(topic)
+        openings: list[_Opening] = []
+        for state in delta.partitions_changed:
+            partition = self._by_id.get((state.topic_id, state.index))
+            if partition is not None:
+                _teach(partition, state)
+            elif self._config.node_id in state.replicas:
+                topic = self._image.topic_by_id(state.topic_id)
+                assert topic is not None, "an image shows a partition only with its topic"
+                openings.append(_Opening(topic, state, self._settings(topic.name)))
+        if openings:
+            await self._open_all(openings)
+        self._change_settings(delta)
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def _settings(self, topic: str) -> PartitionSettings:
+        return settings_for(self._config, self._image, topic)
+
+    def _change_settings(self, delta: ImageDelta) -> None:
+        if delta.broker_configs_changed & {None, self._config.node_id}:
+            changed: Iterable[Partition] = self
+        elif delta.topic_configs_changed:
+            changed = [partition for partition in self if partition.topic in delta.topic_configs_changed]
+        else:
+            return
+        for partition in changed:
+            partition.change_settings(self._settings(partition.topic))
+
+    async def _open_all(self, openings: list[_Opening]) -> None:
+        """Open logs on a few workers, many to each: a hop to a thread costs more than a clean open."""
+        share = -(-len(openings) // OPENERS_MAX)
+        now_ms = self._services.clock.wall_ms()
+        async with trio.open_nursery() as nursery:
+            for start in range(0, len(openings), share):
+                nursery.start_soon(self._open_some, openings[start : start + share], now_ms)
+
+    async def _open_some(self, openings: list[_Opening], now_ms: int) -> None:
+        def open_each() -> list[Log | PenstockError]:
+            opened: list[Log | PenstockError] = []
+            for opening in openings:
+                try:
+                    opened.append(self._open_log(opening, now_ms))
+                except PenstockError as error:
+                    opened.append(error)
+            return opened
+
+        for opening, result in zip(openings, await self._services.threads.run(open_each), strict=True):
+            if isinstance(result, Log):
+                self._add(opening, result)
+            else:
+                self._unusable[opening.state.topic_id, opening.state.index] = result
+                log.error("%s-%d is offline: %s", opening.topic.name, opening.state.index, result)
+
+    def _open_log(self, opening: _Opening, now_ms: int) -> Log:
+        """On a worker: open the log that is there, or make a new one."""
+        return self._directory.open_log(
+            opening.topic.name, opening.state.index, opening.topic.topic_id, opening.settings.log_config, now_ms
+        )
+
+    def _add(self, opening: _Opening, opened: Log) -> None:
+        topic, state = opening.topic, opening.state
+        if opened.report:
+            log.warning("%s-%d: recovered: %s", topic.name, state.index, opened.report)
+        known = self._directory.high_watermarks.get((topic.name, state.index), 0)
+        machine = PartitionMachine(
+            self._config.node_id,
+            write_caching=opening.settings.write_caching,
+            min_insync_replicas=opening.settings.min_insync_replicas,
+            high_watermark=max(opened.log_start_offset, min(known, opened.log_end_offset)),
+        )
+        partition = Partition(
+            topic.name, topic.topic_id, state.index, opened, opening.settings, machine, self._services
+        )
+        self._by_name[topic.name, state.index] = partition
+        self._by_id[topic.topic_id, state.index] = partition
+        _teach(partition, state)
+
+    async def _delete(self, topic: TopicImage) -> None:
+        """Take a removed topic's partitions out of service and rename their directories; removing the files goes on behind."""
+        gone = [partition for partition in self if partition.topic_id == topic.topic_id]
+        for partition in gone:
+            del self._by_name[partition.topic, partition.index]
+            del self._by_id[partition.topic_id, partition.index]
+            await partition.quiesce()
+
+        def rename() -> list[Callable[[], None]]:
+            return [partition.log.delete() for partition in gone]
+
+        for key in [key for key in self._unusable if key[0] == topic.topic_id]:
+            del self._unusable[key]
+        try:
+            removals = await self._services.threads.run(rename)
+        except PenstockError as error:
+            log.error("topic %s is deleted, but not all of its files: %s", topic.name, error)
+            return
+
+        async def remove() -> None:
+            for removal in removals:
+                await self._services.threads.run(removal)
+
+        self._services.spawn(remove)
+
+    # Checkpoints, and the end
+
+    async def sweep(self, now: float) -> None:
+        """Called every second or so: flush.ms, and the checkpoints when they are due."""
+        for partition in self._by_name.values():
+            partition.flush_if_due(now)
+        if now >= self._next_checkpoint:
+            self._next_checkpoint = now + self._config.high_watermark_checkpoint_interval_ms / 1000
+            await self.write_checkpoints()
+
+    async def write_checkpoints(self) -> None:
+        """Write high watermarks and recovery points if they changed since the last time."""
+        high_watermarks = {key: partition.high_watermark for key, partition in self._by_name.items()}
+        recovery_points = {key: partition.log.durable_end_offset for key, partition in self._by_name.items()}
+        try:
+            if high_watermarks != self._written_high_watermarks:
+                await self._services.threads.run(self._directory.write_high_watermarks, high_watermarks)
+                self._written_high_watermarks = high_watermarks
+            if recovery_points != self._written_recovery_points:
+                await self._services.threads.run(self._directory.write_recovery_points, recovery_points)
+                self._written_recovery_points = recovery_points
+        except PenstockError as error:
+            log.error("checkpoints can't be written: %s", error)
+
+    async def write_log_start_checkpoint(self) -> None:
+        """Make the log start offsets durable. Raises StorageError."""
+        starts = {key: partition.log.log_start_offset for key, partition in self._by_name.items()}
+        await self._services.threads.run(self._directory.write_log_starts, starts)
+
+    async def close(self) -> None:
+        """Sync and close every log, write the checkpoints, and mark the folder as cleanly closed if all went well."""
+        partitions = tuple(self)
+        for partition in partitions:
+            await partition.quiesce()
+
+        def close_all() -> bool:
+            clean = True
+            for partition in partitions:
+                try:
+                    partition.log.close()
+                except PenstockError as error:
+                    clean = False
+                    log.error("%s-%d: not closed cleanly: %s", partition.topic, partition.index, error)
+            return clean
+
+        clean = await self._services.threads.run(close_all)
+        await self.write_checkpoints()
+        if clean and not self._unusable:
+            await self._services.threads.run(self._directory.mark_clean)
+
+
+def _teach(partition: Partition, state: PartitionImage) -> None:
+    partition.learn(
+        StateLearned(
+            state.leader,
+            state.leader_epoch,
+            state.isr,
+            len(state.replicas),
+            partition.log.log_end_offset,
+            partition.log.durable_end_offset,
+        )
+    )
+
+
+__all__ = ["PartitionManager", "create_log", "open_log"]

@@ -1,0 +1,196 @@
+"""The server: listeners, connections, the sweep, and the order of start and stop.
+
+Owns who may connect and when everything ends. A stop is clean: no new connection, no new request, what is in flight is answered, the
+logs are synced and closed, and the folder is marked so that the next start needs no recovery.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+from penstock.broker.broker import Broker, open_broker
+
+from penstock.broker.broker_config import BrokerConfig
+from penstock.broker.connection import Connection, ConnectionLimits, ConnectionShared
+from penstock.broker.dispatch import Dispatcher
+from penstock.runtime.environment import Environment
+from penstock.runtime.files import TooManyOpenFiles
+from penstock.runtime.network import ConnectionLost, Listener, Stream
+
+log = logging.getLogger(__name__)
+
+SWEEP_S = 1.0
+ACCEPT_BACKOFF_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class RunningBroker:
+    """Handed to `started`: the broker answers requests now."""
+
+    broker: Broker
+    addresses: dict[str, tuple[str, int]]
+    """Host and port of each listener, by name."""
+
+
+async def serve(
+    environment: Environment, config: BrokerConfig, *, started: Callable[[RunningBroker], None]
+) -> None:
+    """Run a broker until cancelled, then stop it cleanly.
+
+    `started` is called once, when every listener takes connections and every partition that needs no recovery is served.
+
+    Raises:
+        AddressError: a listener's address can't be had.
+        PenstockError: the data folder can't be used (locked, of another cluster, of a newer format), or the metadata store.
+    Cancellation: the broker stops cleanly, which takes at most about ten seconds, then `trio.Cancelled` goes on.
+    """
+    stop = trio.Event()
+    async with trio.open_nursery() as outer:
+
+        async def shielded() -> None:
+            with trio.CancelScope(shield=True):
+                await _serve_until(stop, environment, config, started)
+            outer.cancel_scope.cancel()
+
+        outer.start_soon(shielded)
+        try:
+            await trio.sleep_forever()
+        finally:
+            stop.set()
+
+
+async def _serve_until(
+    stop: trio.Event,
+    environment: Environment,
+    config: BrokerConfig,
+    started: Callable[[RunningBroker], None],
+) -> None:
+    listeners = await _listen(environment, config)
+    try:
+        addresses = {name: listener.address for name, listener in listeners.items()}
+        async with open_broker(environment, config, addresses) as broker:
+            server = Server(broker)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.sweep)
+                for name, listener in listeners.items():
+                    nursery.start_soon(server.accept, name, listener, nursery.start_soon)
+                started(RunningBroker(broker, addresses))
+                await broker.run_until(stop)
+                for listener in listeners.values():
+                    listener.close()
+                await server.drain()
+                nursery.cancel_scope.cancel()
+    finally:
+        for listener in listeners.values():
+            listener.close()
+
+
+async def _listen(environment: Environment, config: BrokerConfig) -> dict[str, Listener]:
+    """Bind all addresses first: a broker that can't listen must not touch the data."""
+    listeners: dict[str, Listener] = {}
+    try:
+        for address in config.listeners:
+            listeners[address.name] = await environment.network.listen(address.host, address.port)
+    except BaseException:
+        for listener in listeners.values():
+            listener.close()
+        raise
+    return listeners
+
+
+class Server:
+    """The connections of one broker."""
+
+    def __init__(self, broker: Broker) -> None:
+        config = broker.config
+        self._broker = broker
+        self._clock = broker.clock
+        self._shared = ConnectionShared(
+            Dispatcher(broker),
+            ConnectionLimits(
+                frame_bytes_max=config.socket_request_max_bytes,
+                small_frame_bytes_max=config.control_request_max_bytes,
+                idle_s=config.connections_max_idle_ms / 1000,
+                frame_deadline_s=config.connection_frame_timeout_ms / 1000,
+                write_deadline_s=config.connection_write_timeout_ms / 1000,
+            ),
+            broker.budget,
+            broker.clock,
+        )
+        self._connections: set[Connection] = set()
+        self._count_by_host: Counter[str] = Counter()
+        self._all_gone = trio.Event()
+        self._stopping = False
+
+    async def accept(
+        self,
+        name: str,
+        listener: Listener,
+        start_soon: Callable[[Callable[..., Awaitable[None]], Stream, str], None],
+    ) -> None:
+        """Take connections until the listener is closed; when descriptors run out, back off and go on."""
+        while True:
+            try:
+                stream = await listener.accept()
+            except TooManyOpenFiles as error:
+                log.warning("can't accept connections: %s", error)
+                await trio.sleep(ACCEPT_BACKOFF_S)
+                continue
+            except ConnectionLost:
+                return
+            start_soon(self._serve, stream, name)
+
+    async def _serve(self, stream: Stream, listener: str) -> None:
+        host = stream.peer.rpartition(":")[0]
+        refusal = self._refusal(host)
+        if refusal:
+            log.warning("%s: refused: %s", stream.peer, refusal)
+            stream.close()
+            return
+        connection = Connection(stream, listener, self._shared)
+        self._connections.add(connection)
+        self._count_by_host[host] += 1
+        try:
+            await connection.serve()
+        except Exception:
+            log.exception("%s: closed by a bug", stream.peer)
+        finally:
+            self._connections.discard(connection)
+            self._count_by_host[host] -= 1
+            if not self._count_by_host[host]:
+                del self._count_by_host[host]
+            if not self._connections:
+                self._all_gone.set()
+
+    def _refusal(self, host: str) -> str:
+        config = self._broker.config
+        if self._stopping:
+            return "the broker stops"
+        if len(self._connections) >= config.max_connections:
+            return f"max.connections={config.max_connections} are open"
+        if self._count_by_host[host] >= config.max_connections_per_ip:
+            return f"max.connections.per.ip={config.max_connections_per_ip} are open from {host}"
+        return ""
+
+    async def sweep(self) -> None:
+        """One timer for all: deadlines of connections, flush.ms, checkpoints."""
+        while True:
+            await trio.sleep(SWEEP_S)
+            now = self._clock.monotonic()
+            for connection in tuple(self._connections):
+                connection.close_if_overdue(now)
+            await self._broker.partitions.sweep(now)
+
+    async def drain(self) -> None:
+        """Let every connection end its requests in flight; cut off what takes longer than `shutdown.timeout.ms`."""
+        self._stopping = True
+        self._all_gone = trio.Event()
+        for connection in tuple(self._connections):
+            connection.stop()
+        if self._connections:
+            with trio.move_on_after(self._broker.config.shutdown_timeout_ms / 1000):
+                await self._all_gone.wait()
+        if self._connections:
+            log.warning("%d connections were cut off with requests in flight", len(self._connections))

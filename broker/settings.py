@@ -1,0 +1,47 @@
+"""A topic's effective config as what one partition needs of it."""
+
+from penstock.broker.broker_config import BrokerConfig
+from penstock.broker.image import ClusterImage
+from penstock.broker.partition import PartitionSettings
+from penstock.broker.rewrite import Rewriter
+from penstock.broker.topic_config import TopicConfig
+from penstock.protocol.compression import Codec
+
+PRODUCER_CODEC = "producer"
+UNCOMPRESSED = "uncompressed"
+
+
+def topic_config_for(config: BrokerConfig, image: ClusterImage, topic: str) -> TopicConfig:
+    """What holds for a topic on this broker now."""
+    return TopicConfig.of(
+        config.topic_layers(
+            image.topic_configs(topic), image.broker_configs(config.node_id), image.broker_configs(None)
+        )
+    )
+
+
+def settings_for(config: BrokerConfig, image: ClusterImage, topic: str) -> PartitionSettings:
+    """The settings of a topic's partitions on this broker now."""
+    effective = topic_config_for(config, image, topic)
+    codec = _codec(effective.compression_type)
+    rewriter = None
+    if effective.is_log_append_time or codec is not None:
+        rewriter = Rewriter(log_append_time=effective.is_log_append_time, codec=codec)
+    return PartitionSettings(
+        log_config=effective.log_config(),
+        write_caching=effective.write_caching,
+        min_insync_replicas=effective.min_insync_replicas,
+        max_message_bytes=effective.max_message_bytes,
+        timestamp_before_max_ms=effective.message_timestamp_before_max_ms,
+        timestamp_after_max_ms=effective.message_timestamp_after_max_ms,
+        flush_messages=effective.flush_messages,
+        flush_ms=effective.flush_ms,
+        rewriter=rewriter,
+    )
+
+
+def _codec(name: str) -> Codec | None:
+    """The codec that batches are changed to; None keeps the producer's."""
+    if name == PRODUCER_CODEC:
+        return None
+    return Codec.NONE if name == UNCOMPRESSED else Codec[name.upper()]
