@@ -26,6 +26,7 @@ from penstock.broker.config_table import (
     values_of,
 )
 from penstock.broker.errors import ConfigError
+from penstock.storage.log_config import LogConfig
 
 _MINUTE_MS = 60_000
 _HOUR_MS = 3_600_000
@@ -61,6 +62,7 @@ class TopicConfig:
         low=-1,
         high=9,
         synonyms=("compression.gzip.level",),
+        acted_on=False,
     )
     compression_lz4_level: int = option(
         "compression.lz4.level",
@@ -70,6 +72,7 @@ class TopicConfig:
         low=1,
         high=17,
         synonyms=("compression.lz4.level",),
+        acted_on=False,
     )
     compression_type: str = option(
         "compression.type",
@@ -86,6 +89,7 @@ class TopicConfig:
         low=-131072,
         high=22,
         synonyms=("compression.zstd.level",),
+        acted_on=False,
     )
     delete_retention_ms: int = option(
         "delete.retention.ms",
@@ -283,6 +287,28 @@ class TopicConfig:
     def is_log_append_time(self) -> bool:
         """Whether the broker's clock stamps the records."""
         return self.message_timestamp_type == "LogAppendTime"
+
+    def log_config(
+        self, *, segment_jitter_ms: int = 0, producer_id_expiration_ms: int = _DAY_MS
+    ) -> LogConfig:
+        """What a partition's log needs; the jitter is the amount drawn for that one log, the expiration the broker's config."""
+        return LogConfig(
+            segment_bytes=self.segment_bytes,
+            segment_ms=self.segment_ms,
+            segment_jitter_ms=segment_jitter_ms,
+            segment_index_bytes=self.segment_index_bytes,
+            index_interval_bytes=self.index_interval_bytes,
+            retention_ms=self.retention_ms,
+            retention_bytes=self.retention_bytes,
+            log_append_time=self.is_log_append_time,
+            delete="delete" in self.cleanup_policy,
+            compact="compact" in self.cleanup_policy,
+            delete_retention_ms=self.delete_retention_ms,
+            min_compaction_lag_ms=self.min_compaction_lag_ms,
+            max_compaction_lag_ms=self.max_compaction_lag_ms,
+            min_cleanable_dirty_ratio=self.min_cleanable_dirty_ratio,
+            producer_id_expiration_ms=producer_id_expiration_ms,
+        )
 
 
 @functools.cache

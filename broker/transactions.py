@@ -1,0 +1,69 @@
+"""Transactions whose outcome is known on return, for all who write to the metadata store.
+
+Owns the one answer to a lost reply (PROPERTIES M1): read again, then repeat under the same compares. That is safe because a
+transaction which arrives late after all finds its compares failed by its own repetition, or the other way round. Knows no key.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import trio
+
+from penstock.runtime.metadata import (
+    OPERATIONS_PER_TRANSACTION_MAX,
+    Compare,
+    Delete,
+    MetadataStore,
+    OutcomeUnknown,
+    Put,
+    TransactionResult,
+)
+
+ATTEMPT_COUNT_MAX = 5
+RETRY_DELAY_S = 0.1
+BATCH_SIZE = OPERATIONS_PER_TRANSACTION_MAX - 8
+"""Operations of a like kind in one transaction, when there are too many for one; leaves room for the compares that guard each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """Operations that are done together if all compares hold.
+
+    At least one compare must fail once the operations were applied. The first operation is the witness: finding it done means that all
+    were. Its value must be one that nobody else would write at the same time.
+    """
+
+    compares: Sequence[Compare]
+    operations: Sequence[Put | Delete]
+
+
+async def transact(store: MetadataStore, transaction: Transaction) -> TransactionResult:
+    """Do it or find out that the compares do not hold; after a lost reply look, and try again.
+
+    Durable on return. The revision is at least the one that applied it.
+
+    Raises:
+        MetadataUnavailable: nothing was changed.
+        OutcomeUnknown: every attempt lost its reply; also the state of things after a cancellation.
+        LeaseNotFound, TransactionTooLarge: nothing was changed.
+    """
+    for attempt in range(ATTEMPT_COUNT_MAX):
+        try:
+            result = await store.transact(transaction.compares, transaction.operations)
+        except OutcomeUnknown:
+            if attempt == ATTEMPT_COUNT_MAX - 1:
+                raise
+            await trio.sleep(RETRY_DELAY_S)
+            continue
+        if result.succeeded or attempt == 0:
+            return result
+        applied = await _is_applied(store, transaction.operations[0])
+        return TransactionResult(applied, result.revision)
+    raise AssertionError("the last attempt returned or raised")
+
+
+async def _is_applied(store: MetadataStore, witness: Put | Delete) -> bool:
+    entry = await store.get(witness.key)
+    if isinstance(witness, Delete):
+        return entry is None
+    return entry is not None and entry.value == witness.value
