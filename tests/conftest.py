@@ -1,0 +1,26 @@
+"""One rule for all tests: what a machine lacks skips with one clear line, and in CI (PENSTOCK_CI=1) a skip is a failure."""
+
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = str(Path(__file__).parent.parent)
+if ROOT not in sys.path:  # `bench.peers` and `tests.support` are found from the root, wherever pytest was called
+    sys.path.append(ROOT)
+
+from tests.support.requirements import IN_CI  # noqa: E402
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Make a skip fail in CI."""
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and in CI nothing may be: {report.longrepr}"
+    return report

@@ -1,0 +1,23 @@
+"""One broker for all integration tests that ask for `server`; each uses topics of its own."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.processes import RunningServer, running_server
+from tests.support.wire import Connection, connect
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A running broker with the defaults, but for topics that nobody created."""
+    settings = {"auto.create.topics.enable": "false"}
+    with running_server(tmp_path_factory.mktemp("server"), settings) as running:
+        yield running
+
+
+@pytest.fixture
+def connection(server: RunningServer) -> Iterator[Connection]:
+    """A raw connection to the shared broker."""
+    with connect(server.bootstrap) as connected:
+        yield connected

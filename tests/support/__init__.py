@@ -1,0 +1,1 @@
+"""What tests of several kinds share: processes, foreign clients, hand-made bytes. No test stands here."""

@@ -1,0 +1,87 @@
+"""confluent-kafka: librdkafka behind Python."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+
+from tests.support.clients import LIMIT_S
+from tests.support.deadline import until
+
+
+class Acks:
+    """Delivery reports of one producer."""
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []
+        self.errors: list[KafkaError] = []
+
+    def __call__(self, error: KafkaError | None, message: Message) -> None:
+        """The callback."""
+        if error is not None:
+            self.errors.append(error)
+            return
+        offset = message.offset()
+        assert offset is not None
+        self.offsets.append(offset)
+
+
+def make_producer(bootstrap: str, **settings: Any) -> Producer:
+    """A producer; settings in librdkafka's names with `_` for `.`."""
+    return Producer({"bootstrap.servers": bootstrap, **dotted(settings)})
+
+
+def dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`message_timeout_ms` becomes `message.timeout.ms`."""
+    return {name.replace("_", "."): value for name, value in settings.items()}
+
+
+def produce(bootstrap: str, topic: str, values: Sequence[bytes], codec: str) -> None:
+    """Produce to partition 0, and wait for all acks."""
+    producer = make_producer(bootstrap, compression_type=codec, linger_ms=5)
+    acks = Acks()
+    for value in values:
+        producer.produce(topic, value, partition=0, on_delivery=acks)
+        producer.poll(0)
+    assert producer.flush(LIMIT_S) == 0
+    assert not acks.errors
+    assert acks.offsets == sorted(acks.offsets)
+    assert len(acks.offsets) == len(values)
+
+
+def make_consumer(bootstrap: str, **settings: Any) -> Consumer:
+    """A consumer that commits nothing; librdkafka wants a group's name even so."""
+    fixed = {"bootstrap.servers": bootstrap, "group.id": "by-hand", "enable.auto.commit": False}
+    return Consumer({**fixed, "auto.offset.reset": "error", **dotted(settings)})
+
+
+def read(consumer: Consumer, count: int) -> list[Message]:
+    """The next `count` messages of what is assigned; an error or too few in time is a failure."""
+    found: list[Message] = []
+
+    def enough() -> bool:
+        for message in consumer.consume(min(count - len(found), 10_000), 0.2):
+            error = message.error()
+            assert error is None, str(error)
+            found.append(message)
+        return len(found) >= count
+
+    until(enough, f"{count} messages by librdkafka", limit_s=LIMIT_S)
+    return found
+
+
+def value_of(message: Message) -> bytes:
+    """The value, which must be there."""
+    value = message.value()
+    assert isinstance(value, bytes)
+    return value
+
+
+def consume(bootstrap: str, topic: str, count: int, partition: int = 0) -> list[bytes]:
+    """The first `count` values of a partition."""
+    consumer = make_consumer(bootstrap)
+    try:
+        consumer.assign([TopicPartition(topic, partition, 0)])
+        return [value_of(message) for message in read(consumer, count)]
+    finally:
+        consumer.close()
