@@ -1,0 +1,21 @@
+"""UnregisterBroker, API key 64. Written by `make generate` from kio: do not edit."""
+
+# fmt: off
+from penstock.protocol.schemas import Structs
+
+VERSIONS = (0, 0)
+FLEXIBLE_FROM = 0
+
+REQUEST: Structs = {
+    "UnregisterBrokerRequest": (
+        ("broker_id", "int32", "0+", 0),
+    ),
+}
+
+RESPONSE: Structs = {
+    "UnregisterBrokerResponse": (
+        ("throttle_time_ms", "int32", "0+", 0),
+        ("error_code", "int16", "0+", 0),
+        ("error_message", "string", "0+", None, "0+"),
+    ),
+}
