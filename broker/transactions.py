@@ -14,6 +14,7 @@ from penstock.runtime.metadata import (
     Compare,
     Delete,
     MetadataStore,
+    MetadataUnavailable,
     OutcomeUnknown,
     Put,
     TransactionResult,
@@ -50,20 +51,27 @@ async def transact(store: MetadataStore, transaction: Transaction) -> Transactio
     for attempt in range(ATTEMPT_COUNT_MAX):
         try:
             result = await store.transact(transaction.compares, transaction.operations)
+        except MetadataUnavailable as error:
+            if attempt == 0:
+                raise
+            if attempt == ATTEMPT_COUNT_MAX - 1:
+                raise OutcomeUnknown("the reply was lost, and the store can't be asked any more") from error
         except OutcomeUnknown:
             if attempt == ATTEMPT_COUNT_MAX - 1:
                 raise
-            await trio.sleep(RETRY_DELAY_S)
-            continue
-        if result.succeeded or attempt == 0:
-            return result
-        applied = await _is_applied(store, transaction.operations[0])
-        return TransactionResult(applied, result.revision)
+        else:
+            if result.succeeded or attempt == 0:
+                return result
+            return TransactionResult(await _is_applied(store, transaction.operations[0]), result.revision)
+        await trio.sleep(RETRY_DELAY_S)
     raise AssertionError("the last attempt returned or raised")
 
 
 async def _is_applied(store: MetadataStore, witness: Put | Delete) -> bool:
-    entry = await store.get(witness.key)
+    try:
+        entry = await store.get(witness.key)
+    except MetadataUnavailable as error:
+        raise OutcomeUnknown("the reply was lost, and the store can't be asked any more") from error
     if isinstance(witness, Delete):
         return entry is None
     return entry is not None and entry.value == witness.value
