@@ -5,10 +5,35 @@ which keeps its place in the connection's order. Knows nothing of sockets: the c
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
-from penstock.storage.log import LogSlice
+from penstock.runtime.files import File
 
-Part = bytes | LogSlice
+
+class FileRange(Protocol):
+    """Bytes of a file that are sent as they are (`storage.log.LogSlice`)."""
+
+    @property
+    def file(self) -> File:
+        """Where they are."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """Where they begin."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """How many."""
+        ...
+
+    def release(self) -> None:
+        """They have been sent, or won't be."""
+        ...
+
+
+Part = bytes | FileRange
 Parts = list[Part]
 
 
@@ -58,5 +83,5 @@ class Reply:
 def release(parts: Parts) -> None:
     """Let go of the log slices among parts that won't be sent."""
     for part in parts:
-        if isinstance(part, LogSlice):
+        if not isinstance(part, bytes):
             part.release()

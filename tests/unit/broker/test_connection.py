@@ -1,0 +1,333 @@
+"""A connection's frames, order, deadlines and end, with a dispatcher of the test's own."""
+
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from penstock.broker.budget import ByteBudget
+from penstock.broker.connection import (
+    PENDING_REPLIES_MAX,
+    Connection,
+    ConnectionLimits,
+    ConnectionShared,
+    Outcome,
+)
+from penstock.broker.replies import Parts, Reply
+from penstock.protocol.errors import ProtocolError
+from penstock.runtime.system_clock import SystemClock
+from tests.support.streams import ScriptedStream
+
+LIMITS = ConnectionLimits(
+    frame_bytes_max=4 << 20,
+    small_frame_bytes_max=1 << 20,
+    idle_s=600,
+    frame_deadline_s=30,
+    write_deadline_s=60,
+)
+
+
+def frame(body: bytes, key: int = 0) -> bytes:
+    payload = struct.pack(">h", key) + body
+    return struct.pack(">i", len(payload)) + payload
+
+
+class Promise(Reply):
+    """A reply that the test resolves."""
+
+    def __init__(self, answer: bytes, deadline: float = float("inf")) -> None:
+        super().__init__(deadline)
+        self.answer = answer
+        self.abandoned = False
+
+    def try_finish(self) -> Parts | None:
+        return [self.answer if self.ready else b"(late)"]
+
+    def hurry(self) -> None:
+        self.resolve()
+
+    def abandon(self) -> None:
+        self.abandoned = True
+
+
+class Echo:
+    """Answers each frame with its own body in brackets, or as `answers` says for that body."""
+
+    def __init__(self) -> None:
+        self.seen: list[bytes] = []
+        self.answers: dict[bytes, Callable[[], Outcome | Awaitable[Outcome]]] = {}
+
+    def __call__(self, connection: Connection, request: memoryview) -> Outcome | Awaitable[Outcome]:
+        body = bytes(request[2:])
+        self.seen.append(body)
+        if body in self.answers:
+            return self.answers[body]()
+        return [b"[" + body[:20] + b"]"]
+
+
+class Session:
+    """A connection at work, and both of its ends."""
+
+    def __init__(self, limits: ConnectionLimits = LIMITS, budget_bytes: int = 64 << 20) -> None:
+        self.stream = ScriptedStream()
+        self.echo = Echo()
+        self.budget = ByteBudget(budget_bytes)
+        self.shared = ConnectionShared(self.echo, limits, self.budget, SystemClock())
+        self.connection = Connection(self.stream, "PLAINTEXT", self.shared)
+        self.ended = trio.Event()
+
+    async def run(self) -> None:
+        await self.connection.serve()
+        self.ended.set()
+
+    async def settle(self) -> bytes:
+        """What was sent once nothing moves any more."""
+        await trio.testing.wait_all_tasks_blocked()
+        return bytes(self.stream.sent)
+
+
+@asynccontextmanager
+async def running(limits: ConnectionLimits = LIMITS, budget_bytes: int = 64 << 20) -> AsyncIterator[Session]:
+    session = Session(limits, budget_bytes)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.run)
+        yield session
+        nursery.cancel_scope.cancel()
+
+
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    async with running() as session:
+        session.stream.feed(b"".join(frame(b"%d" % n) for n in range(50)))
+        assert await session.settle() == b"".join(b"[%d]" % n for n in range(50))
+
+
+async def test_frame_in_single_bytes_is_one_frame() -> None:
+    async with running() as session:
+        for byte in frame(b"hello"):
+            session.stream.feed(bytes([byte]))
+            await trio.testing.wait_all_tasks_blocked()
+        assert await session.settle() == b"[hello]"
+        session.stream.feed(frame(b"next"))
+        assert await session.settle() == b"[hello][next]"
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000, 131_066, 131_067, 131_072, 131_073, 3_000_000])
+async def test_frame_of_any_size_arrives_whole(size: int) -> None:
+    body = bytes(i % 251 for i in range(size % 1000)) + bytes(size - size % 1000)
+    async with running() as session:
+        session.stream.feed(frame(b"before") + frame(body) + frame(b"after"))
+        await session.settle()
+        assert session.echo.seen == [b"before", body, b"after"]
+        assert session.budget.held_bytes == 0
+
+
+async def test_shortest_possible_frame_is_handled_and_not_waited_on() -> None:
+    async with running() as session:
+        session.stream.feed(struct.pack(">i", 0))
+        await session.settle()
+        session.stream.feed(b"\0\0")  # half of the next length
+        await session.settle()
+        assert len(session.echo.seen) == 1
+
+
+async def test_pending_reply_holds_back_what_comes_after_it() -> None:
+    async with running() as session:
+        first, third = Promise(b"1"), Promise(b"3")
+        session.echo.answers = {b"a": lambda: first, b"c": lambda: third}
+        session.stream.feed(frame(b"a") + frame(b"b") + frame(b"c") + frame(b"d"))
+        assert await session.settle() == b""
+        assert session.echo.seen == [b"a", b"b", b"c", b"d"], "requests behind a pending one are begun"
+        third.resolve()
+        assert await session.settle() == b""
+        first.resolve()
+        assert await session.settle() == b"1[b]3[d]"
+        session.stream.feed(frame(b"e"))
+        assert await session.settle() == b"1[b]3[d][e]"
+
+
+async def test_reply_is_given_at_its_deadline(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as session:
+        promise = Promise(b"early", deadline=trio.current_time() + 5)
+        session.echo.answers = {b"a": lambda: promise}
+        session.stream.feed(frame(b"a"))
+        await trio.sleep(6)
+        assert bytes(session.stream.sent) == b"(late)"
+
+
+async def test_awaiting_handler_does_not_see_its_frame_overwritten() -> None:
+    async with running() as session:
+        gate = trio.Event()
+
+        async def slow() -> Outcome:
+            await gate.wait()
+            return [b"slow"]
+
+        session.echo.answers = {b"slow": slow}
+        session.stream.feed(frame(b"slow") + frame(b"rest1") + frame(b"rest2"))
+        await session.settle()
+        session.shared.scratch[:40] = bytes(40)  # another connection's read
+        gate.set()
+        assert await session.settle() == b"slow[rest1][rest2]"
+
+
+async def test_none_sends_nothing() -> None:
+    async with running() as session:
+        session.echo.answers = {b"quiet": lambda: None}
+        session.stream.feed(frame(b"quiet") + frame(b"a"))
+        assert await session.settle() == b"[a]"
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        (struct.pack(">i", -1) + b"\0\0", "negative"),
+        (struct.pack(">i", 2**31 - 1) + b"\0\0", "two gigabytes"),
+        (struct.pack(">ih", 2 << 20, 3), "a large frame that is no Produce"),
+    ],
+)
+async def test_impossible_length_closes_before_anything_is_allocated(
+    bad: bytes, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running() as session:
+        session.stream.feed(bad)
+        await session.ended.wait()
+        assert session.stream.closed
+        assert session.budget.held_bytes == 0
+        assert len(caplog.records) == 1, why
+        assert session.echo.seen == []
+
+
+async def test_claimed_length_is_not_allocated_ahead_of_the_bytes() -> None:
+    async with running() as session:
+        session.stream.feed(struct.pack(">ih", 4 << 20, 0) + bytes(10_000))
+        await session.settle()
+        assert 0 < session.budget.held_bytes <= 1 << 20
+
+
+async def test_half_a_frame_then_silence_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with running() as session:
+        session.stream.feed(frame(b"a") + frame(b"bcd")[:7])
+        await session.settle()
+        now = trio.current_time()
+        session.connection.close_if_overdue(now + 29)
+        assert not session.stream.closed
+        session.connection.close_if_overdue(now + 31)
+        await session.ended.wait()
+        assert "half a request" in caplog.text
+        assert session.budget.held_bytes == 0
+
+
+async def test_idle_connection_is_closed_but_not_one_that_waits_for_an_answer() -> None:
+    async with running() as session:
+        promise = Promise(b"x")
+        session.echo.answers = {b"a": lambda: promise}
+        session.stream.feed(frame(b"a"))
+        await session.settle()
+        late = trio.current_time() + 601
+        session.connection.close_if_overdue(late)
+        assert not session.stream.closed
+        promise.resolve()
+        await session.settle()
+        session.connection.close_if_overdue(late + 601)
+        await session.ended.wait()
+
+
+async def test_peer_that_takes_no_response_is_cut_off() -> None:
+    async with running() as session:
+        session.stream.block_sends()
+        session.stream.feed(frame(b"a"))
+        await session.settle()
+        session.connection.close_if_overdue(trio.current_time() + 61)
+        assert session.stream.closed
+
+
+async def test_replies_in_flight_are_bounded() -> None:
+    async with running() as session:
+        promises: list[Promise] = []
+
+        def pending() -> Promise:
+            promises.append(Promise(b"."))
+            return promises[-1]
+
+        session.echo.answers = {b"a" * 2000: pending}
+        session.stream.feed(frame(b"a" * 2000) * 1000)
+        await session.settle()
+        per_read = len(session.shared.scratch) // 2006 + 1
+        assert PENDING_REPLIES_MAX <= len(promises) <= PENDING_REPLIES_MAX + per_read
+        while len(session.stream.sent) < 1000:
+            for promise in promises:
+                promise.resolve()
+            await session.settle()
+        assert len(promises) == 1000
+
+
+async def test_peer_that_leaves_abandons_what_is_pending() -> None:
+    async with running() as session:
+        promise = Promise(b"x")
+        session.echo.answers = {b"a": lambda: promise}
+        session.stream.feed(frame(b"a"))
+        await session.settle()
+        session.stream.end()
+        await session.ended.wait()
+        assert promise.abandoned
+
+
+async def test_stop_answers_what_is_in_flight_and_takes_nothing_new() -> None:
+    async with running() as session:
+        promise = Promise(b"x")
+        session.echo.answers = {b"a": lambda: promise}
+        session.stream.feed(frame(b"a"))
+        await session.settle()
+        session.connection.stop()
+        await session.ended.wait()
+        assert bytes(session.stream.sent) == b"x"
+        assert session.stream.closed
+
+
+async def test_stop_does_not_cut_a_response_in_two() -> None:
+    async with running() as session:
+        gate = session.stream.block_sends()
+        session.stream.feed(frame(b"a"))
+        await session.settle()
+        session.connection.stop()
+        await session.settle()
+        gate.set()
+        await session.ended.wait()
+        assert bytes(session.stream.sent) == b"[a]"
+
+
+async def test_stop_of_an_idle_connection_ends_it() -> None:
+    async with running() as session:
+        await session.settle()
+        session.connection.stop()
+        await session.ended.wait()
+
+
+async def test_bad_bytes_close_with_one_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as session:
+
+        def refuse() -> Outcome:
+            raise ProtocolError("no such\nthing")
+
+        session.echo.answers = {b"bad": refuse}
+        session.stream.feed(frame(b"bad") + frame(b"a"))
+        await session.ended.wait()
+        assert [record.getMessage() for record in caplog.records] == [
+            "127.0.0.1:50000: closed: no such thing"
+        ]
+
+
+async def test_reading_waits_while_the_byte_budget_is_spent() -> None:
+    async with running(budget_bytes=1 << 20) as session:
+        session.budget.reserve(1 << 20)
+        await session.settle()
+        session.stream.feed(frame(b"a"))
+        first = await session.settle()  # the read that was under way may still come
+        session.stream.feed(frame(b"b"))
+        assert b"[b]" not in await session.settle()
+        session.budget.release(1 << 20)
+        assert await session.settle() == b"[a][b]", first
