@@ -1,0 +1,32 @@
+"""The two ways in which a command ends early: called wrongly (exit code 2), or failed (exit code 1).
+
+Owns their look: one line on stderr. What is raised as another PenstockError looks the same (`penstock.cli.main`).
+"""
+
+from typing import IO, Any
+
+import click
+
+
+def complain(message: str, file: IO[Any] | None = None) -> None:
+    """One line on stderr, whatever line breaks the message has."""
+    click.echo(f"penstock: {' '.join(message.split())}", file=file, err=True)
+
+
+class CommandFailed(click.ClickException):
+    """The command did not do what it was asked; the message says why."""
+
+    exit_code = 1
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the line."""
+        complain(self.format_message(), file)
+
+
+class CalledWrongly(CommandFailed):
+    """Flags, arguments or settings make no sense."""
+
+    exit_code = 2
+
+
+__all__ = ["CalledWrongly", "CommandFailed", "complain"]

@@ -1,0 +1,110 @@
+"""The entry point: which subcommands there are, and how an error becomes one line and an exit code.
+
+Owns the exit codes: 0 done, 1 failed, 2 called wrongly, 130 interrupted. Knows no subcommand but its name: each is imported when it
+is used, so that `penstock --version` and `penstock serve` start fast.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import click
+
+from penstock import __version__
+from penstock.cli.failure import complain
+from penstock.errors import PenstockError
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+_COMMANDS = {
+    "log": ("penstock.cli.log", "Look into the files of a partition, with no broker running."),
+    "serve": ("penstock.cli.serve", "Run a broker."),
+    "topic": ("penstock.cli.topic", "Create, list, describe, alter and delete topics."),
+}
+
+
+class LazyGroup(click.Group):
+    """Subcommands by name; the module `penstock.cli.<name>` holds the command under the name `command`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, sorted."""
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a subcommand. None: there is none of that name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the subcommands for `--help` without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in sorted(_COMMANDS.items())])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="penstock", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Penstock: a persistent, partitioned message queue that speaks the Kafka wire protocol."""
+
+
+def run(arguments: Sequence[str], obj: Any = None) -> int:
+    """Run a command line to its end and return the exit code. Errors that a person can cause are one line on stderr."""
+    try:
+        result = cli.main(list(arguments), prog_name="penstock", standalone_mode=False, obj=obj)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _forget_stdout()
+        return EXIT_FAILED
+    except PenstockError as error:
+        complain(str(error))
+        return EXIT_FAILED
+    except BaseExceptionGroup as group:
+        return _report_group(group)
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _report_group(group: BaseExceptionGroup[BaseException]) -> int:
+    """What several tasks raised at once: one line for each thing that a person can do something about, else the traceback."""
+    leaves = list(_leaves(group))
+    if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+        return EXIT_INTERRUPTED
+    if not all(isinstance(leaf, PenstockError) for leaf in leaves):
+        raise group
+    for message in dict.fromkeys(str(leaf) for leaf in leaves):
+        complain(message)
+    return EXIT_FAILED
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(cast(BaseExceptionGroup[BaseException], error))
+        else:
+            yield error
+
+
+def _forget_stdout() -> None:
+    """The reader of our output is gone (`penstock … | head`): let the last flush at exit go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+if __name__ == "__main__":
+    main()

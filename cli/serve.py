@@ -1,0 +1,201 @@
+"""`penstock serve`: a broker in the foreground.
+
+Owns the flags, the start line, the log's format and what signals do. What a broker is, `penstock.broker.server` knows.
+
+SIGTERM and SIGINT stop the broker cleanly (requests in flight are answered, logs synced and closed); a second one ends the process at
+once, which loses nothing that was acked either, but the next start has to recover.
+"""
+
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+
+import click
+import trio
+
+from penstock import __version__
+from penstock.broker.broker_config import BrokerConfig
+from penstock.broker.server import RunningBroker, serve
+from penstock.broker.topic_config import TopicConfig
+from penstock.cli import settings
+from penstock.cli.failure import CalledWrongly
+from penstock.runtime.environment import Environment
+from penstock.runtime.production import production_environment
+
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_DEFAULT_LISTENER = "PLAINTEXT"
+
+
+@click.command("serve", short_help="Run a broker.")
+@click.option("--data-dir", metavar="PATH", help="Folder for logs and metadata.  [default: ./penstock-data]")
+@click.option(
+    "--listen",
+    metavar="[NAME://]HOST:PORT",
+    multiple=True,
+    help="Address to listen on; may be repeated, then each has a name.  [default: localhost:9092]",
+)
+@click.option(
+    "--advertise",
+    metavar="[NAME://]HOST[:PORT]",
+    multiple=True,
+    help="Address that clients are told to connect to.  [default: the one listened on]",
+)
+@click.option("--node-id", metavar="N", help="This broker's id.  [default: 1]")
+@click.option(
+    "--no-auto-create", is_flag=True, help="Don't make a topic when a client asks for an unknown one."
+)
+@click.option(
+    "--set",
+    "assignments",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Set any config by Kafka's name for it, e.g. --set log.retention.hours=24.",
+)
+@click.option(
+    "--config",
+    "config_path",
+    metavar="FILE.toml",
+    envvar="PENSTOCK_CONFIG",
+    help="Read configs from a TOML file.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(_LOG_LEVELS),
+    default="info",
+    envvar="PENSTOCK_LOG_LEVEL",
+    show_default=True,
+    help="What goes to stderr.",
+)
+def command(
+    data_dir: str | None,
+    listen: tuple[str, ...],
+    advertise: tuple[str, ...],
+    node_id: str | None,
+    no_auto_create: bool,
+    assignments: tuple[str, ...],
+    config_path: str | None,
+    log_level: str,
+) -> None:
+    """Run a broker until it is told to stop (SIGTERM or Ctrl-C).
+
+    A config is set by a flag, or else by an environment variable (PENSTOCK_LOG_RETENTION_HOURS for log.retention.hours),
+    or else in the file, or else it has its default.
+    """
+    environment = production_environment()
+    begin_ms = environment.clock.wall_ms()
+    given = _flag_settings(data_dir, listen, advertise, node_id, no_auto_create)
+    given += [("--set", *_assignment(text)) for text in assignments]
+    config = _load_config(environment, given, config_path)
+    _start_logging(log_level)
+    trio.run(_serve_until_told_to_stop, environment, config, begin_ms)
+
+
+def _flag_settings(
+    data_dir: str | None,
+    listen: tuple[str, ...],
+    advertise: tuple[str, ...],
+    node_id: str | None,
+    no_auto_create: bool,
+) -> list[tuple[str, str, str]]:
+    given: list[tuple[str, str, str]] = []
+    if data_dir is not None:
+        given.append(("--data-dir", "log.dirs", data_dir))
+    if listen:
+        given.append(("--listen", "listeners", ",".join(_with_name(text) for text in listen)))
+    if advertise:
+        given.append(
+            (
+                "--advertise",
+                "advertised.listeners",
+                ",".join(_with_port(_with_name(text)) for text in advertise),
+            )
+        )
+    if node_id is not None:
+        given.append(("--node-id", "node.id", node_id))
+    if no_auto_create:
+        given.append(("--no-auto-create", "auto.create.topics.enable", "false"))
+    return given
+
+
+def _with_name(text: str) -> str:
+    return text if "://" in text else f"{_DEFAULT_LISTENER}://{text}"
+
+
+def _with_port(text: str) -> str:
+    """Port 0 of an advertised address stands for the port that is listened on."""
+    return text if re.search(r":\d+$", text) else f"{text}:0"
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name.strip():
+        raise CalledWrongly(f"--set: {text!r} is not of the form KEY=VALUE")
+    return name.strip(), value
+
+
+def _load_config(
+    environment: Environment, given: list[tuple[str, str, str]], config_path: str | None
+) -> BrokerConfig:
+    try:
+        layers = [settings.from_flags(given), settings.from_environment(os.environ)]
+        if config_path is not None:
+            layers.append(settings.from_file(environment.files, config_path))
+        return settings.load_config(layers)
+    except settings.SettingsError as error:
+        raise CalledWrongly(str(error)) from error
+
+
+async def _serve_until_told_to_stop(environment: Environment, config: BrokerConfig, begin_ms: int) -> None:
+    def started(running: RunningBroker) -> None:
+        click.echo(start_line(config, running.addresses, environment.clock.wall_ms() - begin_ms))
+        sys.stdout.flush()
+
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as watching:
+            with trio.CancelScope() as serving:
+                watching.start_soon(_stop_on_signal, signals, serving)
+                await serve(environment, config, started=started)
+            watching.cancel_scope.cancel()
+    logging.getLogger(__name__).info("stopped")
+
+
+async def _stop_on_signal(signals: AsyncIterator[int], serving: trio.CancelScope) -> None:
+    async for number in signals:
+        if serving.cancel_called:
+            os._exit(128 + number)
+        logging.getLogger(__name__).info("%s: stopping", signal.Signals(number).name)
+        serving.cancel()
+
+
+def start_line(config: BrokerConfig, addresses: dict[str, tuple[str, int]], took_ms: int) -> str:
+    """The one line that says that the broker answers."""
+    listeners = ", ".join(
+        f"{name}://{host}:{port}" if len(addresses) > 1 else f"{host}:{port}"
+        for name, (host, port) in addresses.items()
+    )
+    if TopicConfig.of(config.topic_layers()).write_caching:
+        durability = "write.caching=true (acked is in the page cache)"
+    else:
+        durability = "write.caching=false (acked is on disk)"
+    return (
+        f"penstock {__version__} listens on {listeners}, data in {config.data_directory}, {durability}, "
+        f"started in {took_ms / 1000:.2f} s"
+    )
+
+
+class _OneLineFormatter(logging.Formatter):
+    """A record is one line: what peers send (names, ids) can't fake another."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line without a traceback."""
+        return _CONTROL_CHARACTERS.sub("?", super().formatMessage(record))
+
+
+def _start_logging(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])

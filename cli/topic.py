@@ -1,0 +1,306 @@
+"""`penstock topic`: create, list, describe, alter and delete topics of any Kafka-speaking cluster.
+
+Owns what is asked and shown. Where a call goes and how it is retried is `penstock.client.admin`'s.
+"""
+
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+import click
+import trio
+
+from penstock.cli.failure import CalledWrongly, CommandFailed, complain
+from penstock.cli.output import Column, print_json, print_table, topic_id_text
+from penstock.client.admin import Admin
+from penstock.client.admin_values import (
+    ConfigChange,
+    ConfigOperation,
+    ConfigResource,
+    CreatedTopic,
+    NewTopic,
+)
+from penstock.client.errors import BrokerError, TopicExists, UnknownTopic
+from penstock.runtime.environment import Environment
+
+T = TypeVar("T")
+
+bootstrap_option = click.option(
+    "--bootstrap",
+    metavar="HOST:PORT,…",
+    default="localhost:9092",
+    envvar="PENSTOCK_BOOTSTRAP",
+    show_default=True,
+    help="Brokers to ask first.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+config_option = click.option(
+    "--config", "configs", metavar="KEY=VALUE", multiple=True, help="Set a topic config; may be repeated."
+)
+dry_run_option = click.option("--dry-run", is_flag=True, help="Let the broker check it, but do nothing.")
+
+
+@click.group("topic")
+def command() -> None:
+    """Create, list, describe, alter and delete topics."""
+
+
+@command.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.option("--partitions", "partition_count", type=click.IntRange(min=1), help="[default: the broker's]")
+@click.option("--replication-factor", type=click.IntRange(1, 32767), help="[default: the broker's]")
+@config_option
+@click.option("--if-not-exists", is_flag=True, help="Not an error where the topic is there already.")
+@dry_run_option
+@bootstrap_option
+@json_option
+@click.pass_obj
+def create(
+    environment: Environment | None,
+    names: tuple[str, ...],
+    partition_count: int | None,
+    replication_factor: int | None,
+    configs: tuple[str, ...],
+    if_not_exists: bool,
+    dry_run: bool,
+    bootstrap: str,
+    as_json: bool,
+) -> None:
+    """Create topics."""
+    topics = [
+        NewTopic(
+            name=name,
+            partition_count=partition_count,
+            replication_factor=replication_factor,
+            configs=_assignments(configs),
+        )
+        for name in names
+    ]
+
+    async def act(admin: Admin) -> dict[str, CreatedTopic | BrokerError]:
+        return await admin.create_topics(topics, validate_only=dry_run)
+
+    outcomes = _with_admin(bootstrap, environment, act)
+    for name, outcome in outcomes.items():
+        if isinstance(outcome, CreatedTopic):
+            _tell_created(outcome, dry_run, as_json)
+        elif if_not_exists and isinstance(outcome, TopicExists) and not as_json:
+            click.echo(f"{name} is there already")
+    _end(
+        outcome
+        for outcome in outcomes.values()
+        if isinstance(outcome, BrokerError) and not (if_not_exists and isinstance(outcome, TopicExists))
+    )
+
+
+def _tell_created(topic: CreatedTopic, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "topic": topic.name,
+                "id": topic_id_text(topic.topic_id),
+                "partitions": topic.partition_count,
+                "replication_factor": topic.replication_factor,
+                "dry_run": dry_run,
+            }
+        )
+        return
+    count = _counted(topic.partition_count, "partition")
+    click.echo(f"{'could create' if dry_run else 'created'} {topic.name}{f': {count}' if count else ''}")
+
+
+@command.command("list")
+@click.option("--internal", is_flag=True, help="Internal topics too.")
+@bootstrap_option
+@json_option
+@click.pass_obj
+def list_(environment: Environment | None, internal: bool, bootstrap: str, as_json: bool) -> None:
+    """List the topics."""
+    found = _with_admin(bootstrap, environment, lambda admin: admin.list_topics())
+    topics = [topic for topic in found if internal or not topic.is_internal]
+    if as_json:
+        for topic in topics:
+            print_json(
+                {
+                    "topic": topic.name,
+                    "id": topic_id_text(topic.topic_id),
+                    "partitions": len(topic.partitions),
+                    "replication_factor": topic.replication_factor,
+                    "internal": topic.is_internal,
+                }
+            )
+        return
+    if not topics:
+        click.echo("no topics", err=True)
+        return
+    columns = [
+        Column("TOPIC"),
+        Column("PARTITIONS", is_number=True),
+        Column("REPLICAS", is_number=True),
+        Column("ID"),
+    ]
+    print_table(
+        columns,
+        [
+            (topic.name, len(topic.partitions), topic.replication_factor, topic_id_text(topic.topic_id))
+            for topic in topics
+        ],
+    )
+
+
+@command.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.option("--all-configs", is_flag=True, help="Configs that have their default, too.")
+@bootstrap_option
+@json_option
+@click.pass_obj
+def describe(
+    environment: Environment | None, names: tuple[str, ...], all_configs: bool, bootstrap: str, as_json: bool
+) -> None:
+    """Show partitions, offsets and configs of topics."""
+    from penstock.cli import topic_description
+
+    found = _with_admin(bootstrap, environment, lambda admin: topic_description.ask(admin, names))
+    topic_description.show(found.topics, all_configs=all_configs, as_json=as_json)
+    _end(found.errors)
+
+
+@command.command()
+@click.argument("name")
+@click.option(
+    "--partitions", "partition_count", type=click.IntRange(min=1), help="Grow to N partitions in all."
+)
+@config_option
+@click.option(
+    "--delete-config", "deleted", metavar="KEY", multiple=True, help="Take a config back to its default."
+)
+@dry_run_option
+@bootstrap_option
+@json_option
+@click.pass_obj
+def alter(
+    environment: Environment | None,
+    name: str,
+    partition_count: int | None,
+    configs: tuple[str, ...],
+    deleted: tuple[str, ...],
+    dry_run: bool,
+    bootstrap: str,
+    as_json: bool,
+) -> None:
+    """Change configs and the partition count of a topic."""
+    changes = [ConfigChange(key, value) for key, value in _assignments(configs).items()]
+    changes += [ConfigChange(key, None, ConfigOperation.DELETE) for key in deleted]
+    if len({change.name for change in changes}) < len(changes):
+        raise CalledWrongly("a config is both set and deleted, or deleted twice")
+    if not changes and partition_count is None:
+        raise CalledWrongly("nothing to alter: give --config, --delete-config or --partitions")
+
+    async def act(admin: Admin) -> None:
+        if changes:
+            resource = ConfigResource.topic(name)
+            outcomes = await admin.alter_configs({resource: changes}, validate_only=dry_run)
+            _raise_error(outcomes[resource])
+            _tell_altered_configs(name, changes, dry_run, as_json)
+        if partition_count is not None:
+            grown = await admin.create_partitions({name: partition_count}, validate_only=dry_run)
+            _raise_error(grown[name])
+            _tell_grown(name, partition_count, dry_run, as_json)
+
+    _with_admin(bootstrap, environment, act)
+
+
+def _tell_altered_configs(name: str, changes: Iterable[ConfigChange], dry_run: bool, as_json: bool) -> None:
+    for change in changes:
+        if as_json:
+            print_json({"topic": name, "config": change.name, "value": change.value, "dry_run": dry_run})
+        elif change.value is None:
+            click.echo(f"{name}: {change.name} {'could have' if dry_run else 'has'} its default again")
+        else:
+            click.echo(f"{name}: {change.name}={change.value}{' is possible' if dry_run else ''}")
+
+
+def _tell_grown(name: str, partition_count: int, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"topic": name, "partitions": partition_count, "dry_run": dry_run})
+    else:
+        click.echo(
+            f"{name}: {_counted(partition_count, 'partition')}{' are possible' if dry_run else ' now'}"
+        )
+
+
+@command.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@click.option("--if-exists", is_flag=True, help="Not an error where the topic is not there.")
+@bootstrap_option
+@json_option
+@click.pass_obj
+def delete(
+    environment: Environment | None,
+    names: tuple[str, ...],
+    yes: bool,
+    if_exists: bool,
+    bootstrap: str,
+    as_json: bool,
+) -> None:
+    """Delete topics with all their records."""
+    if not yes:
+        if not sys.stdin.isatty():
+            raise CalledWrongly("delete needs --yes where there is no terminal to ask on")
+        what = "topic" if len(names) == 1 else "topics"
+        click.confirm(f"Delete {what} {', '.join(names)} with all records?", abort=True, err=True)
+    outcomes = _with_admin(bootstrap, environment, lambda admin: admin.delete_topics(names))
+    for name, outcome in outcomes.items():
+        if outcome is not None:
+            continue
+        if as_json:
+            print_json({"topic": name, "deleted": True})
+        else:
+            click.echo(f"deleted {name}")
+    _end(
+        outcome
+        for outcome in outcomes.values()
+        if outcome is not None and not (if_exists and isinstance(outcome, UnknownTopic))
+    )
+
+
+def _with_admin(bootstrap: str, environment: Environment | None, act: Callable[[Admin], Awaitable[T]]) -> T:
+    async def connected() -> T:
+        async with Admin(bootstrap, environment, client_id="penstock-cli") as admin:
+            return await act(admin)
+
+    return trio.run(connected)
+
+
+def _assignments(texts: Iterable[str]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        key = key.strip()
+        if not separator or not key:
+            raise CalledWrongly(f"--config: {text!r} is not of the form KEY=VALUE")
+        if key in values:
+            raise CalledWrongly(f"--config: {key} is set twice")
+        values[key] = value
+    return values
+
+
+def _end(errors: Iterable[BrokerError]) -> None:
+    """Tell of each error on a line of its own, then end with exit code 1 if there was one."""
+    told = [str(error) for error in errors]
+    for message in told[:-1]:
+        complain(message)
+    if told:
+        raise CommandFailed(told[-1])
+
+
+def _raise_error(outcome: BrokerError | None) -> None:
+    if outcome is not None:
+        raise outcome
+
+
+def _counted(count: int | None, noun: str) -> str:
+    if count is None:
+        return ""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,319 @@
+"""One connection to a broker: requests go out, answers come back in the same order.
+
+Owns correlation ids, pipelining, the choice of versions and the end of the connection. Does not know which broker of a cluster
+this is, nor what to do when it is lost: `cluster` does.
+
+Invariants: answers are matched by order and checked by correlation id; an answer nobody waits for any more is dropped;
+once something went wrong on the wire the connection is closed and every waiting request fails.
+Source: KIP-35 (ApiVersions), KIP-511 (client software, fall-back to version 0).
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from penstock import __version__
+from penstock.client.errors import UnsupportedByBroker, broker_error
+from penstock.client.frames import AnswerReader, request_prefix
+from penstock.errors import PenstockError
+from penstock.protocol.api import ApiKey, is_flexible, response_header_version
+from penstock.protocol.codec import decode_response, encode_request
+from penstock.protocol.errors import ErrorCode, ProtocolError
+from penstock.protocol.message import Message
+from penstock.protocol.primitives import skip_tagged_fields
+from penstock.protocol.schema import table_versions
+from penstock.runtime.files import Buffer
+from penstock.runtime.network import AddressError, ConnectionLost, Network, Stream
+
+_MIB = 1024 * 1024
+_CORRELATION_ID_LIMIT = 2**31
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionSettings:
+    """What all connections of a client have in common."""
+
+    client_id: str = "penstock"
+    response_max_bytes: int = 128 * _MIB
+    connect_timeout_ms: int = 10_000
+    """For the TCP connection and the ApiVersions exchange together."""
+    request_timeout_ms: int = 30_000
+    """A broker that is silent for longer than this, though it owes an answer, counts as lost."""
+
+
+class _Answer:
+    """The place of one request in the line of answers."""
+
+    __slots__ = ("correlation_id", "failure", "frame", "ready")
+
+    def __init__(self, correlation_id: int) -> None:
+        self.correlation_id = correlation_id
+        self.ready = trio.Event()
+        self.frame: memoryview | None = None
+        self.failure: PenstockError | None = None
+
+
+class Connection:
+    """An open connection; made by `open_connection`. Any number of tasks may use it at once."""
+
+    def __init__(self, stream: Stream, settings: ConnectionSettings) -> None:
+        self._stream = stream
+        self._settings = settings
+        self._client_id = settings.client_id.encode()
+        self._next_correlation_id = 0
+        self._unanswered: deque[_Answer] = deque()
+        self._outgoing: list[Buffer] = []
+        self._outgoing_lot = trio.lowlevel.ParkingLot()
+        self._flushed = trio.Event()
+        self._failure: PenstockError | None = None
+        self._api_versions: Mapping[int, tuple[int, int]] = {}
+
+    @property
+    def peer(self) -> str:
+        """`host:port` of the broker."""
+        return self._stream.peer
+
+    @property
+    def is_open(self) -> bool:
+        """False once the connection was lost or closed."""
+        return self._failure is None
+
+    @property
+    def in_flight_count(self) -> int:
+        """Requests that wait for their answer, those given up by their callers included."""
+        return len(self._unanswered)
+
+    @property
+    def api_versions(self) -> Mapping[int, tuple[int, int]]:
+        """The lowest and highest version of each API key that the broker serves."""
+        return self._api_versions
+
+    def version(self, api_key: ApiKey, *, at_least: int = 0, at_most: int | None = None) -> int:
+        """The highest version of an API that both sides speak, within the given bounds (both inclusive).
+
+        Raises:
+            UnsupportedByBroker: there is none.
+        """
+        ours = table_versions(api_key)
+        theirs = self._api_versions.get(api_key)
+        low, high = max(ours[0], at_least), ours[-1] if at_most is None else min(ours[-1], at_most)
+        if theirs is not None and max(theirs[0], low) <= min(theirs[1], high):
+            return min(theirs[1], high)
+        offer = f"versions {theirs[0]} to {theirs[1]}" if theirs else "nothing"
+        raise UnsupportedByBroker(
+            f"{self.peer}: {api_key.name} is needed in versions {low} to {high}, the broker serves {offer}"
+        )
+
+    async def request(
+        self, api_key: ApiKey, request: Message, *, at_least: int = 0, broker_wait_ms: int = 0
+    ) -> Message:
+        """Send a request in the highest common version and return the decoded answer.
+
+        `at_least` is the lowest version that can say what `request` asks for. `broker_wait_ms` is how long the broker may take on
+        purpose (a long poll, a rebalance); it is added to the request timeout.
+
+        Raises:
+            UnsupportedByBroker: no common version; nothing was sent.
+            ConnectionLost: the connection was lost or the broker stayed silent. The broker may have done what was asked.
+            ProtocolError: the answer makes no sense; the connection is closed.
+
+        Cancellation: the request may or may not have been sent; its answer is thrown away and the connection lives on.
+        """
+        version = self.version(api_key, at_least=at_least)
+        body = encode_request(api_key, version, request)
+        answer = await self.exchange(api_key, version, [body], broker_wait_ms=broker_wait_ms)
+        try:
+            return decode_response(api_key, version, answer)
+        except ProtocolError as error:
+            self._fail(error)
+            raise
+
+    async def exchange(
+        self, api_key: ApiKey, version: int, body: Sequence[Buffer], *, broker_wait_ms: int = 0
+    ) -> memoryview:
+        """Send an encoded body (its parts in order, none copied) and return the body of the answer.
+
+        The parts must not change until the answer is there, nor after a cancellation while the connection is open. Errors and
+        cancellation as for `request`.
+        """
+        answer = self._send(api_key, version, body)
+        with trio.move_on_after((self._settings.request_timeout_ms + broker_wait_ms) / 1000):
+            await answer.ready.wait()
+        if answer.frame is None:
+            if answer.failure is None:
+                answer.failure = ConnectionLost(f"{self.peer}: no answer to {api_key.name} in time")
+                self._fail(answer.failure)
+            raise _copy_of(answer.failure)
+        return answer.frame[self._answer_header_size_bytes(api_key, version, answer.frame) :]
+
+    async def send_unanswered(self, api_key: ApiKey, version: int, body: Sequence[Buffer]) -> None:
+        """Send a request that gets no answer (Produce with acks=0); returns when it is handed to the system.
+
+        Raises:
+            ConnectionLost: the connection was lost; the broker may have got it.
+
+        Cancellation: the request may or may not be sent; the connection lives on.
+        """
+        self._put(api_key, version, body)
+        await self._flushed.wait()
+        self._check_open()
+
+    def close(self) -> None:
+        """Close at once; requests under way fail with ConnectionLost. Safe to call twice."""
+        self._fail(ConnectionLost(f"{self.peer}: the connection was closed here"))
+
+    async def negotiate(self) -> None:
+        """Learn the broker's versions, falling back to an older ApiVersions where the broker asks for it.
+
+        Raises as `request`, and BrokerError where the broker refuses.
+        """
+        request = Message(client_software_name="penstock", client_software_version=__version__)
+        version = table_versions(ApiKey.API_VERSIONS)[-1]
+        answer = await self._ask_for_versions(version, request)
+        if answer.error_code == ErrorCode.UNSUPPORTED_VERSION:
+            ranges = _version_ranges(answer)
+            version = min(version - 1, ranges.get(ApiKey.API_VERSIONS, (0, 0))[1])
+            answer = await self._ask_for_versions(version, request)
+        if answer.error_code:
+            raise broker_error(answer.error_code, subject=f"{self.peer}: ApiVersions")
+        self._api_versions = _version_ranges(answer)
+
+    async def run(self) -> None:
+        """The background work: writes and reads until the connection ends. For the nursery that owns the connection."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, nursery.cancel_scope)
+                nursery.start_soon(self._read, nursery.cancel_scope)
+        finally:
+            self.close()
+
+    async def _ask_for_versions(self, version: int, request: Message) -> Message:
+        body = encode_request(ApiKey.API_VERSIONS, version, request)
+        answer = await self.exchange(ApiKey.API_VERSIONS, version, [body])
+        refused = bytes(answer[:2]) == ErrorCode.UNSUPPORTED_VERSION.to_bytes(2, "big")
+        return decode_response(ApiKey.API_VERSIONS, 0 if refused else version, answer)
+
+    def _check_open(self) -> None:
+        if self._failure is not None:
+            raise _copy_of(self._failure)
+
+    def _put(self, api_key: ApiKey, version: int, body: Sequence[Buffer]) -> int:
+        self._check_open()
+        correlation_id = self._next_correlation_id
+        self._next_correlation_id = (correlation_id + 1) % _CORRELATION_ID_LIMIT
+        prefix = request_prefix(
+            api_key,
+            version,
+            correlation_id,
+            self._client_id,
+            is_flexible=is_flexible(api_key, version),
+            body_size_bytes=sum(map(len, body)),
+        )
+        self._outgoing.append(prefix)
+        self._outgoing.extend(body)
+        self._outgoing_lot.unpark()
+        return correlation_id
+
+    def _send(self, api_key: ApiKey, version: int, body: Sequence[Buffer]) -> _Answer:
+        answer = _Answer(self._put(api_key, version, body))
+        self._unanswered.append(answer)
+        return answer
+
+    def _answer_header_size_bytes(self, api_key: ApiKey, version: int, frame: memoryview) -> int:
+        if response_header_version(api_key, version) == 0:
+            return 4
+        try:
+            position, _ = skip_tagged_fields(frame, 4, 0)
+        except ProtocolError as error:
+            self._fail(error)
+            raise
+        return position
+
+    def _fail(self, failure: PenstockError) -> None:
+        if self._failure is not None:
+            return
+        self._failure = failure
+        self._stream.close()
+        self._outgoing.clear()
+        self._outgoing_lot.unpark_all()
+        self._flushed.set()
+        for answer in self._unanswered:
+            answer.failure = failure
+            answer.ready.set()
+        self._unanswered.clear()
+
+    async def _write(self, both: trio.CancelScope) -> None:
+        while self.is_open:
+            if not self._outgoing:
+                await self._outgoing_lot.park()
+                continue
+            batch, self._outgoing = self._outgoing, []
+            flushed, self._flushed = self._flushed, trio.Event()
+            try:
+                await self._stream.send_all(batch)
+            except ConnectionLost as error:
+                self._fail(error)
+            finally:
+                flushed.set()
+        both.cancel()
+
+    async def _read(self, both: trio.CancelScope) -> None:
+        reader = AnswerReader(self._stream, self._settings.response_max_bytes)
+        try:
+            while (frame := await reader.next_frame()) is not None:
+                self._deliver(frame)
+            self._fail(ConnectionLost(f"{self.peer}: the broker closed the connection"))
+        except (ConnectionLost, ProtocolError) as error:
+            self._fail(error)
+        both.cancel()
+
+    def _deliver(self, frame: memoryview) -> None:
+        correlation_id = int.from_bytes(frame[:4], "big", signed=True)
+        if not self._unanswered:
+            raise ProtocolError(f"{self.peer}: an answer that nothing was asked for")
+        answer = self._unanswered.popleft()
+        if answer.correlation_id != correlation_id:
+            raise ProtocolError(f"{self.peer}: answer {correlation_id} where {answer.correlation_id} was due")
+        answer.frame = frame
+        answer.ready.set()
+
+
+async def open_connection(
+    nursery: trio.Nursery, network: Network, host: str, port: int, settings: ConnectionSettings
+) -> Connection:
+    """Connect to a broker and learn its versions. The connection's background work runs in `nursery` until it ends.
+
+    Raises:
+        AddressError: nobody could be connected to there, or not within the connect timeout.
+        ConnectionLost, ProtocolError, BrokerError: what listens there does not speak the protocol.
+
+    Cancellation: nothing is left behind.
+    """
+    connection: Connection | None = None
+    try:
+        with trio.move_on_after(settings.connect_timeout_ms / 1000):
+            connection = Connection(await network.connect(host, port), settings)
+            nursery.start_soon(connection.run)
+            await connection.negotiate()
+            opened, connection = connection, None
+            return opened
+        raise AddressError(f"{host}:{port}: no answer within {settings.connect_timeout_ms} ms")
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+def _version_ranges(answer: Message) -> dict[int, tuple[int, int]]:
+    return {api.api_key: (api.min_version, api.max_version) for api in answer.api_keys}
+
+
+def _copy_of(failure: PenstockError) -> PenstockError:
+    """An exception of its own for each task that raises it, so that tracebacks don't grow into each other."""
+    copy = type(failure)(*failure.args)
+    copy.__cause__ = failure
+    return copy
+
+
+__all__ = ["Connection", "ConnectionSettings", "open_connection"]
