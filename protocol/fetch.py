@@ -22,6 +22,7 @@ from penstock.protocol.primitives import (
     read_compact_count,
     read_string,
     read_tagged_fields,
+    skip_tagged_fields,
 )
 from penstock.protocol.tagged import (
     NodeEndpoint,
@@ -151,11 +152,11 @@ def _decode_classic(version: int, body: memoryview) -> FetchRequest:
         session_id, session_epoch = 0, -1
         position = 17
     replica_id, max_wait_ms, min_bytes, max_bytes, isolation_level = head
-    partitions, position = _classic_partitions(version, body, position)
+    partitions, position, total = _classic_partitions(version, body, position)
     forgotten: list[tuple[str, bytes | None, int]] = []
     rack_id = ""
     if version >= 7:
-        forgotten, position = _classic_forgotten(body, position, len(partitions))
+        forgotten, position = _classic_forgotten(body, position, total)
     if version >= 11:
         (size_bytes,) = _read_int16(body, position)
         rack_id, position = read_string(body, position + 2, size_bytes)
@@ -165,7 +166,9 @@ def _decode_classic(version: int, body: memoryview) -> FetchRequest:
     return FetchRequest(replica_id, -1, max_wait_ms, min_bytes, max_bytes, *session)
 
 
-def _classic_partitions(version: int, body: memoryview, position: int) -> tuple[list[FetchPartition], int]:
+def _classic_partitions(
+    version: int, body: memoryview, position: int
+) -> tuple[list[FetchPartition], int, int]:
     layout = _PARTITION_9 if version >= 9 else _PARTITION_5 if version >= 5 else _PARTITION_4
     unpack, size = layout.unpack_from, layout.size
     end = len(body)
@@ -191,7 +194,7 @@ def _classic_partitions(version: int, body: memoryview, position: int) -> tuple[
             else:
                 (index, offset, limit), epoch, start = fields, -1, -1
             partitions.append(FetchPartition(topic, None, index, epoch, offset, -1, start, limit))
-    return partitions, position
+    return partitions, position, total
 
 
 def _classic_forgotten(
@@ -223,23 +226,28 @@ def _decode_flexible(version: int, body: memoryview) -> FetchRequest:
         *head, session_id, session_epoch = _HEAD_7(body, 0)
         replica_id, max_wait_ms, min_bytes, max_bytes, isolation_level = head
         position = 25
-    partitions, position = _flexible_partitions(version, body, position)
+    partitions, position, total = _flexible_partitions(version, body, position)
     forgotten: list[tuple[str, bytes | None, int]] = []
     if body[position] == 1:
         position += 1
     else:
-        forgotten, position = _flexible_forgotten(version, body, position, len(partitions))
+        forgotten, position, total = _flexible_forgotten(version, body, position, total)
     size_bytes, position = decode_uvarint(body, position)
     rack_id, position = read_string(body, position, size_bytes - 1) if size_bytes != 1 else ("", position)
     session = isolation_level, session_id, session_epoch, partitions, forgotten, rack_id, None
     request = FetchRequest(replica_id, -1, max_wait_ms, min_bytes, max_bytes, *session)
-    position = position + 1 if body[position] == 0 else _request_tags(version, request, body, position)
+    if body[position] == 0:
+        position += 1
+    else:
+        position = _request_tags(version, request, body, position, total)
     if position != len(body):
         raise DecodeError(f"{len(body) - position} bytes behind the fetch request")
     return request
 
 
-def _flexible_partitions(version: int, body: memoryview, position: int) -> tuple[list[FetchPartition], int]:
+def _flexible_partitions(
+    version: int, body: memoryview, position: int
+) -> tuple[list[FetchPartition], int, int]:
     unpack, size = _PARTITION_12.unpack_from, _PARTITION_12.size
     topic_count, position = read_compact_count(body, position, 18 if version >= FIRST_WITH_TOPIC_ID else 3, 0)
     total = topic_count
@@ -255,15 +263,18 @@ def _flexible_partitions(version: int, body: memoryview, position: int) -> tuple
             if body[position] == 0:
                 position += 1
             else:
-                position = _partition_tags(version, partition, body, position)
+                position, total = _partition_tags(version, partition, body, position, total)
             partitions.append(partition)
-        position = position + 1 if body[position] == 0 else read_tagged_fields(body, position)[1]
-    return partitions, position
+        if body[position] == 0:
+            position += 1
+        else:
+            position, total = skip_tagged_fields(body, position, total)
+    return partitions, position, total
 
 
 def _flexible_forgotten(
     version: int, body: memoryview, position: int, total: int
-) -> tuple[list[tuple[str, bytes | None, int]], int]:
+) -> tuple[list[tuple[str, bytes | None, int]], int, int]:
     topic_count, position = read_compact_count(
         body, position, 18 if version >= FIRST_WITH_TOPIC_ID else 3, total
     )
@@ -274,8 +285,8 @@ def _flexible_forgotten(
         count, position = read_compact_count(body, position, 4, total)
         total += count
         forgotten += [(topic, topic_id, _read_int32(body, position + 4 * i)[0]) for i in range(count)]
-        position = read_tagged_fields(body, position + 4 * count)[1]
-    return forgotten, position
+        position, total = skip_tagged_fields(body, position + 4 * count, total)
+    return forgotten, position, total
 
 
 def _topic(version: int, body: memoryview, position: int) -> tuple[str, bytes | None, int]:
@@ -286,8 +297,10 @@ def _topic(version: int, body: memoryview, position: int) -> tuple[str, bytes | 
     return topic, None, position
 
 
-def _partition_tags(version: int, partition: FetchPartition, body: memoryview, position: int) -> int:
-    fields, position = read_tagged_fields(body, position)
+def _partition_tags(
+    version: int, partition: FetchPartition, body: memoryview, position: int, total: int
+) -> tuple[int, int]:
+    fields, position, total = read_tagged_fields(body, position, total)
     for tag, start, stop in fields:
         if tag == 0 and version >= 17:
             if stop - start != 16:
@@ -295,11 +308,11 @@ def _partition_tags(version: int, partition: FetchPartition, body: memoryview, p
             partition.replica_directory_id = bytes(body[start:stop])
         elif tag == 1 and version >= 18 and stop - start != 8:  # the follower's high watermark: unused here
             raise DecodeError(f"a high watermark of {stop - start} bytes")
-    return position
+    return position, total
 
 
-def _request_tags(version: int, request: FetchRequest, body: memoryview, position: int) -> int:
-    fields, position = read_tagged_fields(body, position)
+def _request_tags(version: int, request: FetchRequest, body: memoryview, position: int, total: int) -> int:
+    fields, position, total = read_tagged_fields(body, position, total)
     for tag, start, stop in fields:
         if tag == 0:
             size_bytes, start = decode_uvarint(body, start)
@@ -308,7 +321,7 @@ def _request_tags(version: int, request: FetchRequest, body: memoryview, positio
             request.cluster_id = str(body[start:stop], "utf-8") if size_bytes else None
         elif tag == 1 and version >= 15:
             request.replica_id, request.replica_epoch = _REPLICA_STATE(body, start)
-            if read_tagged_fields(body[:stop], start + 12)[1] != stop:
+            if skip_tagged_fields(body[:stop], start + 12, total)[0] != stop:
                 raise DecodeError("a replica state that does not fill its field")
     return position
 

@@ -82,7 +82,7 @@ def read_request_header(frame: memoryview) -> RequestHeader:
     if not first <= version <= last:
         raise UnsupportedVersion(api_key, version, correlation_id, client_id)
     if version >= flexible_from:
-        position = skip_tagged_fields(frame, position)
+        position, _ = skip_tagged_fields(frame, position, 0)
     return RequestHeader(api_key, version, correlation_id, client_id, position)
 
 

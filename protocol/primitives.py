@@ -47,16 +47,17 @@ def decode_uvarint(buffer: Buffer, position: int) -> tuple[int, int]:
     return value, position
 
 
-def read_tagged_fields(buffer: Buffer, position: int) -> tuple[list[tuple[int, int, int]], int]:
-    """The tagged fields at `position` as (tag, start, end), and the position behind them all.
+def read_tagged_fields(
+    buffer: Buffer, position: int, total: int
+) -> tuple[list[tuple[int, int, int]], int, int]:
+    """The tagged fields at `position` as (tag, start, end), the position behind them all, and the new total of elements.
 
     Only whole fields within the buffer are returned; DecodeError otherwise. Order and repetition are the caller's
     business: Kafka's own reader takes the last of two.
     """
     count, position = decode_uvarint(buffer, position)
     end = len(buffer)
-    if count > (end - position) // 2:
-        raise DecodeError(f"{count} tagged fields in {end - position} bytes")
+    check_count(count, end - position, 2, total)
     found: list[tuple[int, int, int]] = []
     for _ in range(count):
         tag, position = decode_uvarint(buffer, position)
@@ -65,14 +66,15 @@ def read_tagged_fields(buffer: Buffer, position: int) -> tuple[list[tuple[int, i
             raise DecodeError(f"tagged field {tag} claims {size_bytes} bytes of {end - position}")
         found.append((tag, position, position + size_bytes))
         position += size_bytes
-    return found, position
+    return found, position, total + count
 
 
-def skip_tagged_fields(buffer: Buffer, position: int) -> int:
-    """The position behind the tagged fields at `position`, none of which is known here."""
+def skip_tagged_fields(buffer: Buffer, position: int, total: int) -> tuple[int, int]:
+    """The position behind the tagged fields at `position`, none of which is known here, and the new total of elements."""
     if position < len(buffer) and buffer[position] == 0:
-        return position + 1
-    return read_tagged_fields(buffer, position)[1]
+        return position + 1, total
+    _, position, total = read_tagged_fields(buffer, position, total)
+    return position, total
 
 
 def read_string(buffer: memoryview, position: int, size_bytes: int) -> tuple[str, int]:

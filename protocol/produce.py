@@ -166,10 +166,19 @@ def _decode_flexible(version: int, body: memoryview) -> ProduceRequest:
                 records = body[start:position]
             if position >= end:  # the tagged fields take one byte at least
                 raise DecodeError(f"records of {size_bytes - 1} bytes run past the end")
-            position = position + 1 if body[position] == 0 else skip_tagged_fields(body, position)
+            if body[position] == 0:
+                position += 1
+            else:
+                position, total = skip_tagged_fields(body, position, total)
             partitions.append(ProducePartition(topic, topic_id, index, records))
-        position = position + 1 if body[position] == 0 else skip_tagged_fields(body, position)
-    position = position + 1 if body[position] == 0 else skip_tagged_fields(body, position)
+        if body[position] == 0:
+            position += 1
+        else:
+            position, total = skip_tagged_fields(body, position, total)
+    if body[position] == 0:
+        position += 1
+    else:
+        position, total = skip_tagged_fields(body, position, total)
     if position != end:
         raise DecodeError(f"{end - position} bytes behind the produce request")
     return ProduceRequest(transactional_id, acks, timeout_ms, partitions)

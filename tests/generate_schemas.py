@@ -71,8 +71,9 @@ def field_name(field: KioField) -> str:
 def field_type(field: KioField) -> str:
     """The type as Kafka writes it: `int32`, `[]string`, `FetchTopic`, `[]FetchTopic`."""
     kind = introspect.classify_field(field)
-    kafka_type = field.metadata.get("kafka_type")
-    element: str = kind.type_.__name__ if kafka_type is None else WIRE_TYPES.get(kafka_type, kafka_type)
+    kafka_type: str | None = field.metadata.get("kafka_type")
+    name = str(kind.type_.__name__)
+    element = name if kafka_type is None else WIRE_TYPES.get(kafka_type, kafka_type)
     return f"[]{element}" if kind.is_array else element
 
 
@@ -112,8 +113,8 @@ def structures(root: type) -> dict[str, type]:
     """The structures that a message is made of, itself first, in the order of their appearance."""
     found = {root.__name__: root}
     for field in dataclasses.fields(root):
-        element = introspect.classify_field(field).type_
-        if dataclasses.is_dataclass(element):
+        element: Any = introspect.classify_field(field).type_
+        if isinstance(element, type) and dataclasses.is_dataclass(element):
             found |= {name: kind for name, kind in structures(element).items() if name not in found}
     return found
 
