@@ -1,0 +1,198 @@
+"""The load: sends frames made beforehand down one blocking socket and reads the answers, at the least cost of its own.
+
+Owns one connection for the length of a call. Knows nothing of who answers. Answers come in the order of the requests, so frames carry
+correlation ids 0 to window - 1 again and again and nothing is encoded while the clock runs. Every answer is checked for its
+correlation id and error code.
+"""
+
+import resource
+import socket
+import struct
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from bench.frames import (
+    CORRELATION_ID_POSITION,
+    Batch,
+    FetchAnswer,
+    ProduceAnswer,
+    fetch_request,
+    produce_answer,
+    produce_request,
+)
+
+Address = tuple[str, int]
+
+SOCKET_TIMEOUT_S = 60
+_SIZE = struct.Struct(">i")
+_OFFSET = struct.Struct(">q")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a measurement ends: at the first of these."""
+
+    seconds: float
+    bytes_max: int
+    requests_max: int = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What was done. `size_bytes` counts record batches, not frames; `latencies_s` has one entry for each answer."""
+
+    request_count: int
+    record_count: int
+    size_bytes: int
+    seconds: float
+    latencies_s: Sequence[float]
+    driver_cpu_seconds: float
+
+
+class LoadFailed(Exception):
+    """The server closed the connection or answered with an error."""
+
+
+def produce(address: Address, topic: str, batch: Batch, *, window: int, limits: Limits) -> Load:
+    """Send one batch over and over to partition 0, `window` requests in flight, all answered at the end.
+
+    Raises:
+        LoadFailed: an error in an answer, or the connection was lost.
+    """
+    frame = produce_request(topic, batch.data)
+    request_count_max = max(window, min(limits.requests_max, limits.bytes_max // len(batch.data)))
+    with _connect(address) as connection:
+        run = _ProduceRun(connection, topic, frame, window)
+        cpu = _own_cpu_seconds()
+        started = perf_counter()
+        run.run(started + limits.seconds, request_count_max)
+        seconds = perf_counter() - started
+        cpu = _own_cpu_seconds() - cpu
+    count = len(run.latencies_s)
+    return Load(count, count * batch.record_count, count * len(batch.data), seconds, run.latencies_s, cpu)
+
+
+class _ProduceRun:
+    def __init__(self, connection: socket.socket, topic: str, frame: bytes, window: int) -> None:
+        self._connection = connection
+        self._topic = topic
+        self._window = window
+        self._frame_size = len(frame)
+        frames = bytearray(frame * window)
+        for index in range(window):
+            _SIZE.pack_into(frames, index * len(frame) + CORRELATION_ID_POSITION, index)
+        self._frames = memoryview(frames)
+        self._sent_count = 0
+        self._send_times: deque[float] = deque()
+        self.latencies_s: list[float] = []
+
+    def run(self, deadline: float, request_count_max: int) -> None:
+        buffer = memoryview(bytearray(64 * 1024))
+        have = 0
+        answer: ProduceAnswer | None = None
+        self._send(self._window)
+        while self._send_times:
+            count = self._connection.recv_into(buffer[have:])
+            now = perf_counter()
+            if count == 0:
+                raise LoadFailed("the server closed the connection")
+            have += count
+            if answer is None:
+                if have < 4:
+                    continue
+                answer = produce_answer(self._topic, 4 + _SIZE.unpack_from(buffer)[0])
+            answered = self._take(answer, buffer, have, now)
+            taken = answered * answer.size_bytes
+            have -= taken
+            if have:
+                buffer[:have] = buffer[taken : taken + have]
+            if now < deadline:
+                self._send(min(answered, request_count_max - self._sent_count))
+
+    def _take(self, answer: ProduceAnswer, buffer: memoryview, have: int, now: float) -> int:
+        answered = have // answer.size_bytes
+        first = len(self.latencies_s)
+        for index in range(answered):
+            try:
+                answer.check(buffer, index * answer.size_bytes, (first + index) % self._window)
+            except ValueError as error:
+                raise LoadFailed(str(error)) from None
+            self.latencies_s.append(now - self._send_times.popleft())
+        return answered
+
+    def _send(self, count: int) -> None:
+        """Send the next `count` frames: in one call, or two where the ring of frames ends."""
+        while count > 0:
+            start = self._sent_count % self._window
+            step = min(count, self._window - start)
+            self._send_times.extend([perf_counter()] * step)
+            self._connection.sendall(
+                self._frames[start * self._frame_size : (start + step) * self._frame_size]
+            )
+            self._sent_count += step
+            count -= step
+
+
+def fetch(
+    address: Address, topic: str, *, end_offset: int, limits: Limits, partition_bytes_max: int = 1024 * 1024
+) -> Load:
+    """Read partition 0 from offset 0 to `end_offset` (exclusive), one request at a time, as consumers do.
+
+    Raises:
+        LoadFailed: an error in an answer, an answer without progress, or the connection was lost.
+    """
+    request, offset_position = fetch_request(topic, partition_bytes_max=partition_bytes_max)
+    answer = FetchAnswer(topic)
+    latencies_s: list[float] = []
+    size_bytes = offset = 0
+    with _connect(address) as connection:
+        buffer = memoryview(bytearray(2 * partition_bytes_max + 64 * 1024))
+        cpu = _own_cpu_seconds()
+        started = now = perf_counter()
+        deadline = started + limits.seconds
+        while offset < end_offset and now < deadline and size_bytes < limits.bytes_max:
+            _OFFSET.pack_into(request, offset_position, offset)
+            sent = now
+            connection.sendall(request)
+            received = _receive_answer(connection, buffer)
+            now = perf_counter()
+            latencies_s.append(now - sent)
+            try:
+                next_offset, count, _ = answer.read(buffer[:received], offset)
+            except ValueError as error:
+                raise LoadFailed(str(error)) from None
+            if next_offset <= offset:
+                raise LoadFailed(f"a fetch at offset {offset} of {end_offset} brought nothing")
+            offset = next_offset
+            size_bytes += count
+        seconds = now - started
+        cpu = _own_cpu_seconds() - cpu
+    return Load(len(latencies_s), offset, size_bytes, seconds, latencies_s, cpu)
+
+
+def _receive_answer(connection: socket.socket, buffer: memoryview) -> int:
+    """One whole answer into the start of `buffer`; returns its size with the length prefix."""
+    have, need = 0, 4
+    while have < need:
+        count = connection.recv_into(buffer[have:])
+        if count == 0:
+            raise LoadFailed("the server closed the connection")
+        have += count
+        if need == 4 and have >= 4:
+            need = 4 + _SIZE.unpack_from(buffer)[0]
+            if need > len(buffer):
+                raise LoadFailed(f"an answer of {need} bytes")
+    return have
+
+
+def _connect(address: Address) -> socket.socket:
+    connection = socket.create_connection(address, timeout=SOCKET_TIMEOUT_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def _own_cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
