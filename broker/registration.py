@@ -199,7 +199,9 @@ class Registration:
         if entry.lease_id:
             await self._store.revoke_lease(entry.lease_id)
         else:
-            await self._store.transact([Compare(entry.key, mod_revision=entry.mod_revision)], [Delete(entry.key)])
+            await self._store.transact(
+                [Compare(entry.key, mod_revision=entry.mod_revision)], [Delete(entry.key)]
+            )
 
     async def _register(self) -> None:
         sent = self._clock.monotonic()
