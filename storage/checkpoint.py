@@ -1,0 +1,115 @@
+"""Kafka's small text files: checkpoints (version, count, lines) and `partition.metadata`.
+
+Owns their syntax and that they are replaced atomically and durably. Knows neither what the numbers mean nor when to write them.
+
+    0                       version
+    2                       count of entries
+    orders 0 4711           entry: for offset checkpoints topic, partition, offset; for leader epochs epoch, start offset
+    orders 1 12
+
+Source: Kafka's `CheckpointFile`, `OffsetCheckpointFile`, `LeaderEpochCheckpointFile`, `PartitionMetadataFile`.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+
+from penstock.runtime.files import FileSystem, read_file, replace_file
+from penstock.storage.errors import CorruptFile
+
+VERSION = 0
+TOPIC_ID_SIZE_BYTES = 16
+_OFFSET_DIGITS_MAX = 20
+
+TopicPartition = tuple[str, int]
+
+
+def read_offset_checkpoint(files: FileSystem, path: str) -> dict[TopicPartition, int]:
+    """All offsets by (topic, partition); empty if the file is missing. Raises CorruptFile."""
+    offsets: dict[TopicPartition, int] = {}
+    for fields in _read_entries(files, path, field_count=3):
+        topic, partition, offset = fields
+        offsets[topic, _number(path, partition)] = _number(path, offset)
+    return offsets
+
+
+def write_offset_checkpoint(files: FileSystem, path: str, offsets: Mapping[TopicPartition, int]) -> None:
+    """Replace the file; durable on return, and untouched if this raises."""
+    _write_entries(
+        files, path, (f"{topic} {partition} {offsets[topic, partition]}" for topic, partition in offsets)
+    )
+
+
+def read_epoch_checkpoint(files: FileSystem, path: str) -> list[tuple[int, int]] | None:
+    """(leader epoch, start offset) in the order of the file; None if it is missing. Raises CorruptFile."""
+    try:
+        return [
+            (_number(path, epoch), _number(path, start_offset))
+            for epoch, start_offset in _read_entries(files, path, field_count=2, missing_ok=False)
+        ]
+    except FileNotFoundError:
+        return None
+
+
+def write_epoch_checkpoint(files: FileSystem, path: str, entries: Iterable[tuple[int, int]]) -> None:
+    """Replace the file; durable on return, and untouched if this raises."""
+    _write_entries(files, path, (f"{epoch} {start_offset}" for epoch, start_offset in entries))
+
+
+def read_partition_metadata(files: FileSystem, path: str) -> bytes | None:
+    """The 16 bytes of the topic id; None if the file is missing. Raises CorruptFile."""
+    try:
+        lines = _read_lines(files, path)
+    except FileNotFoundError:
+        return None
+    values = dict(line.split(": ", 1) for line in lines if ": " in line)
+    if values.get("version") != str(VERSION) or "topic_id" not in values:
+        raise CorruptFile("not a partition.metadata of version 0", path=path)
+    try:
+        topic_id = base64.b64decode(values["topic_id"] + "==", altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        topic_id = b""
+    if len(topic_id) != TOPIC_ID_SIZE_BYTES:
+        raise CorruptFile("the topic id is not the base64 of 16 bytes", path=path)
+    return topic_id
+
+
+def write_partition_metadata(files: FileSystem, path: str, topic_id: bytes) -> None:
+    """Replace the file; durable on return."""
+    text = base64.urlsafe_b64encode(topic_id).decode().rstrip("=")
+    replace_file(files, path, f"version: {VERSION}\ntopic_id: {text}".encode())
+
+
+def _read_lines(files: FileSystem, path: str) -> list[str]:
+    try:
+        return read_file(files, path).decode().splitlines()
+    except UnicodeDecodeError:
+        raise CorruptFile("not text", path=path) from None
+
+
+def _read_entries(
+    files: FileSystem, path: str, *, field_count: int, missing_ok: bool = True
+) -> list[list[str]]:
+    try:
+        lines = _read_lines(files, path)
+    except FileNotFoundError:
+        if missing_ok:
+            return []
+        raise
+    if len(lines) < 2 or lines[0] != str(VERSION) or lines[1] != str(len(lines) - 2):
+        raise CorruptFile("version or count of entries is wrong", path=path)
+    entries = [line.split(" ") for line in lines[2:]]
+    if any(len(fields) != field_count for fields in entries):
+        raise CorruptFile(f"an entry has not {field_count} fields", path=path)
+    return entries
+
+
+def _write_entries(files: FileSystem, path: str, entries: Iterable[str]) -> None:
+    lines = list(entries)
+    replace_file(files, path, "\n".join([str(VERSION), str(len(lines)), *lines, ""]).encode())
+
+
+def _number(path: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > _OFFSET_DIGITS_MAX:
+        raise CorruptFile(f"{text[:_OFFSET_DIGITS_MAX]!r} is not a number", path=path)
+    return int(text)

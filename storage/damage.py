@@ -1,0 +1,74 @@
+"""Telling a torn tail from damage.
+
+Owns the search for a good batch in bytes that do not chain. Changes nothing.
+
+A power cut tears what was being written, at the end of the log. So bytes that are no good batch may be cut only if no good batch
+follows anywhere behind them; one that does was written later, and what lies before it was lost in another way.
+"""
+
+import struct
+
+from crc32c import crc32c
+
+from penstock.protocol.record_batch import (
+    ATTRIBUTES_POSITION,
+    CRC_POSITION,
+    HEADER_SIZE_BYTES,
+    LENGTH_PREFIX_SIZE_BYTES,
+    MAGIC,
+    MAGIC_POSITION,
+)
+from penstock.runtime.files import File, FileSystem
+
+CHUNK_BYTES = 4 << 20
+OFFSET_SPAN_MAX = 2**31
+"""How far above the expected offset a batch may lie and still be taken for one of this log."""
+
+_MAGIC_BYTE = bytes((MAGIC,))
+_PREFIX = struct.Struct(">qi")
+_CRC = struct.Struct(">I")
+
+
+def find_valid_batch(
+    files: FileSystem, path: str, start_position: int, end_position: int, expected_offset: int
+) -> int | None:
+    """The position of the first whole batch with a right checksum that begins after `start_position`; None if there is none.
+
+    Its base offset must lie above `expected_offset`, or at it where the search starts with the file. Raises StorageError.
+    """
+    file = files.open(path)
+    try:
+        position = start_position if start_position == 0 else start_position + 1
+        while position + HEADER_SIZE_BYTES <= end_position:
+            count = min(CHUNK_BYTES, end_position - position)
+            chunk = file.pread(count, position)
+            found = _search_chunk(file, chunk, position, end_position, expected_offset)
+            if found is not None:
+                return found
+            position += max(1, count - HEADER_SIZE_BYTES + 1)
+        return None
+    finally:
+        file.close()
+
+
+def _search_chunk(
+    file: File, chunk: bytes, chunk_position: int, end_position: int, expected_offset: int
+) -> int | None:
+    """Look at every byte that could be a batch's magic."""
+    at = chunk.find(_MAGIC_BYTE, MAGIC_POSITION)
+    while at >= 0:
+        start = at - MAGIC_POSITION
+        if start + HEADER_SIZE_BYTES > len(chunk):
+            return None
+        base_offset, batch_length = _PREFIX.unpack_from(chunk, start)
+        position = chunk_position + start
+        if (
+            0 <= base_offset - expected_offset <= OFFSET_SPAN_MAX
+            and batch_length >= HEADER_SIZE_BYTES - LENGTH_PREFIX_SIZE_BYTES
+            and position + LENGTH_PREFIX_SIZE_BYTES + batch_length <= end_position
+        ):
+            batch = memoryview(file.pread(LENGTH_PREFIX_SIZE_BYTES + batch_length, position))
+            if crc32c(batch[ATTRIBUTES_POSITION:]) == _CRC.unpack_from(batch, CRC_POSITION)[0]:
+                return position
+        at = chunk.find(_MAGIC_BYTE, at + 1)
+    return None

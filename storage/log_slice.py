@@ -1,0 +1,54 @@
+"""A range of one segment's file on its way to a reader.
+
+Owns the hold on the file, so that eviction, deletion and truncation of the segment leave the bytes readable until `release`.
+"""
+
+from typing import Self
+
+from penstock.runtime.files import File
+from penstock.storage.segment_files import SegmentFiles, SharedFile
+
+
+class LogSlice:
+    """`count` bytes at `position` of `file`: whole batches, but for the last one where `max_bytes` cut it.
+
+    An empty slice has count 0 and no file to send from.
+    """
+
+    __slots__ = ("_pool", "_shared", "count", "position")
+
+    def __init__(
+        self, pool: SegmentFiles | None, shared: SharedFile | None, position: int, count: int
+    ) -> None:
+        self._pool = pool
+        self._shared = shared
+        self.position = position
+        self.count = count
+
+    @property
+    def file(self) -> File:
+        """The open file; only while the slice is held and not empty."""
+        assert self._shared is not None, "an empty or released slice has no file"
+        return self._shared.file
+
+    def read(self) -> bytes:
+        """The bytes themselves, for those who don't send the file. May wait for the disk."""
+        return self.file.pread(self.count, self.position) if self.count else b""
+
+    def release(self) -> None:
+        """Let go of the file; twice is allowed."""
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            assert self._pool is not None
+            self._pool.release(shared)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def empty_slice() -> LogSlice:
+    """Nothing to read."""
+    return LogSlice(None, None, 0, 0)

@@ -1,0 +1,52 @@
+"""What opening a directory hands over to the log, and what it reports.
+
+Only data: `recovery` fills it, `Log` takes it.
+"""
+
+from dataclasses import dataclass, field
+
+from penstock.storage.epoch_cache import EpochCache
+from penstock.storage.log_config import LogConfig
+from penstock.storage.producer_state import ProducerState
+from penstock.storage.segment import Segment
+from penstock.storage.segment_files import SegmentFiles
+
+
+@dataclass(slots=True)
+class OpenReport:
+    """What opening changed on disk, for the log lines of the broker."""
+
+    cut_path: str = ""
+    cut_position: int = 0
+    cut_bytes: int = 0
+    """Bytes of a torn tail that were cut off `cut_path` at `cut_position`."""
+    removed_segments: list[str] = field(default_factory=list[str])
+    rebuilt_indexes: list[str] = field(default_factory=list[str])
+    verified_bytes: int = 0
+    """Read, checked, written again and synced because they lay above the recovery point."""
+    notes: list[str] = field(default_factory=list[str])
+
+    @property
+    def changed_anything(self) -> bool:
+        """Whether there is something to tell."""
+        return bool(self.cut_bytes or self.removed_segments or self.rebuilt_indexes or self.notes)
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenedState:
+    """All that a log consists of once its directory has been read: handed from `recovery` to `Log`."""
+
+    pool: SegmentFiles
+    directory: str
+    topic_id: bytes
+    config: LogConfig
+    segments: tuple[Segment, ...]
+    log_start_offset: int
+    log_end_offset: int
+    epochs: EpochCache
+    epochs_on_disk: int
+    """The latest epoch in the checkpoint file; -1 without one."""
+    producers: ProducerState
+    snapshot_offset: int
+    """Where a producer snapshot is known to be on disk; -1 if none."""
+    report: OpenReport

@@ -1,0 +1,198 @@
+"""The open descriptors and loaded indexes of all logs of a broker, both bounded.
+
+Owns when a segment's file is opened and closed. Knows neither offsets nor batches.
+
+A segment's file is opened on first use. The active segment's stays open from its first append to its roll; the others are closed
+least recently used first. A slice that is being sent holds the file: evicted or deleted meanwhile, it is closed when the last slice
+is released.
+
+Invariants:
+    - `users`, `retired` and a segment's `shared` change under the lock only; the lock is never held across a system call.
+    - Once retired, a file gets no new users.
+"""
+
+import threading
+from collections import OrderedDict
+from typing import Protocol
+
+from penstock.runtime.files import File, FileSystem
+
+OPEN_FILES_MAX = 1024
+INDEX_BYTES_MAX = 64 << 20
+
+
+class SharedFile:
+    """An open file and how many hold it."""
+
+    __slots__ = ("file", "owner", "pinned", "retired", "users")
+
+    def __init__(self, file: File, owner: "FileOwner") -> None:
+        self.file = file
+        self.owner = owner
+        self.users = 0
+        self.pinned = False
+        self.retired = False
+
+
+class FileOwner(Protocol):
+    """A segment, as seen from here."""
+
+    shared: SharedFile | None
+    is_gone: bool
+
+    @property
+    def path(self) -> str:
+        """Of the log file."""
+        ...
+
+    def drop_indexes(self) -> None:
+        """Forget the loaded indexes."""
+        ...
+
+
+class SegmentFiles:
+    """Shared by all logs of a process; safe for all threads."""
+
+    def __init__(
+        self,
+        files: FileSystem,
+        *,
+        open_files_max: int = OPEN_FILES_MAX,
+        index_bytes_max: int = INDEX_BYTES_MAX,
+    ) -> None:
+        self.files = files
+        self._open_files_max = open_files_max
+        self._index_bytes_max = index_bytes_max
+        self._lock = threading.Lock()
+        self._unpinned: OrderedDict[SharedFile, None] = OrderedDict()
+        self._indexes: OrderedDict[FileOwner, int] = OrderedDict()
+        self._index_bytes = 0
+        self._open_count = 0
+
+    @property
+    def open_count(self) -> int:
+        """Descriptors held now."""
+        return self._open_count
+
+    def acquire_open(self, owner: FileOwner) -> SharedFile | None:
+        """The owner's file with one more user, if it is open; no system call. Give it back with `release`."""
+        with self._lock:
+            shared = owner.shared
+            if shared is not None:
+                shared.users += 1
+                if not shared.pinned:
+                    self._unpinned.move_to_end(shared)
+            return shared
+
+    def acquire(self, owner: FileOwner) -> SharedFile:
+        """The same, opened if need be. Raises FileNotFoundError when the segment has been deleted, StorageError."""
+        shared = self.acquire_open(owner)
+        while shared is None:
+            self._open(owner)
+            shared = self.acquire_open(owner)
+        return shared
+
+    def pin(self, owner: FileOwner) -> File:
+        """Open the owner's file to stay open until `unpin` or `retire`."""
+        while True:
+            shared = self.acquire(owner)
+            with self._lock:
+                kept = not shared.retired
+                if kept:
+                    shared.pinned = True
+                    self._unpinned.pop(shared, None)
+            self.release(shared)
+            if kept:
+                return shared.file
+
+    def unpin(self, owner: FileOwner) -> None:
+        """Let the file be closed when others are needed more."""
+        with self._lock:
+            shared = owner.shared
+            if shared is None or not shared.pinned:
+                return
+            shared.pinned = False
+            self._unpinned[shared] = None
+        self._close_surplus()
+
+    def release(self, shared: SharedFile) -> None:
+        """Give back what `acquire` gave."""
+        with self._lock:
+            shared.users -= 1
+            closing = shared.users == 0 and shared.retired
+        if closing:
+            self._close(shared)
+
+    def retire(self, owner: FileOwner) -> bool:
+        """Close the owner's file as soon as nobody holds it; returns whether somebody does.
+
+        A later `acquire` opens the path again, unless the owner is gone.
+        """
+        with self._lock:
+            shared = owner.shared
+            if shared is None:
+                return False
+            self._detach(shared)
+            held = shared.users > 0
+        if not held:
+            self._close(shared)
+        return held
+
+    def is_held(self, owner: FileOwner) -> bool:
+        """Whether a slice holds the owner's file."""
+        with self._lock:
+            return owner.shared is not None and owner.shared.users > 0
+
+    def note_indexes(self, owner: FileOwner, size_bytes: int) -> None:
+        """Count the indexes that a closed segment has loaded or used again, and drop others past the bound."""
+        dropped: list[FileOwner] = []
+        with self._lock:
+            self._index_bytes += size_bytes - self._indexes.pop(owner, 0)
+            self._indexes[owner] = size_bytes
+            while self._index_bytes > self._index_bytes_max and len(self._indexes) > 1:
+                other, freed = self._indexes.popitem(last=False)
+                self._index_bytes -= freed
+                dropped.append(other)
+        for other in dropped:
+            other.drop_indexes()
+
+    def forget_indexes(self, owner: FileOwner) -> None:
+        """Count the owner's indexes no longer."""
+        with self._lock:
+            self._index_bytes -= self._indexes.pop(owner, 0)
+
+    def _open(self, owner: FileOwner) -> None:
+        file = self.files.open(owner.path, write=True)
+        with self._lock:
+            surplus = owner.shared is not None or owner.is_gone
+            if not surplus:
+                shared = owner.shared = SharedFile(file, owner)
+                self._unpinned[shared] = None
+                self._open_count += 1
+        if surplus:
+            file.close()
+            if owner.is_gone:
+                raise FileNotFoundError(owner.path)
+        self._close_surplus()
+
+    def _close_surplus(self) -> None:
+        while True:
+            with self._lock:
+                if len(self._unpinned) <= self._open_files_max:
+                    return
+                shared = next(iter(self._unpinned))
+                self._detach(shared)
+                held = shared.users > 0
+            if not held:
+                self._close(shared)
+
+    def _detach(self, shared: SharedFile) -> None:
+        shared.owner.shared = None
+        shared.retired = True
+        shared.pinned = False
+        self._unpinned.pop(shared, None)
+
+    def _close(self, shared: SharedFile) -> None:
+        with self._lock:
+            self._open_count -= 1
+        shared.file.close()

@@ -1,0 +1,198 @@
+"""From a time to an offset: the first record at or after it, and the record with the largest one.
+
+Owns the search through the time indexes and inside of a batch. Changes nothing. Waits for the disk, so it is for workers.
+
+Invariant: an entry of a time index is only a hint where to start. The search starts at a batch that is checked to be the one that the
+entry names, so a wrong entry costs a rebuild of the index and never a wrong answer.
+
+Source: Kafka's `UnifiedLog.fetchOffsetByTimestamp`, `LogSegment.findOffsetByTimestamp`; KIP-79, KIP-734.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from penstock.protocol.compression import DecompressionTooLarge
+from penstock.protocol.errors import DecodeError
+from penstock.protocol.record_batch import LOG_APPEND_TIME_FLAG, BatchHeader
+from penstock.protocol.records import iterate_records
+from penstock.runtime.files import File
+from penstock.storage.batch_walk import ChainRules, check_batch, walk_headers
+from penstock.storage.errors import CorruptBatch
+from penstock.storage.log_reader import Segments
+from penstock.storage.segment import Indexes, Segment, ensure_indexes, rebuild_indexes
+
+DECOMPRESSED_BYTES_MAX = 1 << 30
+"""Of one batch that is looked into."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimestampOffset:
+    """A record, by its time and place."""
+
+    timestamp_ms: int
+    offset: int
+    leader_epoch: int
+
+
+def find_by_timestamp(
+    segments: Segments, timestamp_ms: int, start_offset: int, end_offset: int, rules: ChainRules
+) -> TimestampOffset | None:
+    """The first record within [start_offset, end_offset) whose timestamp is at least `timestamp_ms`; None if there is none."""
+    for segment in _segments_within(segments, start_offset, end_offset):
+        indexes = _indexes(segment, rules)
+        if segment.largest_timestamp_ms < timestamp_ms:
+            continue
+        shared = segment.pool.acquire(segment)
+        try:
+            found = _find_in_segment(
+                segment, shared.file, indexes, timestamp_ms, start_offset, end_offset, rules
+            )
+        finally:
+            segment.pool.release(shared)
+        if found is not None:
+            return found
+    return None
+
+
+def max_timestamp(
+    segments: Segments, start_offset: int, end_offset: int, rules: ChainRules
+) -> TimestampOffset | None:
+    """The first of the records with the largest timestamp within [start_offset, end_offset); None if there are no records."""
+    best: tuple[int, Segment, int] | None = None
+    for segment in _segments_within(segments, start_offset, end_offset):
+        indexes = _indexes(segment, rules)
+        if best is not None and segment.largest_timestamp_ms <= best[0]:
+            continue
+        shared = segment.pool.acquire(segment)
+        try:
+            position = _start_for_max(segment, shared.file, indexes, end_offset, rules)
+            for batch_position, header in _headers(segment, shared.file, position, start_offset, end_offset):
+                if best is None or header.max_timestamp > best[0]:
+                    best = (header.max_timestamp, segment, batch_position)
+        finally:
+            segment.pool.release(shared)
+    if best is None:
+        return None
+    timestamp_ms, segment, position = best
+    shared = segment.pool.acquire(segment)
+    try:
+        _, header = next(walk_headers(shared.file, position, segment.size_bytes))
+        return _find_in_batch(shared.file, position, header, timestamp_ms, start_offset, rules)
+    finally:
+        segment.pool.release(shared)
+
+
+def _segments_within(segments: Segments, start_offset: int, end_offset: int) -> Iterator[Segment]:
+    for number, segment in enumerate(segments):
+        is_below = number + 1 < len(segments) and segments[number + 1].base_offset <= start_offset
+        if segment.base_offset < end_offset and not is_below and segment.size_bytes > 0:
+            yield segment
+
+
+def _indexes(segment: Segment, rules: ChainRules) -> Indexes:
+    return segment.indexes if segment.indexes is not None else ensure_indexes(segment, rules)
+
+
+def _find_in_segment(
+    segment: Segment,
+    file: File,
+    indexes: Indexes,
+    timestamp_ms: int,
+    start_offset: int,
+    end_offset: int,
+    rules: ChainRules,
+) -> TimestampOffset | None:
+    position = _start_for_time(segment, file, indexes, timestamp_ms, rules)
+    for batch_position, header in _headers(segment, file, position, start_offset, end_offset):
+        if header.max_timestamp >= timestamp_ms:
+            found = _find_in_batch(file, batch_position, header, timestamp_ms, start_offset, rules)
+            if found is not None:
+                return found
+    return None
+
+
+def _headers(
+    segment: Segment, file: File, position: int, start_offset: int, end_offset: int
+) -> Iterator[tuple[int, BatchHeader]]:
+    for batch_position, header in walk_headers(file, position, segment.size_bytes):
+        if header.base_offset >= end_offset:
+            return
+        if header.last_offset >= start_offset:
+            yield batch_position, header
+
+
+def _start_for_time(
+    segment: Segment, file: File, indexes: Indexes, timestamp_ms: int, rules: ChainRules
+) -> int:
+    """The position of a batch before which all timestamps are below `timestamp_ms`."""
+    entry = indexes.by_time.count_below_timestamp(timestamp_ms) - 1
+    while entry >= 0:
+        relative_offset = indexes.by_time.relative_offsets[entry]
+        position = _position_of(segment, file, indexes, relative_offset, indexes.by_time.timestamps[entry])
+        if position is not None:
+            return position
+        rebuilt = _rebuilt(segment, indexes, rules)
+        if rebuilt is None:
+            return 0
+        indexes = rebuilt
+        entry = indexes.by_time.count_below_timestamp(timestamp_ms) - 1
+    return 0
+
+
+def _start_for_max(segment: Segment, file: File, indexes: Indexes, end_offset: int, rules: ChainRules) -> int:
+    """The position of a batch before which no timestamp is larger than at it or after it, below `end_offset`."""
+    entry = indexes.by_time.count_below_offset(end_offset - segment.base_offset) - 1
+    if entry < 0:
+        return 0
+    relative_offset = indexes.by_time.relative_offsets[entry]
+    position = _position_of(segment, file, indexes, relative_offset, indexes.by_time.timestamps[entry])
+    if position is not None:
+        return position
+    rebuilt = _rebuilt(segment, indexes, rules)
+    return 0 if rebuilt is None else _start_for_max(segment, file, rebuilt, end_offset, rules)
+
+
+def _rebuilt(segment: Segment, indexes: Indexes, rules: ChainRules) -> Indexes | None:
+    """New indexes in place of wrong ones; None where that can't help: the active segment's, or just rebuilt ones."""
+    if segment.file is not None or segment.tail is not None:
+        return None
+    rebuilt = rebuild_indexes(segment, rules)
+    same = rebuilt.by_time.timestamps == indexes.by_time.timestamps and (
+        rebuilt.by_time.relative_offsets == indexes.by_time.relative_offsets
+    )
+    return None if same else rebuilt
+
+
+def _position_of(
+    segment: Segment, file: File, indexes: Indexes, relative_offset: int, timestamp_ms: int
+) -> int | None:
+    """The position of the batch that ends with the offset and has that largest timestamp; None if there is no such batch."""
+    entry = indexes.by_offset.floor(relative_offset)
+    position = indexes.by_offset.positions[entry] if entry >= 0 else 0
+    last_offset = segment.base_offset + relative_offset
+    try:
+        for batch_position, header in walk_headers(file, position, segment.size_bytes):
+            if header.last_offset >= last_offset:
+                is_named = header.last_offset == last_offset and header.max_timestamp == timestamp_ms
+                return batch_position if is_named else None
+    except CorruptBatch:
+        return None
+    return None
+
+
+def _find_in_batch(
+    file: File, position: int, header: BatchHeader, timestamp_ms: int, start_offset: int, rules: ChainRules
+) -> TimestampOffset | None:
+    epoch = header.partition_leader_epoch
+    if header.attributes & LOG_APPEND_TIME_FLAG:
+        return TimestampOffset(header.max_timestamp, max(header.base_offset, start_offset), epoch)
+    batch = memoryview(file.pread(header.size_bytes, position))
+    check_batch(file.path, position, header, batch, -1, rules)
+    try:
+        for record in iterate_records(batch, output_max_bytes=DECOMPRESSED_BYTES_MAX):
+            if record.timestamp >= timestamp_ms and record.offset >= start_offset:
+                return TimestampOffset(record.timestamp, record.offset, epoch)
+    except (DecodeError, DecompressionTooLarge):
+        # The checksum is right, so the disk is: its producer wrote what nobody can read. The batch as a whole is the answer.
+        return TimestampOffset(header.max_timestamp, max(header.base_offset, start_offset), epoch)
+    return None
