@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 ROOT = str(Path(__file__).parent.parent)
-if ROOT not in sys.path:  # `bench.peers` and `tests.support` are found from the root, wherever pytest was called
+if (
+    ROOT not in sys.path
+):  # `bench.peers` and `tests.support` are found from the root, wherever pytest was called
     sys.path.append(ROOT)
 
-from tests.support.requirements import IN_CI  # noqa: E402
+from tests.support.requirements import IN_CI
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-
 from tests.support.processes import RunningServer, running_server
 from tests.support.wire import Connection, connect
 

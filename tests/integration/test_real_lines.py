@@ -5,7 +5,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import pytest
-
 from tests.support import batches, loghub
 from tests.support.clients import CODECS, aiokafka_client, java, kafka_python, kcat, librdkafka
 from tests.support.processes import RunningServer
@@ -83,5 +82,7 @@ def test_a_client_silently_sends_another_codec_than_asked(
     topic = topics[producer].result(TOPIC_LIMIT_S)
     with connect(server.bootstrap) as connection:
         answer = fetch(connection, topic, 0)
-    codecs = [CODEC_NUMBERS[batches.codec_number_of(batch)] for batch in batches.split_batches(answer.records)]
+    codecs = [
+        CODEC_NUMBERS[batches.codec_number_of(batch)] for batch in batches.split_batches(answer.records)
+    ]
     assert list(dict.fromkeys(codecs)) == list(CODECS)

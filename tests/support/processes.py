@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -195,7 +195,7 @@ def running_server(
     settings: Mapping[str, str] | None = None,
     *,
     environment: Mapping[str, str] | None = None,
-) -> Iterator[RunningServer]:
+) -> Generator[RunningServer]:
     """A fresh broker whose files are below `directory`; killed when the block is left."""
     with contextlib.ExitStack() as stack:
         if IS_KAFKA:

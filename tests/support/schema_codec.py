@@ -157,9 +157,7 @@ class Encoder:
         return _zero(shape)
 
     def _tagged(self, fields: Sequence[FieldShape], values: Mapping[str, Any], path: str) -> None:
-        present = [
-            each for each in fields if each.name in values or (self.fill_arrays and each.is_array)
-        ]
+        present = [each for each in fields if each.name in values or (self.fill_arrays and each.is_array)]
         self.out += uvarint(len(present))
         for each in sorted(present, key=lambda shape: shape.tag or 0):
             inner = Encoder(fill_arrays=self.fill_arrays)
@@ -315,7 +313,9 @@ def decode_response(api: str, version: int, body: bytes) -> Any:
     """The body of a response; an AssertionError when bytes are left over or a field is not what it may be."""
     decoder = Decoder(body)
     response = decoder.entity(load(api, version, EntityType.response))
-    assert decoder.position == len(body), f"{len(body) - decoder.position} bytes left over in {api} v{version}"
+    assert decoder.position == len(body), (
+        f"{len(body) - decoder.position} bytes left over in {api} v{version}"
+    )
     return response
 
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.support import batches
+from tests.support.deadline import until
+from tests.support.errors import ErrorCode
+from tests.support.processes import IS_KAFKA
 from tests.support.wire import Connection
 
 TIMEOUT_MS = 10_000
@@ -35,7 +38,21 @@ def create_topic(
     topic = {"name": name, "num_partitions": partitions, "replication_factor": 1, "configs": told}
     reply = connection.request("create_topics", CREATE_TOPICS_VERSION, topics=[topic], timeout=TIMEOUT_MS)
     assert reply.topics[0].error_code == 0, reply
+    if IS_KAFKA:  # it answers before its partitions do; Penstock may not
+        await_partitions(connection, name, partitions)
     return name
+
+
+def await_partitions(connection: Connection, topic: str, partitions: int) -> None:
+    """Wait until each partition is served."""
+    wanted = [{"partition_index": index, "timestamp": LATEST} for index in range(partitions)]
+
+    def served() -> bool:
+        topics = [{"name": topic, "partitions": wanted}]
+        reply = connection.request("list_offsets", LIST_OFFSETS_VERSION, replica_id=-1, topics=topics)
+        return all(each.error_code == 0 for each in reply.topics[0].partitions)
+
+    until(served, f"the {partitions} partitions of {topic}")
 
 
 def topic_id(connection: Connection, topic: str) -> bytes:
@@ -143,6 +160,12 @@ def list_offset(connection: Connection, topic: str, timestamp: int, *, partition
 def init_producer_id(connection: Connection, **values: Any) -> tuple[int, int]:
     """A new (producer id, epoch)."""
     values = {"transactional_id": None, "transaction_timeout": 0, **values}
-    reply = connection.request("init_producer_id", 4, **values)
+
+    def ask() -> Any:
+        reply = connection.request("init_producer_id", 4, **values)
+        is_loading = IS_KAFKA and reply.error_code == ErrorCode.coordinator_load_in_progress
+        return None if is_loading else reply
+
+    reply = until(ask, "a producer id")
     assert reply.error_code == 0, reply
     return reply.producer_id, reply.producer_epoch

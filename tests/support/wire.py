@@ -2,7 +2,7 @@
 
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -114,7 +114,7 @@ class Connection:
 
 
 @contextmanager
-def connect(bootstrap: str) -> Iterator[Connection]:
+def connect(bootstrap: str) -> Generator[Connection]:
     """A connection to `host:port`."""
     with Connection(address_of(bootstrap)) as connection:
         yield connection

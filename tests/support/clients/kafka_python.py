@@ -10,7 +10,9 @@ from tests.support.deadline import until
 from tests.support.requirements import need
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # it calls what Python deprecates; more so lazily, see WARNINGS
+    warnings.simplefilter(
+        "ignore", DeprecationWarning
+    )  # it calls what Python deprecates; more so lazily, see WARNINGS
     kafka: Any = importlib.import_module("kafka")  # untyped
     codecs: Any = importlib.import_module("kafka.codec")
 

@@ -13,7 +13,9 @@ from tests.support.requirements import need_program
 def run(*arguments: str, stdin: bytes = b"") -> bytes:
     """Run kcat to its end; returns its stdout. An AssertionError with its stderr when it fails."""
     program = need_program("kcat")
-    done = subprocess.run([program, *arguments], input=stdin, capture_output=True, timeout=LIMIT_S, check=False)
+    done = subprocess.run(
+        [program, *arguments], input=stdin, capture_output=True, timeout=LIMIT_S, check=False
+    )
     assert done.returncode == 0, f"kcat {' '.join(arguments)}: {done.stderr.decode(errors='replace')[-2000:]}"
     return done.stdout
 
