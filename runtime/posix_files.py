@@ -132,6 +132,9 @@ class PosixFile:
 
     def datasync(self) -> None:
         """Put data and size on the disk. A failure is final for this file."""
+        if self._descriptor < 0:
+            # Alone among the calls, this one takes a bad descriptor for a bad argument.
+            raise DiskError(os.strerror(errno.EBADF), path=self._path)
         try:
             _data_sync(self._descriptor)
         except OSError as error:

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 from trio.abc import Clock
 
+from penstock.runtime.network import Network
+from tests.support.file_systems import FILE_SYSTEMS, Disk
 from tests.support.metadata_stores import STORES, StorePlace
+from tests.support.networks import NETWORKS
 
 
 @pytest.fixture(params=sorted(STORES))
@@ -17,3 +20,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> StorePlace:
 def clock(place: StorePlace) -> Clock:
     """Asked for by tests in which time passes: pytest-trio runs them on it."""
     return place.clock
+
+
+@pytest.fixture(params=sorted(FILE_SYSTEMS))
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
+    return Disk(FILE_SYSTEMS[request.param](), tmp_path)
+
+
+@pytest.fixture(params=sorted(NETWORKS))
+def network(request: pytest.FixtureRequest) -> Network:
+    return NETWORKS[request.param]()

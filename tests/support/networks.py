@@ -1,0 +1,44 @@
+"""The networks that the contract suite runs against. A further one is one more entry in `NETWORKS`."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from penstock.runtime.network import Listener, Network, Stream
+from penstock.runtime.sockets import SocketNetwork
+
+NETWORKS: dict[str, Callable[[], Network]] = {"sockets": SocketNetwork}
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both ends of one connection, and the listener behind it."""
+
+    listener: Listener
+    client: Stream
+    server: Stream
+
+
+@asynccontextmanager
+async def connected(network: Network) -> AsyncGenerator[Pair, None]:
+    """A connection, closed at the end."""
+    listener = await network.listen(HOST, 0)
+    client = await network.connect(*listener.address)
+    server = await listener.accept()
+    try:
+        yield Pair(listener, client, server)
+    finally:
+        for end in (client, server, listener):
+            end.close()
+
+
+async def receive_exactly(stream: Stream, count: int) -> bytes:
+    """The next `count` bytes; fails at the end of the stream."""
+    received = bytearray()
+    buffer = bytearray(min(count, 65536) or 1)
+    while len(received) < count:
+        step = await stream.receive_into(memoryview(buffer)[: min(len(buffer), count - len(received))])
+        assert step, f"the stream ended after {len(received)} of {count} bytes"
+        received += buffer[:step]
+    return bytes(received)
