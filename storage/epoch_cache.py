@@ -27,7 +27,7 @@ class EpochCache:
     __slots__ = ("_entries", "_lock")
 
     def __init__(self, entries: Sequence[Entry] = ()) -> None:
-        self._entries = tuple(entries)
+        self._entries: tuple[Entry, ...] = tuple(entries)
         self._lock = threading.Lock()
 
     @property
@@ -93,10 +93,11 @@ class EpochCache:
         with self._lock:
             entries = self._entries
             index = bisect_right(entries, start_offset, key=_start_offset) - 1
-            if index < 0 or (index == 0 and entries[0][1] == start_offset):
+            if index < 0:
                 return False
-            self._entries = ((entries[index][0], start_offset), *entries[index + 1 :])
-            return True
+            kept = ((entries[index][0], start_offset), *entries[index + 1 :])
+            self._entries = kept
+            return kept != entries
 
     def clear(self) -> None:
         """Forget all."""

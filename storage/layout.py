@@ -16,6 +16,7 @@ SNAPSHOT_SUFFIX = ".snapshot"
 DELETED_SUFFIX = ".deleted"
 TEMPORARY_SUFFIX = ".tmp"
 DELETED_DIRECTORY_SUFFIX = "-delete"
+STRAY_DIRECTORY_SUFFIX = "-stray"
 
 SEGMENT_SUFFIXES = (LOG_SUFFIX, INDEX_SUFFIX, TIME_INDEX_SUFFIX, TRANSACTION_INDEX_SUFFIX)
 """What belongs to one segment, the log first: without it the rest is nothing."""
@@ -38,6 +39,7 @@ INDEX_ENTRY_SIZE_BYTES = 8
 TIME_INDEX_ENTRY_SIZE_BYTES = 12
 """Timestamp int64, relative offset int32."""
 
+OFFSET_MAX = 2**63 - 1
 RELATIVE_OFFSET_MAX = 2**31 - 1
 SEGMENT_SIZE_BYTES_MAX = 2**31 - 1
 
@@ -55,7 +57,9 @@ def segment_file_name(base_offset: int, suffix: str) -> str:
 def parse_segment_file_name(name: str) -> tuple[int, str] | None:
     """Offset and suffix; None for any other file, temporary and `.deleted` ones among them."""
     match = _SEGMENT_FILE.fullmatch(name)
-    return (int(match[1]), match[2]) if match else None
+    if match is None or int(match[1]) > OFFSET_MAX:
+        return None
+    return int(match[1]), match[2]
 
 
 def partition_directory_name(topic: str, partition: int) -> str:
@@ -71,12 +75,10 @@ def parse_partition_directory_name(name: str) -> tuple[str, int] | None:
     return match[1], int(match[2])
 
 
-def deleted_directory_name(topic: str, partition: int, unique: str) -> str:
-    """`<topic>-<partition>.<unique>-delete`, the topic cut as far as the file system's name limit asks for."""
-    rest = f"-{partition}.{unique}{DELETED_DIRECTORY_SUFFIX}"
+def put_aside_directory_name(topic: str, partition: int, unique: str, suffix: str) -> str:
+    """`<topic>-<partition>.<unique><suffix>`, the topic cut as far as the file system's name limit asks for.
+
+    `suffix` is `-delete` or `-stray`. No live partition has such a name, for theirs end in a number.
+    """
+    rest = f"-{partition}.{unique}{suffix}"
     return topic[: _FILE_NAME_LENGTH_MAX - len(rest)] + rest
-
-
-def is_deleted_directory_name(name: str) -> bool:
-    """Whether a directory waits for its removal. No live partition ends so, for its name ends in a number."""
-    return name.endswith(DELETED_DIRECTORY_SUFFIX)

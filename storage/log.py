@@ -19,7 +19,9 @@ Invariants:
 Source: Kafka's `UnifiedLog`, `LocalLog`.
 """
 
+import functools
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -44,10 +46,13 @@ from penstock.storage.errors import (
     StaleLeaderEpoch,
 )
 from penstock.storage.layout import (
+    DELETED_DIRECTORY_SUFFIX,
     LEADER_EPOCH_CHECKPOINT,
     RELATIVE_OFFSET_MAX,
     SNAPSHOT_SUFFIX,
     TEMPORARY_SUFFIX,
+    parse_partition_directory_name,
+    put_aside_directory_name,
     segment_file_name,
 )
 from penstock.storage.log_config import LogConfig
@@ -151,6 +156,10 @@ class Log:
     def epoch_entries(self) -> tuple[tuple[int, int], ...]:
         """(leader epoch, start offset), oldest first."""
         return self._epochs.entries
+
+    def epoch_at(self, offset: int) -> int:
+        """The leader epoch that `offset` lies in; -1 below the first."""
+        return self._epochs.epoch_at(offset)
 
     @property
     def largest_timestamp_ms(self) -> int:
@@ -546,12 +555,25 @@ class Log:
             finally:
                 self._close_files()
 
-    def mark_deleted(self) -> None:
-        """The directory is about to be renamed and removed: refuse everything from now on and let go of the files."""
+    def delete(self) -> Callable[[], None]:
+        """Take the log out of use and rename its directory to `*-delete`, durably, so that a new log can take its name.
+
+        Returns the function that removes the files; they are removed at the next start if it is never called. Slices stay readable
+        until released. Raises StorageError.
+        """
         with self._worker_lock:
             for segment in self._segments:
                 segment.is_gone = True
             self._close_files()
+            parent, _, name = self.directory.rpartition("/")
+            parsed = parse_partition_directory_name(name)
+            topic, partition = parsed if parsed is not None else (name, 0)
+            unique = self.topic_id.hex()
+            gone = put_aside_directory_name(topic, partition, unique, DELETED_DIRECTORY_SUFFIX)
+            target = f"{parent or '.'}/{gone}"
+            self._files.rename(self.directory, target)
+            self._files.sync_directory(parent or ".")
+        return functools.partial(self._files.remove_tree, target)
 
     def _close_files(self) -> None:
         if self._failure is None:

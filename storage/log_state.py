@@ -26,8 +26,7 @@ class OpenReport:
     """Read, checked, written again and synced because they lay above the recovery point."""
     notes: list[str] = field(default_factory=list[str])
 
-    @property
-    def changed_anything(self) -> bool:
+    def __bool__(self) -> bool:
         """Whether there is something to tell."""
         return bool(self.cut_bytes or self.removed_segments or self.rebuilt_indexes or self.notes)
 

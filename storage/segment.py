@@ -105,7 +105,7 @@ class Segment:
         self.path = f"{directory}/{segment_file_name(base_offset, LOG_SUFFIX)}"
         self.size_bytes = size_bytes
         self.trusted_from = size_bytes
-        self.checked = (0, 0)
+        self.checked: tuple[int, int] = (0, 0)
         self.shared: SharedFile | None = None
         self.file: File | None = None
         """The pinned file of the active segment once it has been appended to."""

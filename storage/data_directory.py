@@ -1,0 +1,294 @@
+"""The folder that holds all partitions of one broker, and what is written down about them as a whole.
+
+Owns the lock, `meta.properties`, the marker of a clean shutdown, the three checkpoint files, and the names of the partitions'
+directories. Knows nothing of what is inside a log.
+
+    meta.properties                    whose folder this is, and in which format
+    .lock                              held while a broker runs
+    .kafka_cleanshutdown               there while no broker has run since a clean stop
+    recovery-point-offset-checkpoint   below it each log was durable
+    log-start-offset-checkpoint        what DeleteRecords and retention have cut off
+    replication-offset-checkpoint      high watermarks
+    orders-0/                          a partition
+    orders-0.<topic id>-delete/        a deleted one on its way out
+    orders-0.<topic id>-stray/         one that the metadata store does not know; never removed by the broker
+
+Invariants:
+    - The marker is gone, durably, before any log is opened, and comes back only after all of them were closed without an error.
+    - An offset in a checkpoint is never that of an earlier partition of the same name: it is taken out, durably, before the new one exists.
+    - Writing a checkpoint keeps the entries of partitions that could not be opened: without its recovery point damage looks like a torn tail.
+
+Source: Kafka's `LogManager`, `MetaProperties`, `CleanShutdownFileHandler`.
+"""
+
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+
+from penstock.runtime.clock import Random
+from penstock.runtime.files import FileLock, FileSystem, read_file, replace_file
+from penstock.storage.checkpoint import (
+    TopicPartition,
+    read_offset_checkpoint,
+    read_partition_metadata,
+    write_offset_checkpoint,
+)
+from penstock.storage.errors import CorruptFile, DataDirectoryInUse, TopicIdMismatch, UnsupportedFormat
+from penstock.storage.layout import (
+    CLEAN_SHUTDOWN,
+    DELETED_DIRECTORY_SUFFIX,
+    FORMAT_VERSION,
+    HIGH_WATERMARK_CHECKPOINT,
+    LOCK,
+    LOG_START_CHECKPOINT,
+    META_PROPERTIES,
+    PARTITION_METADATA,
+    RECOVERY_POINT_CHECKPOINT,
+    STRAY_DIRECTORY_SUFFIX,
+    TEMPORARY_SUFFIX,
+    parse_partition_directory_name,
+    partition_directory_name,
+    put_aside_directory_name,
+)
+from penstock.storage.log import Log, create_log, open_log
+from penstock.storage.log_config import LogConfig
+from penstock.storage.segment_files import SegmentFiles
+
+_CLEAN_SHUTDOWN_CONTENT = b'{"version":0,"brokerEpoch":-1}'
+_KAFKA_VERSION = "1"
+_FORMAT_KEY = "penstock.format"
+
+
+class DataDirectory:
+    """See the module. Made by `open`; every method but the properties is for workers."""
+
+    def __init__(self, files: FileSystem, path: str, lock: FileLock, properties: dict[str, str]) -> None:
+        self.path = path
+        self.pool = SegmentFiles(files)
+        """The open files of all logs here."""
+        self.was_clean = False
+        """The broker before this one closed all logs, so opening verifies nothing."""
+        self.recovery_points: dict[TopicPartition, int] = {}
+        self.log_starts: dict[TopicPartition, int] = {}
+        self.high_watermarks: dict[TopicPartition, int] = {}
+        self.notes: list[str] = []
+        """What was found wrong and got over, for the broker's log."""
+        self._files = files
+        self._lock = lock
+        self._properties = properties
+
+    @classmethod
+    def open(
+        cls, files: FileSystem, path: str, node_id: int, random: Random | None = None
+    ) -> "DataDirectory":
+        """Lock the folder, made if it is missing, and read what stands in it besides the logs.
+
+        `random` gives a new folder its directory id; without it the id stays empty.
+
+        Raises:
+            DataDirectoryInUse: another process holds the lock.
+            UnsupportedFormat: written by a newer Penstock or for another node.
+            CorruptFile, StorageError
+        """
+        files.make_directories(path)
+        lock = files.lock(f"{path}/{LOCK}")
+        if lock is None:
+            raise DataDirectoryInUse("another process works in this data directory", path=path)
+        try:
+            directory = cls(files, path, lock, _read_properties(files, path, node_id))
+            directory._start(node_id, random)
+        except BaseException:
+            lock.release()
+            raise
+        return directory
+
+    def _start(self, node_id: int, random: Random | None) -> None:
+        marker = f"{self.path}/{CLEAN_SHUTDOWN}"
+        names = self._files.list_directory(self.path)
+        self.was_clean = CLEAN_SHUTDOWN in names
+        self.log_starts = read_offset_checkpoint(self._files, f"{self.path}/{LOG_START_CHECKPOINT}")
+        self.recovery_points = self._read_expendable(RECOVERY_POINT_CHECKPOINT)
+        self.high_watermarks = self._read_expendable(HIGH_WATERMARK_CHECKPOINT)
+        if not self._properties:
+            self._write_properties(node_id, "", random.randbytes(16).hex() if random else "")
+        if self.was_clean:
+            self._files.unlink(marker)
+            self._files.sync_directory(self.path)
+        for name in names:
+            if name.endswith(DELETED_DIRECTORY_SUFFIX):
+                self._files.remove_tree(f"{self.path}/{name}")
+            elif name.endswith(TEMPORARY_SUFFIX):
+                self._files.unlink(f"{self.path}/{name}")
+
+    def _read_expendable(self, name: str) -> dict[TopicPartition, int]:
+        """A checkpoint without which opening only takes longer."""
+        try:
+            return read_offset_checkpoint(self._files, f"{self.path}/{name}")
+        except CorruptFile as error:
+            self.notes.append(str(error))
+            self.was_clean = False
+            return {}
+
+    # Whose folder it is
+
+    @property
+    def directory_id(self) -> str:
+        """32 hex digits that name this folder for good; empty if it was made without a source of randomness."""
+        return self._properties.get("directory.id", "")
+
+    @property
+    def cluster_id(self) -> str:
+        """The cluster that the folder belongs to; empty before `join_cluster`."""
+        return self._properties.get("cluster.id", "")
+
+    def join_cluster(self, cluster_id: str) -> None:
+        """Write down the cluster on the first start, compare it on every later one. Raises UnsupportedFormat, StorageError."""
+        if self.cluster_id == cluster_id:
+            return
+        if self.cluster_id:
+            raise UnsupportedFormat(
+                f"belongs to the cluster {self.cluster_id}, not to {cluster_id}", path=self.path
+            )
+        self._write_properties(int(self._properties["node.id"]), cluster_id, self.directory_id)
+
+    def _write_properties(self, node_id: int, cluster_id: str, directory_id: str) -> None:
+        properties = {
+            "version": _KAFKA_VERSION,
+            "node.id": str(node_id),
+            "cluster.id": cluster_id,
+            "directory.id": directory_id,
+            _FORMAT_KEY: str(FORMAT_VERSION),
+        }
+        text = "".join(f"{key}={value}\n" for key, value in properties.items())
+        replace_file(self._files, f"{self.path}/{META_PROPERTIES}", text.encode())
+        self._properties = properties
+
+    # Partitions
+
+    def partition_path(self, topic: str, partition: int) -> str:
+        """Where that partition's log is or would be."""
+        return f"{self.path}/{partition_directory_name(topic, partition)}"
+
+    def partitions(self) -> Iterator[TopicPartition]:
+        """Every partition that has a directory here, deleted and stray ones left out."""
+        for name in self._files.list_directory(self.path):
+            parsed = parse_partition_directory_name(name)
+            if parsed is not None:
+                yield parsed
+
+    def open_log(self, topic: str, partition: int, topic_id: bytes, config: LogConfig, now_ms: int) -> Log:
+        """The log of a partition: opened, or made where there is none.
+
+        A directory of another topic id, one that was deleted while this broker was away, is put aside as a stray first.
+
+        Raises CorruptBatch, CorruptFile, StorageError.
+        """
+        path = self.partition_path(topic, partition)
+        if self._files.exists(f"{path}/{PARTITION_METADATA}"):
+            try:
+                return open_log(
+                    self._files,
+                    path,
+                    config=config,
+                    topic_id=topic_id,
+                    recovery_point=self.recovery_points.get((topic, partition), 0),
+                    log_start_offset=self.log_starts.get((topic, partition), 0),
+                    clean=self.was_clean,
+                    now_ms=now_ms,
+                    pool=self.pool,
+                )
+            except TopicIdMismatch:
+                stray = self._put_aside(topic, partition, STRAY_DIRECTORY_SUFFIX)
+                self.notes.append(f"{path} was of another topic of that name; it is {stray} now")
+        self._forget_offsets((topic, partition))
+        return create_log(self._files, path, topic_id, config, pool=self.pool)
+
+    def set_strays_aside(self, known: AbstractSet[TopicPartition]) -> list[str]:
+        """Rename the directories of all partitions that are not in `known`; returns their new paths. Raises StorageError."""
+        return [
+            self._put_aside(topic, partition, STRAY_DIRECTORY_SUFFIX)
+            for topic, partition in list(self.partitions())
+            if (topic, partition) not in known
+        ]
+
+    def _put_aside(self, topic: str, partition: int, suffix: str) -> str:
+        path = self.partition_path(topic, partition)
+        topic_id = read_partition_metadata(self._files, f"{path}/{PARTITION_METADATA}")
+        unique = topic_id.hex() if topic_id else "unknown"
+        number = 0
+        while True:
+            target = f"{self.path}/{put_aside_directory_name(topic, partition, unique, suffix)}"
+            if not self._files.exists(target):
+                break
+            number += 1
+            unique = f"{unique.partition('_')[0]}_{number}"
+        self._files.rename(path, target)
+        self._files.sync_directory(self.path)
+        return target
+
+    # Checkpoints
+
+    def write_recovery_points(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Durable on return. The offsets are `durable_end_offset`s; those of partitions not named stay. Raises StorageError."""
+        self.recovery_points = self._write(RECOVERY_POINT_CHECKPOINT, self.recovery_points, offsets)
+
+    def write_log_starts(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Durable on return; to be done before `Log.delete_old_segments`. Raises StorageError."""
+        self.log_starts = self._write(LOG_START_CHECKPOINT, self.log_starts, offsets)
+
+    def write_high_watermarks(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Durable on return. Raises StorageError."""
+        self.high_watermarks = self._write(HIGH_WATERMARK_CHECKPOINT, self.high_watermarks, offsets)
+
+    def _write(
+        self, name: str, old: Mapping[TopicPartition, int], new: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, int]:
+        merged = {
+            key: offset
+            for key, offset in old.items()
+            if key not in new and self._files.exists(self.partition_path(*key))
+        }
+        merged.update(new)
+        write_offset_checkpoint(self._files, f"{self.path}/{name}", merged)
+        return merged
+
+    def _forget_offsets(self, key: TopicPartition) -> None:
+        for name, offsets in (
+            (RECOVERY_POINT_CHECKPOINT, self.recovery_points),
+            (LOG_START_CHECKPOINT, self.log_starts),
+            (HIGH_WATERMARK_CHECKPOINT, self.high_watermarks),
+        ):
+            if key in offsets:
+                kept = {other: offset for other, offset in offsets.items() if other != key}
+                write_offset_checkpoint(self._files, f"{self.path}/{name}", kept)
+                del offsets[key]
+
+    # The end
+
+    def mark_clean(self) -> None:
+        """Say that every log was closed without an error. Durable on return. Raises StorageError."""
+        replace_file(self._files, f"{self.path}/{CLEAN_SHUTDOWN}", _CLEAN_SHUTDOWN_CONTENT)
+
+    def close(self) -> None:
+        """Give the lock back; twice is allowed."""
+        self._lock.release()
+
+
+def _read_properties(files: FileSystem, path: str, node_id: int) -> dict[str, str]:
+    """The content of meta.properties, empty for a new folder. Raises UnsupportedFormat, CorruptFile."""
+    file_path = f"{path}/{META_PROPERTIES}"
+    try:
+        text = read_file(files, file_path).decode(errors="replace")
+    except FileNotFoundError:
+        return {}
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    properties = dict(line.split("=", 1) for line in lines if "=" in line)
+    found = properties.get(_FORMAT_KEY, "")
+    if not found.isdecimal() or properties.get("node.id") is None:
+        raise CorruptFile("not the meta.properties of a Penstock data directory", path=file_path)
+    if int(found) > FORMAT_VERSION:
+        raise UnsupportedFormat(
+            f"format {found}, and this Penstock knows formats up to {FORMAT_VERSION}", path=file_path
+        )
+    if properties["node.id"] != str(node_id):
+        raise UnsupportedFormat(f"belongs to node {properties['node.id']}, not to {node_id}", path=file_path)
+    return properties
