@@ -62,6 +62,10 @@ class SocketStream:
         self._descriptor = connected.fileno()
         self.peer = peer
 
+    def fileno(self) -> int:
+        """The descriptor; -1 after `close`."""
+        return self._descriptor
+
     async def receive_into(self, buffer: bytearray | memoryview) -> int:
         """Read at least one byte into `buffer`; returns the count, 0 at the end of the stream."""
         while True:

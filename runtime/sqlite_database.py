@@ -11,7 +11,7 @@ recovery reads at most the log, 4 MB).
 
 import contextlib
 import sqlite3
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -84,6 +84,11 @@ class Outcome:
     changes: WatchBatch | None = None
 
 
+def _connect(path: str) -> sqlite3.Connection:
+    # Not waiting for a lock: whoever has it keeps it. Transactions are begun and ended here, not by Python.
+    return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+
+
 class Database:
     """One open store. Failing to sync ends its use (PROPERTIES D11): from then on every call raises MetadataUnavailable."""
 
@@ -91,6 +96,7 @@ class Database:
         self,
         path: str,
         *,
+        connect: Callable[[str], sqlite3.Connection] = _connect,
         history_revision_count_max: int = HISTORY_REVISION_COUNT_MAX,
         history_size_bytes_max: int = HISTORY_SIZE_BYTES_MAX,
     ) -> None:
@@ -104,7 +110,7 @@ class Database:
         self._history_size_bytes_max = history_size_bytes_max
         self._failure: str | None = None
         try:
-            self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+            self._connection = connect(path)
         except sqlite3.Error as error:
             raise MetadataError(f"{path}: {error}") from error
         try:

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from trio.abc import Clock
-
-from penstock.runtime.network import Network
 from tests.support.file_systems import FILE_SYSTEMS, Disk
 from tests.support.metadata_stores import STORES, StorePlace
 from tests.support.networks import NETWORKS
+from trio.abc import Clock
+
+from penstock.runtime.network import Network
 
 
 @pytest.fixture(params=sorted(STORES))

@@ -1,9 +1,9 @@
 """What every file system must do. What the disk does wrong has tests of its own for each implementation."""
 
 import pytest
+from tests.support.file_systems import Disk
 
 from penstock.runtime.files import StorageError, read_file, replace_file, write_all
-from tests.support.file_systems import Disk
 
 
 def test_a_missing_file_is_not_made_by_opening(disk: Disk) -> None:

@@ -1,10 +1,10 @@
 """What every metadata store must do with leases: a key under one goes with it, for whatever reason it ends."""
 
 import pytest
+from tests.support.metadata_stores import StorePlace
 from trio.abc import Clock
 
 from penstock.runtime.metadata import Entry, LeaseNotFound, MetadataError, Put
-from tests.support.metadata_stores import StorePlace
 
 TTL_S = 2
 

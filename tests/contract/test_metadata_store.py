@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 import trio
+from tests.support.metadata_stores import StorePlace
 
 from penstock.runtime.metadata import (
     OPERATIONS_PER_TRANSACTION_MAX,
@@ -16,7 +17,6 @@ from penstock.runtime.metadata import (
     Put,
     TransactionTooLarge,
 )
-from tests.support.metadata_stores import StorePlace
 
 
 async def put(store: MetadataStore, key: str, value: bytes) -> int:

@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator
 
 import trio
+from tests.support.metadata_stores import StorePlace
 
 from penstock.runtime.metadata import Compare, Delete, Entry, MetadataStore, Put, WatchBatch, WatchEvent
-from tests.support.metadata_stores import StorePlace
 
 
 async def take(watch: AsyncIterator[WatchBatch], count: int) -> list[WatchBatch]:
@@ -13,9 +13,9 @@ async def take(watch: AsyncIterator[WatchBatch], count: int) -> list[WatchBatch]
 
 
 async def put_many(store: MetadataStore, count: int) -> int:
-    for number in range(count):
-        result = await store.transact([], [Put(f"/n/{number}", b"")])
-    return result.revision
+    """As many revisions; returns the last."""
+    results = [await store.transact([], [Put(f"/n/{number}", b"")]) for number in range(count)]
+    return results[-1].revision
 
 
 async def test_a_watch_brings_the_past_after_its_revision_and_then_the_present(place: StorePlace) -> None:
@@ -93,10 +93,9 @@ async def test_a_new_value_has_the_create_revision_of_the_first(place: StorePlac
 
 
 async def test_a_watch_goes_on_over_a_restart_where_it_stopped(place: StorePlace) -> None:
-    async with place.open() as store:
-        async with store.watch("/n/", after_revision=0) as watch:
-            await put_many(store, 3)
-            seen = await take(watch, 1)
+    async with place.open() as store, store.watch("/n/", after_revision=0) as watch:
+        await put_many(store, 3)
+        seen = await take(watch, 1)
     async with place.open() as store:
         await put_many(store, 1)
         async with store.watch("/n/", after_revision=seen[-1].revision) as watch:
@@ -119,15 +118,14 @@ async def test_several_watchers_each_get_everything_at_their_own_pace(place: Sto
 
 
 async def test_a_cancelled_wait_loses_no_batch(place: StorePlace) -> None:
-    async with place.open() as store:
-        async with store.watch("/", after_revision=0) as watch:
-            for _ in range(2):
-                with trio.CancelScope() as scope:
-                    scope.cancel()
-                    await anext(watch)
-            last = await put_many(store, 2)
-            for _ in range(2):
-                with trio.CancelScope() as scope:
-                    scope.cancel()
-                    await anext(watch)
-            assert [batch.revision for batch in await take(watch, 2)] == [last - 1, last]
+    async with place.open() as store, store.watch("/", after_revision=0) as watch:
+        for _ in range(2):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await anext(watch)
+        last = await put_many(store, 2)
+        for _ in range(2):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await anext(watch)
+        assert [batch.revision for batch in await take(watch, 2)] == [last - 1, last]

@@ -2,11 +2,12 @@
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
-
-from penstock.runtime.network import AddressError, ConnectionLost, Network
 from tests.support.file_systems import Disk
 from tests.support.networks import HOST, Pair, connected, receive_exactly
+from trio.testing import wait_all_tasks_blocked
+
+from penstock.runtime.files import File
+from penstock.runtime.network import AddressError, ConnectionLost, Network
 
 LARGE_BYTES = 8_000_000
 """More than the system keeps for a connection whose other side does not read."""
@@ -113,20 +114,24 @@ async def test_a_cancelled_receive_took_nothing(network: Network) -> None:
         assert await receive_exactly(pair.server, 9) == b"all of it"
 
 
+async def do(pair: Pair, what: str, file: File) -> None:
+    """Something that waits for the other side."""
+    if what == "receive":
+        await pair.client.receive_into(bytearray(1))
+    elif what == "send":
+        await pair.client.send_all([bytes(LARGE_BYTES)])
+    elif what == "send many":
+        await pair.client.send_all([bytes(LARGE_BYTES), b""])
+    elif what == "send file":
+        await pair.client.send_file(file, 0, LARGE_BYTES)
+    else:
+        await pair.listener.accept()
+
+
 async def fails(pair: Pair, what: str, disk: Disk) -> None:
-    """One task that waits until the stream is closed under it."""
     file = disk.files.open(disk.write("large", bytes(LARGE_BYTES)))
     with pytest.raises(ConnectionLost):
-        if what == "receive":
-            await pair.client.receive_into(bytearray(1))
-        elif what == "send":
-            await pair.client.send_all([bytes(LARGE_BYTES)])
-        elif what == "send many":
-            await pair.client.send_all([bytes(LARGE_BYTES), b""])
-        elif what == "send file":
-            await pair.client.send_file(file, 0, LARGE_BYTES)
-        else:
-            await pair.listener.accept()
+        await do(pair, what, file)
     file.close()
 
 
@@ -152,10 +157,14 @@ async def test_what_is_closed_is_lost_and_closing_twice_is_allowed(
 async def test_sending_to_a_peer_that_left_ends_in_an_error(network: Network) -> None:
     async with connected(network) as pair:
         pair.server.close()
-        with pytest.raises(ConnectionLost):
+
+        async def send_for_ever() -> None:
             while True:
                 await pair.client.send_all([bytes(1000)])
                 await trio.lowlevel.checkpoint()
+
+        with pytest.raises(ConnectionLost):
+            await send_for_ever()
 
 
 async def test_what_can_be_met_at_once_does_not_yield(network: Network, disk: Disk) -> None:
@@ -184,7 +193,8 @@ async def test_connections_wait_until_they_are_accepted(network: Network) -> Non
     clients = [await network.connect(*listener.address) for _ in range(5)]
     servers = [await listener.accept() for _ in range(5)]
     assert len({server.peer for server in servers}) == 5
-    for end in (listener, *clients, *servers):
+    listener.close()
+    for end in [*clients, *servers]:
         end.close()
 
 

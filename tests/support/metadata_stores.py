@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Protocol
 
 import trio
+from tests.support.memory_metadata import MemoryMetadata
 from trio.abc import Clock
 from trio.testing import MockClock
 
 from penstock.runtime.metadata import MetadataStore
 from penstock.runtime.production import production_environment
-from tests.support.memory_metadata import MemoryMetadata
 
 
 class StorePlace(Protocol):

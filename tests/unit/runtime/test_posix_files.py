@@ -2,15 +2,14 @@
 
 import errno
 import os
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.support.limits import no_more_descriptors
+from tests.support.requirements import need
 
 from penstock.runtime.files import DiskError, DiskFull, FileSystem, TooManyOpenFiles
 from penstock.runtime.posix_files import (
@@ -19,22 +18,8 @@ from penstock.runtime.posix_files import (
     PosixFileSystem,
     storage_error,
 )
-from tests.support.requirements import need
 
 FILES: FileSystem = PosixFileSystem()
-
-
-@contextmanager
-def no_more_files() -> Iterator[None]:
-    """The process is at its limit of open files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_full_disk_is_told_from_a_broken_one() -> None:
@@ -68,7 +53,7 @@ def test_every_error_has_one_name(code: int, kind: type) -> None:
 
 
 def test_want_of_descriptors_is_told_from_a_broken_disk(tmp_path: Path) -> None:
-    with no_more_files():
+    with no_more_descriptors():
         with pytest.raises(TooManyOpenFiles):
             FILES.open(str(tmp_path / "a"), write=True, create=True)
         with pytest.raises(TooManyOpenFiles):
