@@ -21,9 +21,8 @@ from penstock.broker.config_table import (
 )
 from penstock.broker.errors import ApiError, ConfigError
 from penstock.broker.image import ClusterImage
-from penstock.broker.topic_admin import metadata_failure
 from penstock.broker.topic_config import check_topic_configs, topic_config_definitions
-from penstock.broker.transactions import Transaction, transact
+from penstock.broker.transactions import Transaction, metadata_failure, transact
 from penstock.protocol.errors import ErrorCode
 from penstock.runtime.metadata import Compare, Delete, MetadataError, MetadataStore, Put
 

@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from penstock.broker import keys
 from penstock.broker.assignment import assign_replicas
 from penstock.broker.broker_config import BrokerConfig
+from penstock.broker.config_admin import ConfigAdmin
 from penstock.broker.config_table import EffectiveConfig
 from penstock.broker.errors import ApiError, ConfigError
 from penstock.broker.image import ClusterImage, TopicImage
 from penstock.broker.keys import PartitionState, TopicRecord
 from penstock.broker.names import collision_form, topic_name_fault
 from penstock.broker.topic_config import check_topic_configs, effective_topic_configs
-from penstock.broker.transactions import BATCH_SIZE, Transaction, transact
+from penstock.broker.transactions import BATCH_SIZE, Transaction, metadata_failure, transact
 from penstock.protocol.errors import ErrorCode
 from penstock.runtime.clock import Random
 from penstock.runtime.metadata import (
@@ -33,7 +34,6 @@ from penstock.runtime.metadata import (
     Delete,
     MetadataError,
     MetadataStore,
-    OutcomeUnknown,
     Put,
     TransactionResult,
 )
@@ -73,13 +73,6 @@ class CreatedTopic:
     revision: int
 
 
-def metadata_failure(error: MetadataError) -> ApiError:
-    """What a client is told when the store did not answer as it should. Clients try again after this code."""
-    if isinstance(error, OutcomeUnknown):
-        return ApiError(ErrorCode.REQUEST_TIMED_OUT, f"it may or may not have been done: {error}")
-    return ApiError(ErrorCode.REQUEST_TIMED_OUT, f"the metadata store can't be used: {error}")
-
-
 class TopicAdmin:
     """The changes of topics. All methods raise ApiError and change nothing then, except where its code is REQUEST_TIMED_OUT."""
 
@@ -91,6 +84,8 @@ class TopicAdmin:
         self._config = config
         self._random = random
         self._names_under_way: set[str] = set()
+        self.configs = ConfigAdmin(store, image, config)
+        """Alters the configs of topics and of brokers."""
 
     # Making.
 

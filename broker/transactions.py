@@ -9,10 +9,13 @@ from dataclasses import dataclass
 
 import trio
 
+from penstock.broker.errors import ApiError
+from penstock.protocol.errors import ErrorCode
 from penstock.runtime.metadata import (
     OPERATIONS_PER_TRANSACTION_MAX,
     Compare,
     Delete,
+    MetadataError,
     MetadataStore,
     MetadataUnavailable,
     OutcomeUnknown,
@@ -75,3 +78,10 @@ async def _is_applied(store: MetadataStore, witness: Put | Delete) -> bool:
     if isinstance(witness, Delete):
         return entry is None
     return entry is not None and entry.value == witness.value
+
+
+def metadata_failure(error: MetadataError) -> ApiError:
+    """What a client is told when the store did not answer as it should. Clients try again after this code."""
+    if isinstance(error, OutcomeUnknown):
+        return ApiError(ErrorCode.REQUEST_TIMED_OUT, f"it may or may not have been done: {error}")
+    return ApiError(ErrorCode.REQUEST_TIMED_OUT, f"the metadata store can't be used: {error}")
