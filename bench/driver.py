@@ -5,13 +5,12 @@ correlation ids 0 to window - 1 again and again and nothing is encoded while the
 correlation id and error code.
 """
 
-import resource
 import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, sleep
 
 from bench.frames import (
     CORRELATION_ID_POSITION,
@@ -22,6 +21,7 @@ from bench.frames import (
     produce_answer,
     produce_request,
 )
+from bench.processes import Meter
 
 Address = tuple[str, int]
 
@@ -41,21 +41,26 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What was done. `size_bytes` counts record batches, not frames; `latencies_s` has one entry for each answer."""
+    """What was done, and what it took.
+
+    `size_bytes` counts record batches where frames are sent, and values where records are. `latencies_s` has one entry for each
+    answer. A `request_count` of 0 means that the client does not tell.
+    """
 
     request_count: int
     record_count: int
     size_bytes: int
-    seconds: float
     latencies_s: Sequence[float]
-    driver_cpu_seconds: float
+    meter: Meter
 
 
 class LoadFailed(Exception):
     """The server closed the connection or answered with an error."""
 
 
-def produce(address: Address, topic: str, batch: Batch, *, window: int, limits: Limits) -> Load:
+def produce(
+    address: Address, topic: str, batch: Batch, *, window: int, limits: Limits, server_pid: int = 0
+) -> Load:
     """Send one batch over and over to partition 0, `window` requests in flight, all answered at the end.
 
     Raises:
@@ -65,13 +70,10 @@ def produce(address: Address, topic: str, batch: Batch, *, window: int, limits: 
     request_count_max = max(window, min(limits.requests_max, limits.bytes_max // len(batch.data)))
     with _connect(address) as connection:
         run = _ProduceRun(connection, topic, frame, window)
-        cpu = _own_cpu_seconds()
-        started = perf_counter()
-        run.run(started + limits.seconds, request_count_max)
-        seconds = perf_counter() - started
-        cpu = _own_cpu_seconds() - cpu
+        with Meter(server_pid) as meter:
+            run.run(perf_counter() + limits.seconds, request_count_max)
     count = len(run.latencies_s)
-    return Load(count, count * batch.record_count, count * len(batch.data), seconds, run.latencies_s, cpu)
+    return Load(count, count * batch.record_count, count * len(batch.data), run.latencies_s, meter)
 
 
 class _ProduceRun:
@@ -136,40 +138,78 @@ class _ProduceRun:
 
 
 def fetch(
-    address: Address, topic: str, *, end_offset: int, limits: Limits, partition_bytes_max: int = 1024 * 1024
+    address: Address,
+    topic: str,
+    *,
+    end_offset: int,
+    limits: Limits,
+    partition_bytes_max: int = 1024 * 1024,
+    server_pid: int = 0,
 ) -> Load:
     """Read partition 0 from offset 0 to `end_offset` (exclusive), one request at a time, as consumers do.
 
     Raises:
         LoadFailed: an error in an answer, an answer without progress, or the connection was lost.
     """
-    request, offset_position = fetch_request(topic, partition_bytes_max=partition_bytes_max)
-    answer = FetchAnswer(topic)
-    latencies_s: list[float] = []
-    size_bytes = offset = 0
     with _connect(address) as connection:
-        buffer = memoryview(bytearray(2 * partition_bytes_max + 64 * 1024))
-        cpu = _own_cpu_seconds()
-        started = now = perf_counter()
-        deadline = started + limits.seconds
-        while offset < end_offset and now < deadline and size_bytes < limits.bytes_max:
-            _OFFSET.pack_into(request, offset_position, offset)
-            sent = now
+        run = _FetchRun(connection, topic, partition_bytes_max)
+        with Meter(server_pid) as meter:
+            deadline = perf_counter() + limits.seconds
+            while run.offset < end_offset and run.size_bytes < limits.bytes_max and perf_counter() < deadline:
+                run.step()
+    return Load(len(run.latencies_s), run.offset, run.size_bytes, run.latencies_s, meter)
+
+
+class _FetchRun:
+    def __init__(self, connection: socket.socket, topic: str, partition_bytes_max: int) -> None:
+        self._connection = connection
+        self._request, self._offset_position = fetch_request(topic, partition_bytes_max=partition_bytes_max)
+        self._answer = FetchAnswer(topic)
+        self._buffer = memoryview(bytearray(2 * partition_bytes_max + 64 * 1024))
+        self.offset = 0
+        self.size_bytes = 0
+        self.latencies_s: list[float] = []
+
+    def step(self) -> None:
+        """One request, its answer, and the offset after it."""
+        _OFFSET.pack_into(self._request, self._offset_position, self.offset)
+        sent = perf_counter()
+        self._connection.sendall(self._request)
+        received = _receive_answer(self._connection, self._buffer)
+        self.latencies_s.append(perf_counter() - sent)
+        try:
+            offset, size_bytes, high_watermark = self._answer.read(self._buffer[:received], self.offset)
+        except ValueError as error:
+            raise LoadFailed(str(error)) from None
+        if offset <= self.offset:
+            raise LoadFailed(
+                f"a fetch at offset {offset}, below the high watermark {high_watermark}, brought nothing"
+            )
+        self.offset = offset
+        self.size_bytes += size_bytes
+
+
+def wait_for_topic(address: Address, topic: str, timeout_s: float) -> None:
+    """Fetch from partition 0 until that is answered without an error: a topic is made before its leader serves it.
+
+    Raises:
+        LoadFailed: `timeout_s` passed.
+    """
+    request, _ = fetch_request(topic, partition_bytes_max=1, wait_ms_max=0)
+    deadline = perf_counter() + timeout_s
+    reason = ""
+    while perf_counter() < deadline:
+        with _connect(address) as connection:
             connection.sendall(request)
-            received = _receive_answer(connection, buffer)
-            now = perf_counter()
-            latencies_s.append(now - sent)
+            buffer = memoryview(bytearray(64 * 1024))
             try:
-                next_offset, count, _ = answer.read(buffer[:received], offset)
+                FetchAnswer(topic).read(buffer[: _receive_answer(connection, buffer)], 0)
             except ValueError as error:
-                raise LoadFailed(str(error)) from None
-            if next_offset <= offset:
-                raise LoadFailed(f"a fetch at offset {offset} of {end_offset} brought nothing")
-            offset = next_offset
-            size_bytes += count
-        seconds = now - started
-        cpu = _own_cpu_seconds() - cpu
-    return Load(len(latencies_s), offset, size_bytes, seconds, latencies_s, cpu)
+                reason = str(error)
+                sleep(0.02)
+                continue
+            return
+    raise LoadFailed(f"topic {topic} is not served after {timeout_s} s: {reason}")
 
 
 def _receive_answer(connection: socket.socket, buffer: memoryview) -> int:
@@ -191,8 +231,3 @@ def _connect(address: Address) -> socket.socket:
     connection = socket.create_connection(address, timeout=SOCKET_TIMEOUT_S)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
-
-
-def _own_cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime

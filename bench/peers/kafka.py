@@ -11,8 +11,6 @@ import hashlib
 import os
 import re
 import shutil
-import socket
-import struct
 import subprocess
 import tempfile
 import time
@@ -25,7 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from bench.peers import PeerFailed, PeerMissing
-from bench.processes import free_ports, on_cores, tail
+from bench.processes import answers_api_versions, free_ports, on_cores, tail
 
 __all__ = [
     "KafkaBroker",
@@ -335,22 +333,9 @@ def _format(java: str, jars: Path, properties: Path, log_path: Path, timeout_s: 
 
 def _wait_until_ready(broker: KafkaBroker, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
-    while not _answers_api_versions(broker.host, broker.port):
+    while not answers_api_versions(broker.host, broker.port):
         if broker.process.poll() is not None:
             raise PeerFailed(f"Kafka ended with {broker.process.returncode}:\n{tail(broker.log_path)}")
         if time.monotonic() > deadline:
             raise PeerFailed(f"Kafka did not answer within {timeout_s} s:\n{tail(broker.log_path)}")
         time.sleep(0.05)
-
-
-def _answers_api_versions(host: str, port: int) -> bool:
-    """Whether a broker answers ApiVersions v0 without an error: its socket may listen long before it serves."""
-    request = struct.pack(">hhih", 18, 0, 1, -1)
-    try:
-        with socket.create_connection((host, port), timeout=1) as connection:
-            connection.settimeout(5)
-            connection.sendall(struct.pack(">i", len(request)) + request)
-            answer = connection.recv(10, socket.MSG_WAITALL)
-    except OSError:
-        return False
-    return len(answer) == 10 and struct.unpack(">iih", answer)[1:] == (1, 0)
