@@ -21,6 +21,7 @@ from penstock.client.admin_values import (
     NewTopic,
 )
 from penstock.client.errors import BrokerError, TopicExists, UnknownTopic
+from penstock.client.metadata import InvalidAddress
 from penstock.runtime.environment import Environment
 
 T = TypeVar("T")
@@ -270,7 +271,10 @@ def _with_admin(bootstrap: str, environment: Environment | None, act: Callable[[
         async with Admin(bootstrap, environment, client_id="penstock-cli") as admin:
             return await act(admin)
 
-    return trio.run(connected)
+    try:
+        return trio.run(connected)
+    except InvalidAddress as error:
+        raise CalledWrongly(f"--bootstrap: {error}") from error
 
 
 def _assignments(texts: Iterable[str]) -> dict[str, str]:

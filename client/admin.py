@@ -128,7 +128,7 @@ class Admin:
         """
 
         async def send(entries: Mapping[str, NewTopic]) -> Mapping[str, CreatedTopic | BrokerError]:
-            with_defaults = any(topic.partition_count is None for topic in entries.values())
+            with_defaults = any(topic.takes_defaults for topic in entries.values())
             answer = await self._ask(
                 await self._cluster.controller(),
                 ApiKey.CREATE_TOPICS,

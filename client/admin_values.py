@@ -31,6 +31,11 @@ class NewTopic:
     configs: Mapping[str, str] = field(default_factory=dict[str, str])
     assignments: Mapping[int, Sequence[int]] = field(default_factory=dict[int, Sequence[int]])
 
+    @property
+    def takes_defaults(self) -> bool:
+        """Whether the broker has to choose a number."""
+        return not self.assignments and None in (self.partition_count, self.replication_factor)
+
 
 @dataclass(frozen=True, slots=True)
 class CreatedTopic:

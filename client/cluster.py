@@ -105,7 +105,7 @@ class Cluster:
             BootstrapFailed: nobody could be connected to.
             ConnectionLost, ProtocolError, UnsupportedByBroker: as for a request.
         """
-        named = None if topics is None else [Message(name=topic, topic_id=None) for topic in topics]
+        named = None if topics is None else [Message(name=topic) for topic in topics]
         request = Message(topics=named, allow_auto_topic_creation=False)
         connection = await self.any_connection()
         answer = await connection.request(ApiKey.METADATA, request, at_least=_METADATA_VERSION_MIN)

@@ -273,9 +273,10 @@ class Connection:
         correlation_id = int.from_bytes(frame[:4], "big", signed=True)
         if not self._unanswered:
             raise ProtocolError(f"{self.peer}: an answer that nothing was asked for")
-        answer = self._unanswered.popleft()
+        answer = self._unanswered[0]
         if answer.correlation_id != correlation_id:
             raise ProtocolError(f"{self.peer}: answer {correlation_id} where {answer.correlation_id} was due")
+        self._unanswered.popleft()
         answer.frame = frame
         answer.ready.set()
 

@@ -75,7 +75,8 @@ def broker_error(code: int, message: str | None = None, *, subject: str = "") ->
         known = ErrorCode(code)
     except ValueError:
         known, message = ErrorCode.UNKNOWN_SERVER_ERROR, f"error code {code}: {message or 'no message'}"
-    text = ": ".join(part for part in (subject, message) if part)
+    words = known.name.lower().replace("_", " ")
+    text = ": ".join(part for part in (subject, message or words) if part)
     return _CLASSES.get(known, BrokerError)(known, text)
 
 

@@ -1,0 +1,161 @@
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from tests.support.scripted_broker import (
+    ScriptedBroker,
+    ScriptedNetwork,
+    metadata_answer,
+    scripted_environment,
+)
+from trio.testing import wait_all_tasks_blocked
+
+from penstock.client.cluster import Cluster
+from penstock.client.connection import ConnectionSettings
+from penstock.client.errors import BootstrapFailed, BrokerError, UnsupportedByBroker
+from penstock.client.metadata import Address, parse_bootstrap
+from penstock.protocol.api import ApiKey
+from penstock.protocol.errors import ErrorCode
+from penstock.protocol.message import Message
+from penstock.runtime.network import AddressError
+
+
+def broker_that_names(*nodes: int, controller_id: int = 1) -> ScriptedBroker:
+    """A broker whose Metadata has node n at `n:9092`."""
+    answer = metadata_answer({node: (str(node), 9092) for node in nodes}, controller_id=controller_id)
+    return ScriptedBroker({ApiKey.METADATA: lambda version, request: answer})
+
+
+@asynccontextmanager
+async def cluster_of(network: ScriptedNetwork, bootstrap: str = "1:9092") -> AsyncGenerator[Cluster, None]:
+    async with trio.open_nursery() as nursery:
+        yield Cluster(
+            scripted_environment(network), parse_bootstrap(bootstrap), nursery, ConnectionSettings()
+        )
+        nursery.cancel_scope.cancel()
+
+
+async def test_bootstrap_goes_on_to_the_next_address() -> None:
+    network = ScriptedNetwork({("alive", 9092): broker_that_names(1)})
+    async with cluster_of(network, "dead1,dead2,alive,dead3") as cluster:
+        assert (await cluster.refresh([])).cluster_id == "scripted"
+
+
+async def test_when_nobody_can_be_reached_each_address_and_reason_is_told() -> None:
+    async with cluster_of(ScriptedNetwork({}), "dead1:1,dead2:2") as cluster:
+        with pytest.raises(BootstrapFailed) as caught:
+            await cluster.refresh([])
+    assert "can't connect to dead1:1: Connection refused" in str(caught.value)
+    assert "can't connect to dead2:2: Connection refused" in str(caught.value)
+
+
+async def test_one_connection_for_each_node_even_when_many_ask_at_once() -> None:
+    broker = broker_that_names(1)
+    async with cluster_of(ScriptedNetwork({("1", 9092): broker})) as cluster:
+        await cluster.refresh([])
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(cluster.connection, 1)
+    assert len(broker.streams) == 2  # the bootstrap's and the node's
+
+
+async def test_a_lost_connection_is_replaced_on_the_next_use() -> None:
+    broker = broker_that_names(1)
+    async with cluster_of(ScriptedNetwork({("1", 9092): broker})) as cluster:
+        await cluster.refresh([])
+        first = await cluster.connection(1)
+        broker.streams[-1].end()
+        await wait_all_tasks_blocked()
+        second = await cluster.connection(1)
+        assert second is not first
+        assert second.is_open
+
+
+async def test_a_node_that_moved_is_not_asked_at_its_old_address() -> None:
+    old, new = broker_that_names(1), broker_that_names(1)
+    network = ScriptedNetwork({("1", 9092): old, ("moved", 9092): new})
+    async with cluster_of(network) as cluster:
+        await cluster.refresh([])
+        first = await cluster.connection(1)
+        moved = metadata_answer({1: ("moved", 9092)})
+        old.handlers[ApiKey.METADATA] = lambda version, request: moved
+        await cluster.refresh([])
+        assert not first.is_open
+        await cluster.connection(1)
+        assert len(new.streams) == 1
+        assert cluster.nodes[0].address == Address("moved", 9092)
+
+
+async def test_a_known_node_is_asked_when_the_bootstrap_addresses_are_gone() -> None:
+    names_both = broker_that_names(1, 2)
+    network = ScriptedNetwork({("1", 9092): names_both, ("2", 9092): broker_that_names(1, 2)})
+    async with cluster_of(network) as cluster:
+        await cluster.refresh([])
+        del network.brokers["1", 9092]
+        names_both.streams[0].end()
+        await wait_all_tasks_blocked()
+        assert (await cluster.any_connection()).peer == "2:9092"
+
+
+async def test_an_address_that_can_not_be_reached_is_told_as_what_the_broker_advertises() -> None:
+    network = ScriptedNetwork({("1", 9092): broker_that_names(1, 7)})
+    async with cluster_of(network) as cluster:
+        await cluster.refresh([])
+        with pytest.raises(AddressError, match="broker 7, as it is advertised: can't connect to 7:9092"):
+            await cluster.connection(7)
+
+
+async def test_an_unknown_node_is_an_error_and_no_key_error() -> None:
+    async with cluster_of(ScriptedNetwork({("1", 9092): broker_that_names(1)})) as cluster:
+        with pytest.raises(BrokerError, match="broker 9 is not known"):
+            await cluster.connection(9)
+
+
+async def test_a_cluster_without_a_controller_says_so() -> None:
+    network = ScriptedNetwork({("1", 9092): broker_that_names(1, controller_id=-1)})
+    async with cluster_of(network) as cluster:
+        with pytest.raises(BrokerError, match="no controller") as caught:
+            await cluster.controller()
+        assert caught.value.code == ErrorCode.NOT_CONTROLLER
+
+
+async def test_an_answer_without_brokers_does_not_make_us_forget_them() -> None:
+    broker = broker_that_names(1)
+    async with cluster_of(ScriptedNetwork({("1", 9092): broker})) as cluster:
+        await cluster.refresh([])
+        nothing = metadata_answer({}, controller_id=-1)
+        broker.handlers[ApiKey.METADATA] = lambda version, request: nothing
+        await cluster.refresh([])
+        assert [node.node_id for node in cluster.nodes] == [1]
+
+
+async def test_metadata_never_asks_for_topics_to_be_made() -> None:
+    broker = broker_that_names(1)
+    async with cluster_of(ScriptedNetwork({("1", 9092): broker})) as cluster:
+        await cluster.refresh(["a"])
+        await cluster.refresh(None)
+    first, second = broker.bodies(ApiKey.METADATA)
+    assert not first.allow_auto_topic_creation
+    assert [topic.name for topic in first.topics] == ["a"]
+    assert second.topics is None
+
+
+async def test_a_broker_too_old_to_ask_without_making_topics_is_not_asked() -> None:
+    broker = ScriptedBroker(versions={ApiKey.API_VERSIONS: (0, 4), ApiKey.METADATA: (0, 3)})
+    async with cluster_of(ScriptedNetwork({("1", 9092): broker})) as cluster:
+        with pytest.raises(UnsupportedByBroker, match="METADATA is needed in versions 4 to 13"):
+            await cluster.refresh(["a"])
+    assert broker.bodies(ApiKey.METADATA) == []
+
+
+async def test_an_error_of_the_whole_metadata_answer_is_raised() -> None:
+    def refuse(version: int, request: Message) -> Message:
+        answer = metadata_answer({1: ("1", 9092)})
+        answer.error_code = ErrorCode.REBOOTSTRAP_REQUIRED
+        return answer
+
+    broker = ScriptedBroker({ApiKey.METADATA: refuse})
+    async with cluster_of(ScriptedNetwork({("1", 9092): broker})) as cluster:
+        with pytest.raises(BrokerError, match="REBOOTSTRAP_REQUIRED"):
+            await cluster.refresh([])
