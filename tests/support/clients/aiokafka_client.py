@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from tests.support.clients import LIMIT_S
+from tests.support.deadline import PAUSE_S
 
 aiokafka: Any = importlib.import_module("aiokafka")  # untyped
 
@@ -18,6 +19,12 @@ def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
             return await work()
 
     return asyncio.run(limited())
+
+
+async def eventually(event: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+    """Look at `event` until it is true; the limit is that of `run`."""
+    while not await event():  # noqa: ASYNC110 (what changes is in another process)
+        await asyncio.sleep(PAUSE_S)
 
 
 def produce(bootstrap: str, topic: str, values: Sequence[bytes], codec: str) -> None:

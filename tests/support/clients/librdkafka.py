@@ -1,11 +1,16 @@
 """confluent-kafka: librdkafka behind Python."""
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 from tests.support.clients import LIMIT_S
 from tests.support.deadline import until
+
+admin: Any = importlib.import_module(
+    "confluent_kafka.admin"
+)  # its annotations are partly missing, partly wrong
 
 
 class Acks:
