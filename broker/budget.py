@@ -23,15 +23,15 @@ class ByteBudget:
         return self.held_bytes >= self._limit_bytes
 
     def reserve(self, count: int) -> None:
-        """Hold `count` more bytes."""
+        """Hold `count` more bytes; a negative count gives bytes back and lets readers go on when there is room."""
         self.held_bytes += count
-
-    def release(self, count: int) -> None:
-        """Give `count` bytes back and let readers go on when there is room."""
-        self.held_bytes -= count
         assert self.held_bytes >= 0, self.held_bytes
         if self._parked and not self.is_spent:
             self._parked.unpark_all()
+
+    def release(self, count: int) -> None:
+        """Give `count` bytes back."""
+        self.reserve(-count)
 
     async def wait_for_room(self) -> None:
         """Return once the bytes held are below the bound. Cancellation: nothing changes."""

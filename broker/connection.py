@@ -15,6 +15,7 @@ import logging
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import trio
 
@@ -382,12 +383,12 @@ class Connection:
             release(parts[sent:])
 
 
-def _first_line(errors: BaseExceptionGroup[BaseException]) -> str:
+def _first_line(errors: BaseExceptionGroup[Any]) -> str:
     """The message of the first leaf, on one line."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return " ".join(str(error).split())
+    first: object = errors.exceptions[0]
+    if isinstance(first, BaseExceptionGroup):
+        return _first_line(cast("BaseExceptionGroup[Any]", first))
+    return " ".join(str(first).split())
 
 
 __all__ = ["Connection", "ConnectionLimits", "ConnectionShared", "Outcome", "Part"]

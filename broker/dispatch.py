@@ -10,20 +10,18 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from penstock.protocol.codec import decode_request, encode_response
-
 from penstock.broker.api.api_versions import unsupported_version_response
 from penstock.broker.api.fetch import fetch
 from penstock.broker.api.produce import produce
 from penstock.broker.context import ANONYMOUS, RequestContext
 from penstock.broker.replies import Parts
 from penstock.protocol.api import SERVED, ApiKey
+from penstock.protocol.codec import decode_request, encode_response
 from penstock.protocol.framing import RequestHeader, UnsupportedVersion, read_request_header, response_prefix
 from penstock.protocol.message import Message
 
 if TYPE_CHECKING:
     from penstock.broker.broker import Broker
-
     from penstock.broker.connection import Connection, Outcome
 
 log = logging.getLogger(__name__)

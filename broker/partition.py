@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import trio
-from penstock.storage.log import Log, LogSlice
 
 from penstock.broker.ack import PendingAcks
 from penstock.broker.partition_machine import (
@@ -40,7 +39,8 @@ from penstock.protocol.record_batch import TRANSACTIONAL_FLAG, BatchHeader, chec
 from penstock.runtime.clock import Clock
 from penstock.runtime.files import StorageError
 from penstock.runtime.threads import Threads
-from penstock.storage.errors import ProducerStateError
+from penstock.storage.errors import ProducerStateError, StaleLeaderEpoch
+from penstock.storage.log import Log, LogSlice
 from penstock.storage.log_config import LogConfig
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,7 @@ class Partition:
         self._lane_idle: trio.Event | None = None
         self._sync_idle: trio.Event | None = None
         self._slow = False
+        self._prepared_epoch = -1
         self._invisible_bytes = 0
         self._unflushed_records = 0
         self._unflushed_since: float | None = None
@@ -156,8 +157,9 @@ class Partition:
         if (
             self._jobs
             or self._slow
+            or self._prepared_epoch != machine.leader_epoch
             or self.settings.rewriter is not None
-            or self.log.needs_roll(header.size_bytes, header.max_timestamp, now_ms)
+            or self._needs_roll(header, now_ms)
         ):
             self._append_later(bytearray(batch), header, acks, result, done)
             return False
@@ -165,6 +167,11 @@ class Partition:
         final = self._append(batch, header, now_ms, acks, result, done)
         self._slow = self._monotonic() - started > SLOW_APPEND_S
         return final
+
+    def _needs_roll(self, header: BatchHeader, now_ms: int) -> bool:
+        return self.log.needs_roll(
+            header.size_bytes, header.max_timestamp, now_ms, last_offset_delta=header.last_offset_delta
+        )
 
     def _check_limits(self, header: BatchHeader, now_ms: int) -> None:
         settings = self.settings
@@ -199,12 +206,8 @@ class Partition:
             info = self.log.append_as_leader(
                 batch, header, leader_epoch=self.machine.leader_epoch, now_ms=now_ms
             )
-        except ProducerStateError as error:
-            result.error_code = error.code
-            result.error_message = str(error)
-            return True
-        except StorageError as error:
-            self._storage_failed(error, result)
+        except PenstockError as error:
+            self._append_refused(error, result)
             return True
         return self._appended(
             info.base_offset, info.last_offset + 1, header, info.log_append_time_ms, acks, result, done
@@ -238,10 +241,19 @@ class Partition:
         self._acks.add(end_offset, acks == ACKS_ALL, result, done)
         return False
 
-    def _storage_failed(self, error: StorageError, result: ProducePartitionResult) -> None:
-        result.error_code = ErrorCode.KAFKA_STORAGE_ERROR
+    def _append_refused(self, error: PenstockError, result: ProducePartitionResult) -> None:
+        """Nothing was appended: say why, by Kafka's code."""
         result.error_message = str(error)
-        self.note_storage_error(error)
+        match error:
+            case InvalidBatch() | ProducerStateError():
+                result.error_code = error.code
+            case StorageError():
+                result.error_code = ErrorCode.KAFKA_STORAGE_ERROR
+                self.note_storage_error(error)
+            case StaleLeaderEpoch():
+                result.error_code = ErrorCode.NOT_LEADER_OR_FOLLOWER
+            case _:
+                raise error
 
     @property
     def refusal(self) -> ErrorCode:
@@ -291,7 +303,10 @@ class Partition:
         try:
             if self.settings.rewriter is not None:
                 view, header = await run(self.settings.rewriter, view, now_ms)
-            if self.log.needs_roll(header.size_bytes, header.max_timestamp, now_ms):
+            if self._prepared_epoch != epoch:
+                await run(self.log.prepare_append, epoch)
+                self._prepared_epoch = epoch
+            if self._needs_roll(header, now_ms):
                 await run(self.log.roll, now_ms)
                 self._do(self.machine.step(Synced(self.log.durable_end_offset)))
 
@@ -302,14 +317,8 @@ class Partition:
             started = self._monotonic()
             base_offset, last_offset, append_time_ms = await run(append)
             self._slow = self._monotonic() - started > SLOW_APPEND_S
-        except InvalidBatch as error:
-            result.error_code, result.error_message = error.code, str(error)
-            return True
-        except ProducerStateError as error:
-            result.error_code, result.error_message = error.code, str(error)
-            return True
-        except StorageError as error:
-            self._storage_failed(error, result)
+        except PenstockError as error:
+            self._append_refused(error, result)
             return True
         result.error_code = ErrorCode.NONE
         return self._appended(base_offset, last_offset + 1, header, append_time_ms, acks, result, done)

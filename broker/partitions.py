@@ -8,20 +8,21 @@ A directory without a topic in the store is never deleted on that ground (the st
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import trio
 
+from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.image import ClusterImage, ImageDelta, PartitionImage, TopicImage
 from penstock.broker.partition import Partition, PartitionServices, PartitionSettings
 from penstock.broker.partition_machine import PartitionMachine, StateLearned
 from penstock.broker.settings import settings_for
-from penstock.broker.broker_config import BrokerConfig
 from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode
 from penstock.storage.data_directory import DataDirectory
-from penstock.storage.log import Log, create_log, open_log
+from penstock.storage.log import Log
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class PartitionManager:
         self._by_id: dict[tuple[bytes, int], Partition] = {}
         self._unusable: dict[tuple[bytes, int], PenstockError] = {}
         self._changed = trio.Event()
+        self._deltas: deque[ImageDelta] = deque()
+        self._noted = trio.Event()
         self._written_high_watermarks: dict[tuple[str, int], int] = {}
         self._written_recovery_points: dict[tuple[str, int], int] = {}
         self._next_checkpoint = 0.0
@@ -95,13 +98,32 @@ class PartitionManager:
     def _is_ready(self, topic_id: bytes) -> bool:
         mine = (state for state in self._image.partitions(topic_id) if self._config.node_id in state.replicas)
         return all(
-            (topic_id, state.index) in self._by_id or (topic_id, state.index) in self._unusable for state in mine
+            (topic_id, state.index) in self._by_id or (topic_id, state.index) in self._unusable
+            for state in mine
         )
 
     # Following the image
 
-    async def apply(self, delta: ImageDelta) -> None:
-        """Open, change, close and delete what a change of the image asks for. Called for one delta after the other."""
+    def note(self, delta: ImageDelta) -> None:
+        """Take a change of the image; `run` acts on one after the other."""
+        self._deltas.append(delta)
+        self._noted.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Act on the image's changes for ever; started once those noted so far are done, and strays are put aside."""
+        first = True
+        while True:
+            while self._deltas:
+                await self._apply(self._deltas.popleft())
+            if first:
+                first = False
+                await self._set_strays_aside()
+                task_status.started()
+            self._noted = trio.Event()
+            if not self._deltas:
+                await self._noted.wait()
+
+    async def _apply(self, delta: ImageDelta) -> None:
         for topic in delta.topics_removed:
             await self._delete(topic)
         openings: list[_Opening] = []
@@ -157,10 +179,27 @@ class PartitionManager:
                 self._unusable[opening.state.topic_id, opening.state.index] = result
                 log.error("%s-%d is offline: %s", opening.topic.name, opening.state.index, result)
 
+    async def _set_strays_aside(self) -> None:
+        """Rename the directories of partitions that the image does not have."""
+        known = {
+            (topic.name, state.index)
+            for topic in self._image.topics.values()
+            for state in self._mine(topic.topic_id)
+        }
+        for path in await self._services.threads.run(self._directory.set_strays_aside, known):
+            log.warning("%s: no such topic in the metadata store; kept under this name", path)
+
+    def _mine(self, topic_id: bytes) -> list[PartitionImage]:
+        return [s for s in self._image.partitions(topic_id) if self._config.node_id in s.replicas]
+
     def _open_log(self, opening: _Opening, now_ms: int) -> Log:
         """On a worker: open the log that is there, or make a new one."""
         return self._directory.open_log(
-            opening.topic.name, opening.state.index, opening.topic.topic_id, opening.settings.log_config, now_ms
+            opening.topic.name,
+            opening.state.index,
+            opening.topic.topic_id,
+            opening.settings.log_config,
+            now_ms,
         )
 
     def _add(self, opening: _Opening, opened: Log) -> None:
@@ -268,6 +307,3 @@ def _teach(partition: Partition, state: PartitionImage) -> None:
             partition.log.durable_end_offset,
         )
     )
-
-
-__all__ = ["PartitionManager", "create_log", "open_log"]

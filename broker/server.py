@@ -6,12 +6,12 @@ logs are synced and closed, and the folder is marked so that the next start need
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
-from penstock.broker.broker import Broker, open_broker
 
+from penstock.broker.broker import Broker, open_broker
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.connection import Connection, ConnectionLimits, ConnectionShared
 from penstock.broker.dispatch import Dispatcher
@@ -75,9 +75,9 @@ async def _serve_until(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.sweep)
                 for name, listener in listeners.items():
-                    nursery.start_soon(server.accept, name, listener, nursery.start_soon)
+                    nursery.start_soon(server.accept, name, listener, nursery)
                 started(RunningBroker(broker, addresses))
-                await broker.run_until(stop)
+                await stop.wait()
                 for listener in listeners.values():
                     listener.close()
                 await server.drain()
@@ -124,12 +124,7 @@ class Server:
         self._all_gone = trio.Event()
         self._stopping = False
 
-    async def accept(
-        self,
-        name: str,
-        listener: Listener,
-        start_soon: Callable[[Callable[..., Awaitable[None]], Stream, str], None],
-    ) -> None:
+    async def accept(self, name: str, listener: Listener, nursery: trio.Nursery) -> None:
         """Take connections until the listener is closed; when descriptors run out, back off and go on."""
         while True:
             try:
@@ -140,7 +135,7 @@ class Server:
                 continue
             except ConnectionLost:
                 return
-            start_soon(self._serve, stream, name)
+            nursery.start_soon(self._serve, stream, name)
 
     async def _serve(self, stream: Stream, listener: str) -> None:
         host = stream.peer.rpartition(":")[0]

@@ -7,10 +7,9 @@ the one range that the client needs, that of ApiVersions itself: its body is nev
 import re
 from typing import TYPE_CHECKING
 
-from penstock.protocol.codec import encode_response
-
 from penstock.broker.context import RequestContext
 from penstock.protocol.api import SERVED, ApiKey
+from penstock.protocol.codec import encode_response
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.framing import response_prefix
 from penstock.protocol.message import Message

@@ -14,7 +14,6 @@ from penstock.runtime.files import StorageError
 
 if TYPE_CHECKING:
     from penstock.broker.broker import Broker
-
     from penstock.broker.partition import Partition
 
 TO_HIGH_WATERMARK = -1

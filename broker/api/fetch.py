@@ -11,8 +11,6 @@ Fetches with a replica id are the cluster's own; nobody is the cluster yet, so t
 
 from typing import TYPE_CHECKING
 
-from penstock.storage.log import LogSlice
-
 from penstock.broker.fetch_sessions import FetchPlan
 from penstock.broker.replies import Part, Parts, Reply
 from penstock.protocol.api import ApiKey
@@ -29,10 +27,10 @@ from penstock.protocol.fetch import (
 from penstock.protocol.framing import RequestHeader, response_prefix
 from penstock.runtime.files import StorageError
 from penstock.storage.errors import NotResident, OffsetOutOfRange
+from penstock.storage.log import LogSlice
 
 if TYPE_CHECKING:
     from penstock.broker.broker import Broker
-
     from penstock.broker.partition import Partition
 
 _KEY = int(ApiKey.FETCH)

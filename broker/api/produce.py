@@ -71,7 +71,7 @@ def produce(broker: "Broker", header: RequestHeader, frame: memoryview) -> Parts
     if version < FIRST_SERVED_VERSION:
         if request.acks == 0:
             raise ProtocolError(f"Produce version {version} with acks=0 can't be refused but by closing")
-        body = encode_produce_refusal(version, request.partitions)
+        body = encode_produce_refusal(version, request)
         return [response_prefix(_KEY, version, header.correlation_id, len(body)) + body]
     refusal = _refusal(request)
     results: list[ProducePartitionResult] = []

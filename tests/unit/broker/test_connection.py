@@ -1,12 +1,13 @@
 """A connection's frames, order, deadlines and end, with a dispatcher of the test's own."""
 
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
 import trio.testing
+from tests.support.streams import ScriptedStream
 
 from penstock.broker.budget import ByteBudget
 from penstock.broker.connection import (
@@ -19,7 +20,6 @@ from penstock.broker.connection import (
 from penstock.broker.replies import Parts, Reply
 from penstock.protocol.errors import ProtocolError
 from penstock.runtime.system_clock import SystemClock
-from tests.support.streams import ScriptedStream
 
 LIMITS = ConnectionLimits(
     frame_bytes_max=4 << 20,
@@ -90,7 +90,7 @@ class Session:
 
 
 @asynccontextmanager
-async def running(limits: ConnectionLimits = LIMITS, budget_bytes: int = 64 << 20) -> AsyncIterator[Session]:
+async def running(limits: ConnectionLimits = LIMITS, budget_bytes: int = 64 << 20) -> AsyncGenerator[Session]:
     session = Session(limits, budget_bytes)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(session.run)

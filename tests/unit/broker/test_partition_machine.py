@@ -30,9 +30,9 @@ def state(
     return StateLearned(leader, epoch, isr, replica_count, end, durable)
 
 
-def leader(*, write_caching: bool = False, min_insync_replicas: int = 1, **fields: int) -> PartitionMachine:
+def leader(*, write_caching: bool = False, min_insync_replicas: int = 1, epoch: int = 1) -> PartitionMachine:
     machine = PartitionMachine(ME, write_caching=write_caching, min_insync_replicas=min_insync_replicas)
-    machine.step(state(**fields))
+    machine.step(state(epoch=epoch))
     return machine
 
 

@@ -1,0 +1,139 @@
+"""One broker: everything that its handlers reach, and the order in which it comes up and goes down.
+
+Owns the lifetime of the parts; none of them starts or ends another. Up: folder and its lock, metadata store, registration (a new
+incarnation, fresh leader epochs), the watch, the logs. Down: the reverse, logs synced and closed, the folder marked clean, the lease
+given back. A part that fails takes the broker down with its error.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from penstock.broker.broker_config import BrokerConfig
+from penstock.broker.budget import ByteBudget
+from penstock.broker.fetch_sessions import FetchSessions
+from penstock.broker.image import ClusterImage
+from penstock.broker.metadata_watch import MetadataWatch
+from penstock.broker.partition import PartitionServices
+from penstock.broker.partitions import PartitionManager
+from penstock.broker.producer_ids import ProducerIds
+from penstock.broker.registration import Registration, join_cluster
+from penstock.broker.topic_admin import TopicAdmin
+from penstock.runtime.clock import Clock
+from penstock.runtime.environment import Environment
+from penstock.runtime.metadata import MetadataStore
+from penstock.runtime.threads import Threads
+from penstock.storage.data_directory import DataDirectory
+
+log = logging.getLogger(__name__)
+
+PARALLEL_SYNCS_MAX = 4
+"""Syncs of different logs at once; more of them only queue at the disk, and workers are for other work, too."""
+
+
+@dataclass(slots=True)
+class Broker:
+    """What a handler may use."""
+
+    environment: Environment
+    config: BrokerConfig
+    cluster_id: str
+    store: MetadataStore
+    image: ClusterImage
+    watch: MetadataWatch
+    registration: Registration
+    topics: TopicAdmin
+    producer_ids: ProducerIds
+    partitions: PartitionManager
+    fetch_sessions: FetchSessions
+    budget: ByteBudget
+    clock: Clock = field(init=False)
+    threads: Threads = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.clock = self.environment.clock
+        self.threads = self.environment.threads
+
+
+@asynccontextmanager
+async def open_broker(
+    environment: Environment, config: BrokerConfig, addresses: Mapping[str, tuple[str, int]]
+) -> AsyncGenerator[Broker]:
+    """A broker whose logs are open and led, until the block ends; then everything is closed in order.
+
+    `addresses` are the host and port that each listener is bound to. To be run in a shielded scope: closing is not to be cancelled.
+
+    Raises PenstockError where the folder or the store can't be used.
+    """
+    run = environment.threads.run
+    directory = await run(
+        DataDirectory.open, environment.files, config.data_directory, config.node_id, environment.random
+    )
+    for note in directory.notes:
+        log.warning("%s", note)
+    try:
+        async with environment.open_metadata(config.metadata_location) as store:
+            cluster_id = await join_cluster(store, environment.random, cluster_id=config.cluster_id)
+            await run(directory.join_cluster, cluster_id)
+            async with trio.open_nursery() as background:
+                broker = await _come_up(
+                    environment, config, addresses, directory, store, cluster_id, background
+                )
+                try:
+                    yield broker
+                finally:
+                    await broker.partitions.close()
+                    await broker.registration.stop()
+                    background.cancel_scope.cancel()
+    finally:
+        await run(directory.close)
+
+
+async def _come_up(
+    environment: Environment,
+    config: BrokerConfig,
+    addresses: Mapping[str, tuple[str, int]],
+    directory: DataDirectory,
+    store: MetadataStore,
+    cluster_id: str,
+    background: trio.Nursery,
+) -> Broker:
+    def spawn(task: Callable[[], Awaitable[None]]) -> None:
+        background.start_soon(task)
+
+    registration = Registration(
+        store, config, environment.clock, environment.random, directory_id=directory.directory_id
+    )
+    await registration.start(config.endpoints({name: port for name, (_, port) in addresses.items()}))
+    background.start_soon(registration.run)
+    budget = ByteBudget(config.queued_max_request_bytes)
+    services = PartitionServices(
+        environment.clock,
+        environment.threads,
+        spawn,
+        trio.CapacityLimiter(PARALLEL_SYNCS_MAX),
+        budget.reserve,
+    )
+    image = ClusterImage()
+    watch = MetadataWatch(store, image)
+    partitions = PartitionManager(config, image, directory, services)
+    watch.listen(partitions.note)
+    await background.start(watch.run)
+    await background.start(partitions.run)
+    return Broker(
+        environment,
+        config,
+        cluster_id,
+        store,
+        image,
+        watch,
+        registration,
+        TopicAdmin(store, image, config, environment.random),
+        ProducerIds(store, spawn),
+        partitions,
+        FetchSessions(config.fetch_session_slots, environment.random),
+        budget,
+    )
