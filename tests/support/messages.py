@@ -88,8 +88,8 @@ def _draw_element(draw: st.DrawFn, schema: Schema, field: Field, count_max: int)
 def _primitive(field: Field) -> st.SearchStrategy[object]:
     if field.name.endswith("error_code"):
         return st.integers(-1, 133)
-    if field.type == "int64" and field.name.endswith("_ms"):
-        return st.integers(-1, DAY_LIMIT_MS)
+    if field.type == "int64" and field.name.endswith("_ms"):  # kio takes a few of these for times since 1970
+        return st.integers(-1 if field.name == "log_append_time_ms" else 0, DAY_LIMIT_MS)
     if field.type in INTEGERS:
         bits = INTEGERS[field.type]
         return st.integers(-(1 << bits - 1), (1 << bits - 1) - 1)
@@ -237,19 +237,21 @@ class Kio:
     def message(self, entity: Any, name: str | None = None) -> Message:
         """A kio dataclass as our decoder would return it."""
         struct_name = name or self.schema.root
-        kinds = {field.name: field.type for field in self.schema.fields[struct_name]}
+        known = {field.name: field for field in self.schema.fields[struct_name]}
         values: dict[str, object] = {}
         for theirs in dataclasses.fields(entity):
             ours = field_name(theirs)
-            values[ours] = self._value(getattr(entity, theirs.name), kinds[ours])
+            values[ours] = self._field(getattr(entity, theirs.name), known[ours])
         for field in self.schema.absent[struct_name]:
             values[field.name] = default_value(self.schema, field)
         return Message(**values)
 
+    def _field(self, value: Any, field: Field) -> object:
+        if field.is_array and value is not None:
+            return [self._value(element, field.type) for element in value]
+        return self._value(value, field.type)
+
     def _value(self, value: Any, kind: str) -> object:
-        if isinstance(value, tuple):
-            elements: tuple[Any, ...] = value
-            return [self._value(element, kind) for element in elements]
         if dataclasses.is_dataclass(value):
             return self.message(value, kind)
         if isinstance(value, uuid.UUID):
