@@ -71,8 +71,10 @@ _LZ4_MAGIC = 0x184D2204
 _LZ4_FRAME_HEADER = bytes.fromhex(
     "04224d18 60 40 82"
 )  # independent blocks of 64 KiB, no checksums, header checksum
+_LZ4_FLAGS_POSITION = 4
+_LZ4_BLOCK_CHECKSUMS = 0x10
 _LZ4_BLOCK_BYTES = 64 * 1024
-_LZ4_STORED = 0x80000000
+_LZ4_STORED = 0x80000000  # set in the length of a block that did not get smaller
 _LZ4_EXPANSION = 255
 _SKIPPABLE_MAGIC = 0x184D2A50  # and the fifteen after it; lz4 and zstd share them
 _SKIPPABLE_MASK = 0xFFFFFFF0
@@ -215,25 +217,39 @@ def _xerial_blocks(data: memoryview) -> Iterator[memoryview]:
 
 
 def _compress_lz4(data: memoryview, level: int | None) -> bytes:
-    import cramjam
-
     parts: list[bytes] = [_LZ4_FRAME_HEADER]
-    for start in range(0, len(data), _LZ4_BLOCK_BYTES):
-        raw = data[start : start + _LZ4_BLOCK_BYTES]
-        if level is None or level == _LZ4_FAST_LEVEL:
-            block = bytes(cramjam.lz4.compress_block(raw, store_size=False))
-        else:
-            block = bytes(
-                cramjam.lz4.compress_block(raw, mode="high_compression", compression=level, store_size=False)
-            )
-        if len(block) < len(raw):
-            parts.append(_pack_uint32_le(len(block)))
-            parts.append(block)
-        else:
-            parts.append(_pack_uint32_le(len(raw) | _LZ4_STORED))
-            parts.append(bytes(raw))
+    if level is None or level == _LZ4_FAST_LEVEL:
+        parts += _lz4_blocks(data)
+    else:
+        parts += _lz4_blocks_of_level(data, level)
     parts.append(bytes(4))  # a block of no bytes ends the frame
     return b"".join(parts)
+
+
+def _lz4_blocks(data: memoryview) -> Iterator[bytes]:
+    import cramjam
+
+    for start in range(0, len(data), _LZ4_BLOCK_BYTES):
+        raw = data[start : start + _LZ4_BLOCK_BYTES]
+        block = bytes(cramjam.lz4.compress_block(raw, store_size=False))
+        is_stored = len(block) >= len(raw)
+        yield _pack_uint32_le(len(raw) | _LZ4_STORED if is_stored else len(block))
+        yield bytes(raw) if is_stored else block
+
+
+def _lz4_blocks_of_level(data: memoryview, level: int) -> Iterator[bytes]:
+    # cramjam minds the level in frames only, and those have block checksums: the blocks are taken out of them
+    import cramjam
+
+    compressor = cramjam.lz4.Compressor(level=level, content_checksum=False, block_linked=False)
+    compressor.compress(bytes(data))
+    frame = bytes(compressor.finish())
+    checksum_bytes = 4 if frame[_LZ4_FLAGS_POSITION] & _LZ4_BLOCK_CHECKSUMS else 0
+    position = len(_LZ4_FRAME_HEADER)
+    while block := int(_unpack_uint32_le(frame, position)[0]):
+        end = position + 4 + (block & ~_LZ4_STORED)
+        yield frame[position:end]
+        position = end + checksum_bytes
 
 
 def _decompress_lz4(data: memoryview, output_max_bytes: int) -> bytes:
@@ -273,12 +289,12 @@ def _lz4_output_bound(data: memoryview) -> int:
 
 def _walk_lz4_frame(data: memoryview, position: int) -> tuple[int, int]:
     """The end of the frame at `position`, and the most that its blocks can hold."""
-    flags = data[position + 4]
+    flags = data[position + _LZ4_FLAGS_POSITION]
     block_size_code = data[position + 5] >> 4 & 7
     if flags >> 6 != 1 or block_size_code < 4:
         raise DecodeError(f"an lz4 frame with unknown flags {flags:#04x} or block size {block_size_code}")
     block_max_bytes = 1 << (8 + 2 * block_size_code)
-    has_block_checksums, has_content_size = flags & 0x10, flags & 0x08
+    has_block_checksums, has_content_size = flags & _LZ4_BLOCK_CHECKSUMS, flags & 0x08
     has_content_checksum, has_dictionary = flags & 0x04, flags & 0x01
     if has_dictionary:
         raise DecodeError("an lz4 frame that needs a dictionary")

@@ -88,74 +88,78 @@ def iterate_records(batch: memoryview, *, output_max_bytes: int) -> Iterator[Rec
     Raises DecompressionTooLarge before the first record where they would take more than `output_max_bytes`, and
     DecodeError where the bytes are not `record_count` records, possibly after some of them were yielded.
     """
-    header = read_batch_header(batch)
-    if header.size_bytes != len(batch):
-        raise DecodeError(f"a record batch of {header.size_bytes} bytes in {len(batch)}")
-    data = decompress(header.codec, batch[HEADER_SIZE_BYTES:], output_max_bytes=output_max_bytes)
+    return _iterate_records(*_open_batch(batch, output_max_bytes))
+
+
+def iterate_timestamps(batch: memoryview, *, output_max_bytes: int) -> Iterator[tuple[int, int]]:
+    """Read (offset, timestamp) of each record of exactly one whole batch; keys, values and headers are skipped.
+
+    Errors are those of `iterate_records`. Takes no memory but that of the decompressed bytes.
+    """
+    return _iterate_timestamps(*_open_batch(batch, output_max_bytes))
+
+
+def _open_batch(batch: memoryview, output_max_bytes: int) -> tuple[bytes, BatchHeader]:
+    header, data = _decompress_batch(batch, output_max_bytes)
     if not 0 <= header.record_count <= len(data) // _RECORD_MIN_BYTES:
         raise DecodeError(f"{header.record_count} records claimed in {len(data)} bytes")
     if not 0 <= header.base_offset <= _INT64_MAX - _INT32_MAX - 1 or header.last_offset_delta < 0:
         raise DecodeError(f"offsets from {header.base_offset} to {header.last_offset}")
-    return _iterate_records(data, header)
+    return data, header
+
+
+def _decompress_batch(batch: memoryview, output_max_bytes: int) -> tuple[BatchHeader, bytes]:
+    header = read_batch_header(batch)
+    if header.size_bytes != len(batch):
+        raise DecodeError(f"a record batch of {header.size_bytes} bytes in {len(batch)}")
+    return header, decompress(header.codec, batch[HEADER_SIZE_BYTES:], output_max_bytes=output_max_bytes)
 
 
 def _iterate_records(data: bytes, header: BatchHeader) -> Iterator[Record]:
     # One- and two-byte varints, which nearly all are, are read in line: a call for each takes twice the time. The low
     # bit is a zigzag varint's sign, and the only negative length is that of null.
-    base_offset, last_delta, base_timestamp = (
-        header.base_offset,
-        header.last_offset_delta,
-        header.base_timestamp,
-    )
+    base_offset, last_delta = header.base_offset, header.last_offset_delta
+    base_timestamp = header.base_timestamp
     append_time = header.max_timestamp if header.attributes & LOG_APPEND_TIME_FLAG else None
     position = 0
     previous_delta = -1
     headers: Headers
     try:
         for _ in range(header.record_count):
-            length = data[position]
-            position += 1
+            length, position = data[position], position + 1
             if length > 127:
                 if (byte := data[position]) < 128:
-                    length += (byte - 1) << 7
-                    position += 1
+                    length, position = length + ((byte - 1) << 7), position + 1
                 else:
                     length, position = _read_long_varint(data, position - 1, _INT32_BITS)
             end = position + (length >> 1)
             position += 1  # past the record's attributes, none of which is in use
-            number = data[position]
-            position += 1
+            number, position = data[position], position + 1
             if number > 127:
                 if (byte := data[position]) < 128:
-                    number += (byte - 1) << 7
-                    position += 1
+                    number, position = number + ((byte - 1) << 7), position + 1
                 else:
                     number, position = _read_long_varint(data, position - 1, _INT64_BITS)
             timestamp = base_timestamp + (number >> 1 ^ -(number & 1))
-            number = data[position]
-            position += 1
+            number, position = data[position], position + 1
             if number > 127:
                 if (byte := data[position]) < 128:
-                    number += (byte - 1) << 7
-                    position += 1
+                    number, position = number + ((byte - 1) << 7), position + 1
                 else:
                     number, position = _read_long_varint(data, position - 1, _INT32_BITS)
             delta = number >> 1 ^ -(number & 1)
             key = value = None
-            number = data[position]
-            position += 1
+            number, position = data[position], position + 1
             if number > 127:
                 number, position = _read_long_varint(data, position - 1, _INT32_BITS)
             if not number & 1:
                 start = position
                 position += number >> 1
                 key = data[start:position]
-            number = data[position]
-            position += 1
+            number, position = data[position], position + 1
             if number > 127:
                 if (byte := data[position]) < 128:
-                    number += (byte - 1) << 7
-                    position += 1
+                    number, position = number + ((byte - 1) << 7), position + 1
                 else:
                     number, position = _read_long_varint(data, position - 1, _INT32_BITS)
             if not number & 1:
@@ -168,15 +172,46 @@ def _iterate_records(data: bytes, header: BatchHeader) -> Iterator[Record]:
                 headers, position = _read_headers(data, position - 1)
             if (
                 position != end
-                or length & 1
+                or length & 1  # negative
                 or not previous_delta < delta <= last_delta
                 or not _INT64_MIN <= timestamp <= _INT64_MAX
             ):
                 _raise_bad_record(position, end, base_offset + delta, timestamp)
             previous_delta = delta
-            if append_time is not None:
-                timestamp = append_time
-            yield Record(base_offset + delta, timestamp, key, value, headers)
+            yield Record(
+                base_offset + delta, timestamp if append_time is None else append_time, key, value, headers
+            )
+    except IndexError:
+        raise DecodeError("the records end inside a record") from None
+    if position != len(data):
+        raise DecodeError(f"{len(data) - position} bytes behind the last record")
+
+
+def _iterate_timestamps(data: bytes, header: BatchHeader) -> Iterator[tuple[int, int]]:
+    base_offset, last_delta, base_timestamp = (
+        header.base_offset,
+        header.last_offset_delta,
+        header.base_timestamp,
+    )
+    append_time = header.max_timestamp if header.attributes & LOG_APPEND_TIME_FLAG else None
+    position = 0
+    previous_delta = -1
+    try:
+        for _ in range(header.record_count):
+            length, position = _read_varint(data, position)
+            end = position + length
+            number, position = _read_long_varint(data, position + 1, _INT64_BITS)
+            timestamp = base_timestamp + (number >> 1 ^ -(number & 1))
+            delta, position = _read_varint(data, position)
+            if (
+                not position < end <= len(data)
+                or not previous_delta < delta <= last_delta
+                or not _INT64_MIN <= timestamp <= _INT64_MAX
+            ):
+                _raise_bad_record(position, end, base_offset + delta, timestamp)
+            previous_delta = delta
+            position = end
+            yield base_offset + delta, timestamp if append_time is None else append_time
     except IndexError:
         raise DecodeError("the records end inside a record") from None
     if position != len(data):
@@ -224,9 +259,10 @@ def _read_long_varint(data: bytes, position: int, bits: int) -> tuple[int, int]:
 
 
 def _raise_bad_record(position: int, end: int, offset: int, timestamp: int) -> NoReturn:
-    if position != end:
-        raise DecodeError(f"a record ends at byte {position}; by its length it should at {end}")
-    raise DecodeError(f"a record with offset {offset} and timestamp {timestamp} does not fit its batch")
+    raise DecodeError(
+        f"a record that by its length ends at byte {end} was read to {position}, with offset {offset} and timestamp "
+        f"{timestamp}: it is broken or does not fit its batch"
+    )
 
 
 def encode_batch(
@@ -303,10 +339,7 @@ def recompress(
     does not have.
     """
     try:
-        header = read_batch_header(batch)
-        if header.size_bytes != len(batch):
-            raise DecodeError(f"a record batch of {header.size_bytes} bytes in {len(batch)}")
-        data = decompress(header.codec, batch[HEADER_SIZE_BYTES:], output_max_bytes=output_max_bytes)
+        header, data = _decompress_batch(batch, output_max_bytes)
     except DecompressionTooLarge as error:
         raise InvalidBatch(ErrorCode.MESSAGE_TOO_LARGE, str(error)) from error
     except DecodeError as error:
