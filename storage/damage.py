@@ -32,13 +32,13 @@ _CRC = struct.Struct(">I")
 def find_valid_batch(
     files: FileSystem, path: str, start_position: int, end_position: int, expected_offset: int
 ) -> int | None:
-    """The position of the first whole batch with a right checksum that begins after `start_position`; None if there is none.
+    """The position of the first whole batch with a right checksum at or after `start_position`; None if there is none.
 
-    Its base offset must lie above `expected_offset`, or at it where the search starts with the file. Raises StorageError.
+    Its base offset must be at or above `expected_offset`. Raises StorageError.
     """
     file = files.open(path)
     try:
-        position = start_position if start_position == 0 else start_position + 1
+        position = start_position
         while position + HEADER_SIZE_BYTES <= end_position:
             count = min(CHUNK_BYTES, end_position - position)
             chunk = file.pread(count, position)

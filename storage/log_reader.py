@@ -19,8 +19,9 @@ from penstock.runtime.files import File
 from penstock.storage.batch_walk import ChainRules, chain_fault, check_batch, walk_batches, walk_headers
 from penstock.storage.errors import CorruptBatch, NotResident
 from penstock.storage.log_slice import LogSlice, empty_slice
-from penstock.storage.segment import Indexes, Segment, ensure_indexes, rebuild_indexes
+from penstock.storage.segment import Indexes, Segment
 from penstock.storage.segment_files import SharedFile
+from penstock.storage.segment_indexes import batch_ends_with, ensure_indexes, rebuild_indexes
 
 Segments = tuple[Segment, ...]
 
@@ -64,7 +65,33 @@ def read_slice(segments: Segments, request: ReadRequest) -> LogSlice:
         if found is not None:
             return found
         number += 1
+        if request.rules.contiguous and number <= last and segments[number].base_offset > request.offset:
+            before = segments[number - 1]
+            raise CorruptBatch(
+                before.path,
+                before.size_bytes,
+                f"the segment ends below offset {request.offset}, and the next begins at {segments[number].base_offset}",
+            )
     return empty_slice()
+
+
+def locate_end(segment: Segment, offset: int, rules: ChainRules) -> tuple[int, int]:
+    """Where a segment ends if everything at `offset` and above is cut off: the offset and the position of the first batch that goes.
+
+    The offset is that batch's base offset, or `offset` itself where it falls into a gap or behind the last batch. Waits for the disk.
+    """
+    if segment.size_bytes == 0 or offset <= segment.base_offset:
+        return min(offset, segment.base_offset), 0
+    request = ReadRequest(offset, 0, offset, -1, False, rules)
+    shared = segment.pool.acquire(segment)
+    try:
+        found = locate(segment, shared.file, offset, request)
+        if found is None:
+            return offset, segment.size_bytes
+        _, header = next(walk_headers(shared.file, found.position, segment.size_bytes))
+        return min(offset, header.base_offset), found.position
+    finally:
+        segment.pool.release(shared)
 
 
 def _slice_of_segment(segments: Segments, number: int, request: ReadRequest) -> LogSlice | None:
@@ -169,7 +196,7 @@ def _checked_floor(segment: Segment, file: File, offset: int, request: ReadReque
             return 0
         position = indexes.by_offset.positions[entry]
         expected = segment.base_offset + indexes.by_offset.relative_offsets[entry]
-        if _batch_ends_with(segment, file, position, expected, resident_only=request.resident_only):
+        if batch_ends_with(file, position, segment.size_bytes, expected, resident_only=request.resident_only):
             return position
         if request.resident_only:
             raise NotResident(f"{segment.path}: the index needs to be rebuilt")
@@ -179,16 +206,6 @@ def _checked_floor(segment: Segment, file: File, offset: int, request: ReadReque
         if rebuilt.by_offset.positions == indexes.by_offset.positions:
             return 0
         indexes = rebuilt
-
-
-def _batch_ends_with(
-    segment: Segment, file: File, position: int, last_offset: int, *, resident_only: bool
-) -> bool:
-    try:
-        _, header = next(walk_headers(file, position, segment.size_bytes, resident_only=resident_only))
-    except CorruptBatch:
-        return False
-    return header.last_offset == last_offset
 
 
 def _loaded_indexes(segment: Segment, request: ReadRequest) -> Indexes:

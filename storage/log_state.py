@@ -46,6 +46,8 @@ class OpenedState:
     epochs_on_disk: int
     """The latest epoch in the checkpoint file; -1 without one."""
     producers: ProducerState
-    snapshot_offset: int
-    """Where a producer snapshot is known to be on disk; -1 if none."""
+    snapshot_offsets: set[int]
+    """Of the producer snapshots on disk."""
+    needs_writing: bool
+    """Index files or snapshot lag behind the log, so that closing must write them."""
     report: OpenReport

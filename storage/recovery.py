@@ -21,8 +21,8 @@ Source: Kafka's `LogLoader`; ALICE (Pillai et al., OSDI 2014) and "Can Applicati
 from typing import NamedTuple
 
 from penstock.protocol.record_batch import BatchHeader
-from penstock.runtime.files import FileSystem, read_file, write_all
-from penstock.storage.batch_walk import ChainRules, check_batch, walk_batches, walk_headers
+from penstock.runtime.files import File, FileSystem, write_all
+from penstock.storage.batch_walk import ChainRules, chain_fault, check_batch, walk_batches, walk_headers
 from penstock.storage.checkpoint import (
     read_epoch_checkpoint,
     read_partition_metadata,
@@ -36,6 +36,7 @@ from penstock.storage.layout import (
     DELETED_SUFFIX,
     LEADER_EPOCH_CHECKPOINT,
     LOG_SUFFIX,
+    OFFSET_MAX,
     PARTITION_METADATA,
     SEGMENT_SUFFIXES,
     SNAPSHOT_SUFFIX,
@@ -45,9 +46,11 @@ from penstock.storage.layout import (
 )
 from penstock.storage.log_config import LogConfig
 from penstock.storage.log_state import OpenedState, OpenReport
+from penstock.storage.producer_recovery import load_producers
 from penstock.storage.producer_state import ProducerState
-from penstock.storage.segment import Indexes, Segment, ensure_indexes
+from penstock.storage.segment import Segment
 from penstock.storage.segment_files import SegmentFiles
+from penstock.storage.segment_indexes import book_to_end, resume_indexes
 
 
 def make_directory(files: FileSystem, directory: str, topic_id: bytes, log_start_offset: int) -> None:
@@ -80,6 +83,7 @@ def read_directory(
         opening.finish_clean()
     else:
         opening.recover(recovery_point, log_start_offset)
+    opening.finish(log_start_offset)
     opening.load_producers(log_start_offset)
     return opening.state(found_id, log_start_offset)
 
@@ -105,11 +109,12 @@ class _Opening:
         self._config = config
         self._pool = pool
         self._now_ms = now_ms
+        self._was_clean = True
         self._segments: list[Segment] = []
-        self._snapshot_offsets: list[int] = []
+        self._snapshot_offsets: set[int] = set()
         self._names: set[str] = set()
         self._epochs = EpochCache()
-        self._has_epochs = False
+        self._epochs_path = f"{directory}/{LEADER_EPOCH_CHECKPOINT}"
         self._epoch_on_disk = -1
         self._log_end_offset = 0
         self._report = OpenReport()
@@ -121,7 +126,7 @@ class _Opening:
     def _rules(self) -> ChainRules:
         return ChainRules(
             not self._config.compact,
-            self._epochs.epoch_at if self._has_epochs else None,
+            self._epochs.epoch_at,
             self._config.index_interval_bytes,
         )
 
@@ -152,8 +157,9 @@ class _Opening:
             if parsed is not None and parsed[1] == LOG_SUFFIX:
                 bases.append(parsed[0])
             elif parsed is not None and parsed[1] == SNAPSHOT_SUFFIX:
-                self._snapshot_offsets.append(parsed[0])
+                self._snapshot_offsets.add(parsed[0])
         self._names = set(names)
+        self._remove_orphans(names, set(bases))
         for base in bases:
             segment = Segment(self._pool, self._directory, base)
             file = self._files.open(segment.path)
@@ -163,14 +169,32 @@ class _Opening:
                 file.close()
             self._segments.append(segment)
 
+    def _remove_orphans(self, names: list[str], bases: set[int]) -> None:
+        """Remove index files whose log is gone: a later segment of that base offset must not take them for its own."""
+        for name in names:
+            parsed = parse_segment_file_name(name)
+            if parsed is not None and parsed[1] in SEGMENT_SUFFIXES and parsed[0] not in bases:
+                self._files.unlink(f"{self._directory}/{name}")
+
     def load_epochs(self) -> None:
-        path = f"{self._directory}/{LEADER_EPOCH_CHECKPOINT}"
-        entries = read_epoch_checkpoint(self._files, path) if LEADER_EPOCH_CHECKPOINT in self._names else None
-        self._has_epochs = entries is not None
-        self._epochs = EpochCache(entries or ())
-        if not self._epochs.is_consistent():
-            raise CorruptFile("epochs or start offsets do not rise", path=path)
-        self._epoch_on_disk = self._epochs.latest
+        """Read the leader-epoch checkpoint; where it is missing, the batches themselves say it."""
+        if LEADER_EPOCH_CHECKPOINT in self._names:
+            self._epochs = EpochCache(read_epoch_checkpoint(self._files, self._epochs_path) or ())
+            if not self._epochs.is_consistent():
+                raise CorruptFile("epochs or start offsets do not rise", path=self._epochs_path)
+            self._epoch_on_disk = self._epochs.latest
+            return
+        for segment in self._segments:
+            file = self._files.open(segment.path)
+            try:
+                for _, header in walk_headers(file, 0, segment.size_bytes):
+                    self._epochs.assign(header.partition_leader_epoch, header.base_offset)
+            except CorruptBatch:
+                break  # whether that is a torn tail is found out later
+            finally:
+                file.close()
+        if self._epochs.entries:
+            self._report.notes.append("leader-epoch-checkpoint was missing")
 
     # Clean
 
@@ -180,41 +204,22 @@ class _Opening:
         active = self._segments[-1]
         self._log_end_offset = active.base_offset
         if active.size_bytes == 0:
-            active.indexes = Indexes()
+            active.reset_bookkeeping()
             return
-        start = self._resume(active, active.size_bytes, 2**63 - 1)
         file = self._files.open(active.path)
         try:
-            for position, header in walk_headers(file, start, active.size_bytes):
-                self._book(active, position, header)
+            position = self._resume(active, file, OFFSET_MAX)
+            self._log_end_offset = book_to_end(active, file, position, active.size_bytes, self._rules)
         finally:
             file.close()
 
-    def _resume(self, segment: Segment, size_bytes: int, below_offset: int) -> int:
-        """Take over what the index files say about batches below an offset, if the log bears them out; the position to go on from."""
+    def _resume(self, segment: Segment, file: File, below_offset: int) -> int:
+        """Take over what the index files say about batches below an offset; returns the position to go on from."""
         indexes = segment.read_indexes()
-        count = 0
-        if indexes is not None:
-            relative = below_offset - segment.base_offset - 1
-            count = indexes.by_offset.floor(min(relative, 2**31 - 1)) + 1
-        if indexes is not None and count > 0:
-            position = indexes.by_offset.positions[count - 1]
-            last_offset = segment.base_offset + indexes.by_offset.relative_offsets[count - 1]
-            if self._batch_ends_with(segment, position, size_bytes, last_offset):
-                return segment.resume_bookkeeping(indexes, count)
+        position, taken = resume_indexes(segment, file, indexes, segment.size_bytes, below_offset)
+        if not taken and (indexes is None or len(indexes.by_offset)) and below_offset > segment.base_offset:
             self._report.rebuilt_indexes.append(segment.path)
-        segment.reset_bookkeeping()
-        return 0
-
-    def _batch_ends_with(self, segment: Segment, position: int, size_bytes: int, last_offset: int) -> bool:
-        file = self._files.open(segment.path)
-        try:
-            _, header = next(walk_headers(file, position, size_bytes))
-        except CorruptBatch:
-            return False
-        finally:
-            file.close()
-        return header.last_offset == last_offset
+        return position
 
     def _book(self, segment: Segment, position: int, header: BatchHeader) -> None:
         segment.book_header(position, header, self._config.index_interval_bytes)
@@ -232,11 +237,11 @@ class _Opening:
 
     def recover(self, recovery_point: int, log_start_offset: int) -> None:
         """Verify from the recovery point on, then cut, rewrite and sync what was found good."""
+        self._was_clean = False
         self._ensure_segment(log_start_offset)
         verified = self._verify_all(recovery_point)
         self._judge(verified, recovery_point)
         self._repair(verified)
-        self._repair_epochs()
 
     def _verify_all(self, recovery_point: int) -> list[_Verified]:
         """Verify the segments from the recovery point on, in order, up to the first fault."""
@@ -276,22 +281,26 @@ class _Opening:
 
     def _verify_segment(self, segment: Segment, recovery_point: int) -> _Verified:
         size_bytes = segment.size_bytes
-        position = self._resume(segment, size_bytes, recovery_point)
-        expected = segment.base_offset if position == 0 else -1
-        start = position
-        file = self._files.open(segment.path)
+        expected = -1
+        start = position = 0
         fault: CorruptBatch | None = None
+        file = self._files.open(segment.path)
         try:
+            start = self._resume(segment, file, recovery_point)
+            if start == 0:
+                expected = segment.base_offset
             for position, header in walk_headers(file, start, size_bytes):
                 if header.next_offset > recovery_point:
                     break
+                reason = chain_fault(header, expected, self._rules)
+                if reason is not None:
+                    raise CorruptBatch(segment.path, position, reason)
                 self._book(segment, position, header)
                 expected = header.next_offset
                 start = position + header.size_bytes
             position = start
             for position, header, batch in walk_batches(file, start, size_bytes):
                 check_batch(segment.path, position, header, batch, expected, self._rules)
-                self._check_epoch_order(segment, position, header)
                 self._book(segment, position, header)
                 expected = header.next_offset
                 position += header.size_bytes
@@ -303,15 +312,6 @@ class _Opening:
             file.close()
         end_offset = max(expected, segment.base_offset)
         return _Verified(segment, start, position, size_bytes, end_offset, fault)
-
-    def _check_epoch_order(self, segment: Segment, position: int, header: BatchHeader) -> None:
-        """Without a checkpoint to compare with, the batches themselves make the epochs, which never fall."""
-        if self._has_epochs:
-            return
-        epoch = header.partition_leader_epoch
-        if epoch < self._epochs.latest:
-            raise CorruptBatch(segment.path, position, f"leader epoch {epoch} after {self._epochs.latest}")
-        self._epochs.assign(epoch, header.base_offset)
 
     def _judge(self, verified: list[_Verified], recovery_point: int) -> None:
         """Raise unless the one fault, if there is any, is a torn tail."""
@@ -328,7 +328,7 @@ class _Opening:
             raise last.fault
         number = self._segments.index(last.segment)
         for segment in self._segments[number:]:
-            start = last.end_position if segment is last.segment else 0
+            start = last.end_position + 1 if segment is last.segment else 0
             position = find_valid_batch(
                 self._files, segment.path, start, segment.size_bytes, last.next_offset
             )
@@ -380,63 +380,43 @@ class _Opening:
         self._files.sync_directory(self._directory)
         self._report.removed_segments.append(segment.path)
 
-    def _repair_epochs(self) -> None:
-        path = f"{self._directory}/{LEADER_EPOCH_CHECKPOINT}"
-        changed = self._epochs.truncate_from_end(self._log_end_offset)
-        if changed or (not self._has_epochs and self._epochs.entries):
-            write_epoch_checkpoint(self._files, path, self._epochs.entries)
-        self._epoch_on_disk = self._epochs.latest
+    def finish(self, log_start_offset: int) -> None:
+        """What is left to do once the end of the log is known."""
+        if self._log_end_offset < log_start_offset:
+            self._start_over(log_start_offset)
+        self._epochs.truncate_from_end(self._log_end_offset)
+        if self._epochs.latest != self._epoch_on_disk:
+            write_epoch_checkpoint(self._files, self._epochs_path, self._epochs.entries)
+            self._epoch_on_disk = self._epochs.latest
 
-    # Producers
+    def _start_over(self, log_start_offset: int) -> None:
+        """All that is left was deleted once: go on at the log start offset, or offsets that were seen would be given again."""
+        self._report.notes.append(
+            f"the log ended at {self._log_end_offset}, below its start; it begins anew at {log_start_offset}"
+        )
+        for segment in reversed(self._segments):
+            self._remove_segment(segment)
+        self._segments.clear()
+        self._ensure_segment(log_start_offset)
+        self._segments[0].reset_bookkeeping()
+        self._log_end_offset = log_start_offset
 
     def load_producers(self, log_start_offset: int) -> None:
-        """The newest usable snapshot, and the headers of the batches after it."""
-        start = max(log_start_offset, self._segments[0].base_offset)
-        for offset in sorted(self._snapshot_offsets, reverse=True):
-            path = f"{self._directory}/{segment_file_name(offset, SNAPSHOT_SUFFIX)}"
-            if offset > self._log_end_offset:
-                self._files.unlink(path)
-                self._snapshot_offsets.remove(offset)
-                continue
-            try:
-                self._producers.load_snapshot(read_file(self._files, path), now_ms=self._now_ms, path=path)
-            except CorruptFile as error:
-                self._report.notes.append(str(error))
-                self._files.unlink(path)
-                self._snapshot_offsets.remove(offset)
-                continue
-            start = max(start, offset)
-            break
-        self._replay_producers(start)
-
-    def _replay_producers(self, start_offset: int) -> None:
-        for number, segment in enumerate(self._segments):
-            following = self._segments[number + 1 : number + 2]
-            end_offset = following[0].base_offset if following else self._log_end_offset
-            if end_offset <= start_offset or segment.size_bytes == 0:
-                continue
-            position = self._position_for(segment, start_offset, is_active=not following)
-            file = self._files.open(segment.path)
-            try:
-                for _, header in walk_headers(file, position, segment.size_bytes):
-                    if header.producer_id >= 0 and header.base_offset >= start_offset:
-                        self._producers.update(header, header.base_offset, self._now_ms)
-            finally:
-                file.close()
-
-    def _position_for(self, segment: Segment, offset: int, *, is_active: bool) -> int:
-        indexes = segment.indexes
-        if indexes is None and not is_active:
-            indexes = ensure_indexes(segment, self._rules)
-        if indexes is None or offset <= segment.base_offset:
-            return 0
-        entry = indexes.by_offset.floor(offset - segment.base_offset)
-        return indexes.by_offset.positions[entry] if entry >= 0 else 0
+        """The state of the idempotent producers."""
+        self._report.notes += load_producers(
+            self._producers,
+            tuple(self._segments),
+            self._snapshot_offsets,
+            log_start_offset=log_start_offset,
+            log_end_offset=self._log_end_offset,
+            now_ms=self._now_ms,
+            rules=self._rules,
+        )
 
     def state(self, topic_id: bytes, log_start_offset: int) -> OpenedState:
         active = self._segments[-1]
         if active.indexes is None:
-            active.indexes = Indexes()
+            active.reset_bookkeeping()
         return OpenedState(
             pool=self._pool,
             directory=self._directory,
@@ -448,6 +428,7 @@ class _Opening:
             epochs=self._epochs,
             epochs_on_disk=self._epoch_on_disk,
             producers=self._producers,
-            snapshot_offset=max(self._snapshot_offsets, default=-1),
+            snapshot_offsets=self._snapshot_offsets,
+            needs_writing=not self._was_clean or bool(self._report),
             report=self._report,
         )

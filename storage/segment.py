@@ -16,8 +16,7 @@ from bisect import bisect_right
 
 from penstock.protocol.record_batch import BatchHeader
 from penstock.runtime.files import File, FileSystem, read_file, write_all
-from penstock.storage.batch_walk import ChainRules, chain_fault, walk_headers
-from penstock.storage.errors import CorruptBatch
+from penstock.storage.batch_walk import walk_headers
 from penstock.storage.index import OffsetIndex, TimeIndex
 from penstock.storage.layout import (
     INDEX_ENTRY_SIZE_BYTES,
@@ -243,50 +242,6 @@ class Segment:
         _overwrite(self.pool.files, self.file_path(suffix), data)
 
 
-def ensure_indexes(segment: Segment, rules: ChainRules) -> Indexes:
-    """The indexes of a closed segment, loaded or, where missing or senseless, rebuilt from the log and written.
-
-    Waits for the disk. Raises CorruptBatch when a rebuild meets a header that can't be one or doesn't follow on the last, StorageError.
-    """
-    indexes = segment.indexes
-    if indexes is None:
-        indexes = segment.read_indexes()
-        if indexes is None:
-            return rebuild_indexes(segment, rules)
-        _publish(segment, indexes)
-    segment.pool.note_indexes(segment, indexes.size_bytes)
-    return indexes
-
-
-def rebuild_indexes(segment: Segment, rules: ChainRules) -> Indexes:
-    """Make the indexes of a closed segment anew from its batches' headers, and write them. Raises like `ensure_indexes`."""
-    scratch = Segment(segment.pool, segment.directory, segment.base_offset, segment.size_bytes)
-    scratch.reset_bookkeeping()
-    expected = segment.base_offset if rules.contiguous else -1
-    shared = segment.pool.acquire(segment)
-    try:
-        for position, header in walk_headers(shared.file, 0, segment.size_bytes):
-            fault = chain_fault(header, expected, rules)
-            if fault is not None:
-                raise CorruptBatch(segment.path, position, fault)
-            scratch.book_header(position, header, rules.index_interval_bytes)
-            expected = header.next_offset
-    finally:
-        segment.pool.release(shared)
-    scratch.write_indexes()
-    assert scratch.indexes is not None
-    _publish(segment, scratch.indexes)
-    segment.pool.note_indexes(segment, scratch.indexes.size_bytes)
-    return scratch.indexes
-
-
-def _publish(segment: Segment, indexes: Indexes) -> None:
-    if indexes.by_time.timestamps:
-        segment.largest_timestamp_ms = indexes.by_time.timestamps[-1]
-        segment.largest_timestamp_last_offset = segment.base_offset + indexes.by_time.relative_offsets[-1]
-    segment.indexes = indexes
-
-
 def _overwrite(files: FileSystem, path: str, data: bytes) -> None:
     file = files.open(path, write=True, create=True)
     try:
@@ -296,4 +251,4 @@ def _overwrite(files: FileSystem, path: str, data: bytes) -> None:
         file.close()
 
 
-__all__ = ["HotTail", "Indexes", "Segment", "ensure_indexes", "rebuild_indexes"]
+__all__ = ["HotTail", "Indexes", "Segment"]

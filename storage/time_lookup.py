@@ -19,7 +19,8 @@ from penstock.runtime.files import File
 from penstock.storage.batch_walk import ChainRules, check_batch, walk_headers
 from penstock.storage.errors import CorruptBatch
 from penstock.storage.log_reader import Segments
-from penstock.storage.segment import Indexes, Segment, ensure_indexes, rebuild_indexes
+from penstock.storage.segment import Indexes, Segment
+from penstock.storage.segment_indexes import ensure_indexes, rebuild_indexes
 
 DECOMPRESSED_BYTES_MAX = 1 << 30
 """Of one batch that is looked into."""

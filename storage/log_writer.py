@@ -1,0 +1,528 @@
+"""The writing half of a log: appends, epochs, syncs, rolls, snapshots, closing.
+
+Owns the offsets, the order of writes and syncs, and what is published to readers when. `Log` adds reading and cutting. Knows neither
+leaders nor replicas nor high watermarks.
+
+Invariants:
+    - Base offsets of appended batches are contiguous; leader epochs never fall.
+    - A leader epoch is durable in `leader-epoch-checkpoint` before the first batch that bears it is written.
+    - A segment is durable before the next one exists: whatever a power cut tears, it tears the last segment only.
+    - `segments` is replaced as a whole, and so are indexes and tails that shrink. An append publishes index and tail entries first, then
+      the log end offset, then the segment's size; who reads both takes the size first, so that equal end offsets mean equal sizes.
+    - After a failed sync or an unclear write, `failure` is set for good: nothing more is written, nothing is called durable.
+
+Source: Kafka's `UnifiedLog`, `LocalLog`.
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from penstock.protocol.record_batch import (
+    LOG_APPEND_TIME_FLAG,
+    MAGIC,
+    BatchHeader,
+    iterate_batches,
+    set_log_append_time,
+    stamp,
+    verify_crc,
+)
+from penstock.runtime.files import DiskFull, FileSystem, StorageError, TooManyOpenFiles, write_all
+from penstock.storage.batch_walk import ChainRules, chain_fault
+from penstock.storage.checkpoint import write_epoch_checkpoint
+from penstock.storage.errors import (
+    CorruptBatch,
+    LogClosed,
+    LogFailed,
+    OffsetOutOfRange,
+    StaleLeaderEpoch,
+)
+from penstock.storage.layout import (
+    DELETED_DIRECTORY_SUFFIX,
+    LEADER_EPOCH_CHECKPOINT,
+    RELATIVE_OFFSET_MAX,
+    SNAPSHOT_SUFFIX,
+    TEMPORARY_SUFFIX,
+    parse_partition_directory_name,
+    put_aside_directory_name,
+    segment_file_name,
+)
+from penstock.storage.log_config import LogConfig
+from penstock.storage.log_state import OpenedState
+from penstock.storage.producer_state import AppendedBatch
+from penstock.storage.segment import TAIL_BATCHES_MIN, HotTail, Segment
+
+NO_TIMESTAMP = -1
+
+
+@dataclass(slots=True)
+class AppendInfo:
+    """What an append did. Offsets are inclusive."""
+
+    base_offset: int
+    last_offset: int
+    log_append_time_ms: int
+    """-1 unless `message.timestamp.type` is LogAppendTime."""
+    is_duplicate: bool
+    """Nothing was appended: the offsets are those of the first time."""
+    position: int
+    """In the active segment's file; -1 for a duplicate."""
+
+
+class LogWriter:
+    """See the module. Used as `Log` only."""
+
+    def __init__(self, state: OpenedState) -> None:
+        self.directory = state.directory
+        self.topic_id = state.topic_id
+        self.report = state.report
+        self._pool = state.pool
+        self._files: FileSystem = state.pool.files
+        self._segments = state.segments
+        self._active = state.segments[-1]
+        self._log_start_offset = state.log_start_offset
+        self._log_end_offset = state.log_end_offset
+        self._durable_end_offset = state.log_end_offset
+        self._epochs = state.epochs
+        self._epoch_on_disk = state.epochs_on_disk
+        self._producers = state.producers
+        self._snapshot_offsets = state.snapshot_offsets
+        self._epochs_lock = threading.Lock()
+        self._failure: StorageError | None = None
+        self._largest_timestamp_ms = self._active.largest_timestamp_ms
+        self._changed = state.needs_writing
+        self._truncation_count = 0
+        self._worker_lock = threading.Lock()
+        self.config = state.config
+        if self._active.tail is None:
+            self._active.tail = HotTail(self._log_end_offset)
+
+    # Properties: no I/O
+
+    @property
+    def config(self) -> LogConfig:
+        """The settings; setting them holds for what comes from now on."""
+        return self._config
+
+    @config.setter
+    def config(self, config: LogConfig) -> None:
+        self._config = config
+        self._log_append_time = config.log_append_time
+        self._index_interval_bytes = config.index_interval_bytes
+        self._rules = ChainRules(not config.compact, self._epochs.epoch_at, config.index_interval_bytes)
+
+    @property
+    def log_start_offset(self) -> int:
+        """The first offset that may be read. Never falls."""
+        return self._log_start_offset
+
+    @property
+    def log_end_offset(self) -> int:
+        """The offset that the next record gets."""
+        return self._log_end_offset
+
+    @property
+    def durable_end_offset(self) -> int:
+        """Everything below survives a power cut: it was covered by a completed sync."""
+        return self._durable_end_offset
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all segments' batches, indexes not counted."""
+        return sum(segment.size_bytes for segment in self._segments)
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """All segments, oldest first; the last is active."""
+        return self._segments
+
+    @property
+    def latest_epoch(self) -> int:
+        """The latest leader epoch; -1 before the first."""
+        return self._epochs.latest
+
+    @property
+    def epoch_entries(self) -> tuple[tuple[int, int], ...]:
+        """(leader epoch, start offset), oldest first."""
+        return self._epochs.entries
+
+    def epoch_at(self, offset: int) -> int:
+        """The leader epoch that `offset` lies in; -1 below the first."""
+        return self._epochs.epoch_at(offset)
+
+    @property
+    def largest_timestamp_ms(self) -> int:
+        """The largest record timestamp of the active segment at opening and of all that was appended since; -1 if none."""
+        return self._largest_timestamp_ms
+
+    @property
+    def producer_count(self) -> int:
+        """How many idempotent producers are remembered."""
+        return len(self._producers)
+
+    @property
+    def failure(self) -> StorageError | None:
+        """Why the log is offline; None while it is not."""
+        return self._failure
+
+    # Appending: event loop
+
+    def needs_roll(
+        self, size_bytes: int, max_timestamp_ms: int, now_ms: int, *, last_offset_delta: int = 0
+    ) -> bool:
+        """Whether `roll` must come before a batch of that size, largest timestamp and offset span is appended.
+
+        So when the batch would lift the segment over `segment.bytes`, the segment's first batch is more than `segment.ms` older (by
+        record timestamps; by `now_ms` where the first batch has none), an index is full, or a relative offset would pass int32.
+        """
+        segment = self._active
+        config = self._config
+        size = segment.size_bytes
+        if size == 0:
+            return False
+        if size > config.segment_bytes - size_bytes:
+            return True
+        first = segment.rolling_timestamp_ms
+        if first is None:
+            first = segment.first_timestamp_ms()
+        if first >= 0 and max_timestamp_ms - first > config.segment_ms - config.segment_jitter_ms:
+            return True
+        if self._log_end_offset + last_offset_delta - segment.base_offset > RELATIVE_OFFSET_MAX:
+            return True
+        indexes = segment.indexes
+        assert indexes is not None
+        # one entry is left for the last largest timestamp, which closing adds
+        return (
+            indexes.by_offset.size_bytes + 8 > config.segment_index_bytes
+            or indexes.by_time.size_bytes + 24 > config.segment_index_bytes
+        )
+
+    def append_as_leader(
+        self, batch: memoryview, header: BatchHeader, *, leader_epoch: int, now_ms: int
+    ) -> AppendInfo:
+        """Give a checked batch the next offsets and this epoch, in place, and write it.
+
+        In the page cache on return; durable when `durable_end_offset` has passed it. `header` is the batch's own; after a LogAppendTime
+        stamp its timestamps are stale. The first append in a new epoch also writes and syncs the epoch checkpoint.
+
+        Raises:
+            OutOfOrderSequence, InvalidProducerEpoch: the producer's fault, nothing appended.
+            DiskFull, TooManyOpenFiles: nothing appended, the log is as before.
+            LogFailed: the log is offline, or has just gone offline by this write.
+            StaleLeaderEpoch: `leader_epoch` is below the log's latest.
+        """
+        if self._failure is not None:
+            self._raise_failure()
+        has_producer = header.producer_id >= 0
+        if has_producer:
+            repeated = self._producers.check(header)
+            if repeated is not None:
+                return self._duplicate(repeated)
+        if leader_epoch != self._epoch_on_disk:
+            self._enter_epoch(leader_epoch, self._log_end_offset)
+        log_append_time_ms = NO_TIMESTAMP
+        max_timestamp_ms = header.max_timestamp
+        if self._log_append_time:
+            if not header.attributes & LOG_APPEND_TIME_FLAG:
+                set_log_append_time(batch, now_ms)
+                max_timestamp_ms = now_ms
+            log_append_time_ms = max_timestamp_ms
+        base_offset = self._log_end_offset
+        last_offset = base_offset + header.last_offset_delta
+        stamp(batch, base_offset, leader_epoch)
+        position = self._write(batch, last_offset, max_timestamp_ms)
+        if has_producer:
+            self._producers.update(header, base_offset, now_ms)
+        return AppendInfo(base_offset, last_offset, log_append_time_ms, False, position)
+
+    def append_as_follower(self, records: memoryview, *, now_ms: int) -> AppendInfo:
+        """Append the leader's batches unchanged, after checking each one's checksum and that it follows on the one before.
+
+        A torn last batch is left out. Offsets may have gaps where the leader's log was compacted, and never go back. Batches before the
+        first bad one are appended even if this raises. `log_append_time_ms` is -1: the batches bear their own.
+
+        Raises CorruptBatch, StaleLeaderEpoch, and what `append_as_leader` raises; ValueError if there is no whole batch.
+        """
+        first: AppendInfo | None = None
+        rules = ChainRules(False, None, self._index_interval_bytes)
+        for header, batch in iterate_batches(records):
+            if self._failure is not None:
+                self._raise_failure()
+            fault = chain_fault(header, self._log_end_offset, rules)
+            if fault is None and not (header.magic == MAGIC and verify_crc(batch)):
+                fault = "the CRC-32C is wrong"
+            if fault is not None:
+                raise CorruptBatch("fetched records", 0, fault)
+            epoch = header.partition_leader_epoch
+            if epoch != self._epoch_on_disk:
+                self._enter_epoch(epoch, header.base_offset)
+            position = self._write(batch, header.last_offset, header.max_timestamp)
+            if header.producer_id >= 0:
+                self._producers.update(header, header.base_offset, now_ms)
+            if first is None:
+                first = AppendInfo(header.base_offset, header.last_offset, NO_TIMESTAMP, False, position)
+            first.last_offset = header.last_offset
+        if first is None:
+            raise ValueError("no whole batch to append")
+        return first
+
+    def start_leader_epoch(self, epoch: int) -> None:
+        """Let `epoch` begin at the log end offset. In memory: it reaches the disk before the first batch that bears it."""
+        self._epochs.assign(epoch, self._log_end_offset)
+
+    def prepare_append(self, leader_epoch: int) -> None:
+        """Do on a worker what the first append in an epoch would otherwise do itself: open the file, write the epoch checkpoint.
+
+        The caller holds appends back. Raises what `append_as_leader` raises.
+        """
+        if self._failure is not None:
+            self._raise_failure()
+        if leader_epoch != self._epoch_on_disk:
+            self._enter_epoch(leader_epoch, self._log_end_offset)
+        if self._active.file is None:
+            self._active.open_for_append()
+        self._active.first_timestamp_ms()
+
+    def advance_log_start_offset(self, offset: int) -> None:
+        """Let the log begin at `offset` from now on; below the present one it changes nothing. Raises OffsetOutOfRange past the end."""
+        if offset > self._log_end_offset:
+            raise OffsetOutOfRange(offset, self._log_start_offset, self._log_end_offset)
+        self._log_start_offset = max(self._log_start_offset, offset)
+
+    def _write(self, batch: memoryview, last_offset: int, max_timestamp_ms: int) -> int:
+        segment = self._active
+        file = segment.file
+        if file is None:
+            file = segment.open_for_append()
+        position = segment.size_bytes
+        size_bytes = len(batch)
+        try:
+            written = file.pwrite(batch, position)
+            if written != size_bytes:
+                write_all(file, batch[written:], position + written)
+        except StorageError as error:
+            self._write_failed(error, position)
+        end_position = position + size_bytes
+        segment.note_appended(
+            end_position, size_bytes, last_offset, max_timestamp_ms, self._index_interval_bytes
+        )
+        tail = segment.tail
+        assert tail is not None
+        tail.positions.append(position)
+        tail.end_offsets.append(last_offset + 1)
+        if len(tail.end_offsets) >= 2 * TAIL_BATCHES_MIN:
+            segment.tail = tail.trimmed()
+        self._largest_timestamp_ms = max(self._largest_timestamp_ms, max_timestamp_ms)
+        self._changed = True
+        self._log_end_offset = last_offset + 1
+        segment.size_bytes = end_position
+        return position
+
+    def _write_failed(self, error: StorageError, position: int) -> NoReturn:
+        """Cut a part of the batch off again, so that the next append is contiguous (PROPERTIES D12)."""
+        file = self._active.file
+        assert file is not None
+        if isinstance(error, DiskFull):
+            try:
+                file.truncate(position)
+            except StorageError as second:
+                self._fail(second)
+            raise error
+        self._fail(error)
+
+    def _duplicate(self, repeated: AppendedBatch) -> AppendInfo:
+        time_ms = repeated.timestamp_ms if self._log_append_time else NO_TIMESTAMP
+        return AppendInfo(repeated.base_offset, repeated.last_offset, time_ms, True, -1)
+
+    def _enter_epoch(self, epoch: int, start_offset: int) -> None:
+        """Make sure that `epoch` is the latest in the checkpoint on disk."""
+        if epoch < self._epochs.latest:
+            raise StaleLeaderEpoch(f"leader epoch {epoch} after {self._epochs.latest}")
+        self._epochs.assign(epoch, start_offset)
+        self._write_epochs()
+
+    def _write_epochs(self) -> None:
+        # a segment deletion on a worker may write it at the same time as the first append of an epoch
+        with self._epochs_lock:
+            entries = self._epochs.entries
+            try:
+                write_epoch_checkpoint(self._files, f"{self.directory}/{LEADER_EPOCH_CHECKPOINT}", entries)
+            except (DiskFull, TooManyOpenFiles):
+                raise
+            except StorageError as error:
+                self._fail(error)
+            self._epoch_on_disk = entries[-1][0] if entries else -1
+
+    def _fail(self, error: StorageError) -> NoReturn:
+        if self._failure is None:
+            self._failure = error
+        raise LogFailed(f"the log is offline: {error}", path=self.directory) from error
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            self._raise_failure()
+
+    def _raise_failure(self) -> NoReturn:
+        if isinstance(self._failure, LogClosed):
+            raise self._failure
+        raise LogFailed(f"the log is offline: {self._failure}", path=self.directory) from self._failure
+
+    # Workers
+
+    def sync(self) -> int:
+        """Make everything appended before the call durable; returns the new `durable_end_offset`. Runs beside appends.
+
+        Raises LogFailed: this sync or an earlier write failed. It is final (PROPERTIES D11).
+        """
+        with self._worker_lock:
+            return self._sync()
+
+    def _sync(self) -> int:
+        if self._failure is not None:
+            self._raise_failure()
+        target = self._log_end_offset
+        if target > self._durable_end_offset:
+            file = self._active.file
+            assert file is not None, "appended to, so it is open"
+            try:
+                file.datasync()
+            except StorageError as error:
+                self._fail(error)
+            self._durable_end_offset = target
+        return self._durable_end_offset
+
+    def roll(self, now_ms: int) -> None:
+        """Close the active segment and begin a new one at the log end offset; does nothing to an empty segment.
+
+        Everything appended before is durable on return. Raises DiskFull, TooManyOpenFiles or another StorageError with the log unchanged
+        (it goes on in the old segment), LogFailed if the sync failed.
+        """
+        with self._worker_lock:
+            self._sync()
+            old = self._active
+            if old.size_bytes == 0:
+                return
+            self._producers.expire(now_ms)
+            old.write_indexes()
+            self._write_snapshot()
+            new = self._new_segment(self._log_end_offset)
+            self._create_file(new)
+            self._publish((*self._segments, new))
+            self._retire_tail(old)
+
+    def _new_segment(self, base_offset: int) -> Segment:
+        """An empty segment to be appended to, without its file."""
+        segment = Segment(self._pool, self.directory, base_offset)
+        segment.reset_bookkeeping()
+        segment.tail = HotTail(base_offset)
+        return segment
+
+    def _create_file(self, segment: Segment) -> None:
+        """Make the file of a new segment, durable in the directory."""
+        file = self._files.open(segment.path, write=True, create=True)
+        try:
+            file.truncate(0)
+        finally:
+            file.close()
+        self._files.sync_directory(self.directory)
+        segment.open_for_append()
+
+    def _publish(self, segments: tuple[Segment, ...]) -> None:
+        self._segments = segments
+        self._active = segments[-1]
+
+    def _retire_tail(self, closed: Segment) -> None:
+        """Let a segment that was active go the way of the closed ones; its tail serves the readers just behind until the next roll."""
+        closed.file = None
+        self._pool.unpin(closed)
+        if closed.indexes is not None:
+            self._pool.note_indexes(closed, closed.indexes.size_bytes)
+        if len(self._segments) > 2:
+            self._segments[-3].tail = None
+
+    def write_producer_snapshot(self) -> None:
+        """Write `<log end offset>.snapshot`, durable on return. Appends are held back. Raises StorageError."""
+        with self._worker_lock:
+            self._write_snapshot()
+
+    def _write_snapshot(self) -> None:
+        offset = self._log_end_offset
+        if offset in self._snapshot_offsets:
+            return
+        path = f"{self.directory}/{segment_file_name(offset, SNAPSHOT_SUFFIX)}"
+        temporary = path + TEMPORARY_SUFFIX
+        data = self._producers.encode_snapshot()
+        file = self._files.open(temporary, write=True, create=True)
+        try:
+            file.truncate(0)
+            write_all(file, data, 0)
+            file.datasync()
+        finally:
+            file.close()
+        self._files.rename(temporary, path)
+        self._files.sync_directory(self.directory)
+        self._snapshot_offsets.add(offset)
+        self._drop_stray_snapshots()
+
+    def _drop_stray_snapshots(self) -> None:
+        """Keep one snapshot for each segment, and the newest."""
+        kept = {segment.base_offset for segment in self._segments} | {max(self._snapshot_offsets)}
+        for offset in self._snapshot_offsets - kept:
+            self._files.unlink(f"{self.directory}/{segment_file_name(offset, SNAPSHOT_SUFFIX)}")
+        self._snapshot_offsets &= kept
+
+    def expire_producers(self, now_ms: int) -> int:
+        """Forget producers idle for `producer.id.expiration.ms`; returns how many. Event loop."""
+        return self._producers.expire(now_ms)
+
+    def close(self) -> None:
+        """Sync, write indexes and the producer snapshot, close the files: after this a clean open finds everything.
+
+        Slices stay readable until released. Closing twice is allowed.
+
+        Raises LogFailed when the log had failed or the last sync does: then this log was not closed cleanly, but its files are closed.
+        """
+        with self._worker_lock:
+            if isinstance(self._failure, LogClosed):
+                return
+            try:
+                self._sync()
+                if self._changed:
+                    self._active.write_indexes()
+                    self._active.sync_indexes()
+                    self._write_snapshot()
+            finally:
+                self._close_files()
+
+    def delete(self) -> Callable[[], None]:
+        """Take the log out of use and rename its directory to `*-delete`, durably, so that a new log can take its name.
+
+        Returns the function that removes the files; they are removed at the next start if it is never called. Slices stay readable
+        until released. Raises StorageError.
+        """
+        with self._worker_lock:
+            for segment in self._segments:
+                segment.is_gone = True
+            self._close_files()
+            parent, _, name = self.directory.rpartition("/")
+            parsed = parse_partition_directory_name(name)
+            topic, partition = parsed if parsed is not None else (name, 0)
+            unique = self.topic_id.hex()
+            gone = put_aside_directory_name(topic, partition, unique, DELETED_DIRECTORY_SUFFIX)
+            target = f"{parent or '.'}/{gone}"
+            self._files.rename(self.directory, target)
+            self._files.sync_directory(parent or ".")
+        return functools.partial(self._files.remove_tree, target)
+
+    def _close_files(self) -> None:
+        if self._failure is None:
+            self._failure = LogClosed("the log is closed", path=self.directory)
+        for segment in self._segments:
+            segment.file = None
+            self._pool.retire(segment)
+            self._pool.forget_indexes(segment)
+
+
+__all__ = ["AppendInfo", "LogWriter"]

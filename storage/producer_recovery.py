@@ -1,0 +1,81 @@
+"""Producer state from what is on disk: the newest usable snapshot and the headers of the batches after it.
+
+Owns which `.snapshot` files are usable. Knows not why state is loaded: at opening, or after a truncation.
+
+A snapshot taken at offset n holds what the batches below n did. One above the log's end tells of batches that are gone, and one that
+fails its checksum tells nothing: both are removed.
+"""
+
+from penstock.runtime.files import read_file
+from penstock.storage.batch_walk import ChainRules, walk_headers
+from penstock.storage.errors import CorruptFile
+from penstock.storage.layout import SNAPSHOT_SUFFIX, segment_file_name
+from penstock.storage.producer_state import ProducerState
+from penstock.storage.segment import Segment
+from penstock.storage.segment_indexes import ensure_indexes
+
+
+def load_producers(
+    state: ProducerState,
+    segments: tuple[Segment, ...],
+    snapshot_offsets: set[int],
+    *,
+    log_start_offset: int,
+    log_end_offset: int,
+    now_ms: int,
+    rules: ChainRules,
+) -> list[str]:
+    """Fill `state`, which is emptied first; returns notes on damaged snapshots. `snapshot_offsets` loses those that were removed.
+
+    Batches read from the log count as written now: their own timestamps are the producer's. Raises CorruptBatch, StorageError.
+    """
+    files = segments[0].pool.files
+    directory = segments[0].directory
+    notes: list[str] = []
+    state.clear()
+    start_offset = max(log_start_offset, segments[0].base_offset)
+    for offset in sorted(snapshot_offsets, reverse=True):
+        path = f"{directory}/{segment_file_name(offset, SNAPSHOT_SUFFIX)}"
+        if offset <= log_end_offset:
+            try:
+                state.load_snapshot(read_file(files, path), now_ms=now_ms, path=path)
+            except CorruptFile as error:
+                notes.append(str(error))
+            else:
+                start_offset = max(start_offset, offset)
+                break
+        files.unlink(path)
+        snapshot_offsets.discard(offset)
+    _replay(state, segments, start_offset, log_end_offset, now_ms, rules)
+    return notes
+
+
+def _replay(
+    state: ProducerState,
+    segments: tuple[Segment, ...],
+    start_offset: int,
+    log_end_offset: int,
+    now_ms: int,
+    rules: ChainRules,
+) -> None:
+    for number, segment in enumerate(segments):
+        is_last = number + 1 == len(segments)
+        end_offset = log_end_offset if is_last else segments[number + 1].base_offset
+        if end_offset <= start_offset or segment.size_bytes == 0:
+            continue
+        position = _position_for(segment, start_offset, rules)
+        shared = segment.pool.acquire(segment)
+        try:
+            for _, header in walk_headers(shared.file, position, segment.size_bytes):
+                if header.producer_id >= 0 and header.base_offset >= start_offset:
+                    state.update(header, header.base_offset, now_ms)
+        finally:
+            segment.pool.release(shared)
+
+
+def _position_for(segment: Segment, offset: int, rules: ChainRules) -> int:
+    if offset <= segment.base_offset:
+        return 0
+    indexes = segment.indexes if segment.indexes is not None else ensure_indexes(segment, rules)
+    entry = indexes.by_offset.floor(offset - segment.base_offset)
+    return indexes.by_offset.positions[entry] if entry >= 0 else 0
