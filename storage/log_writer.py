@@ -93,7 +93,7 @@ class LogWriter:
         self._failure: StorageError | None = None
         self._largest_timestamp_ms = self._active.largest_timestamp_ms
         self._changed = state.needs_writing
-        self._truncation_count = 0
+        self._truncation_count: int = 0
         self._worker_lock = threading.Lock()
         self.config = state.config
         if self._active.tail is None:
