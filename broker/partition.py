@@ -40,7 +40,7 @@ from penstock.runtime.clock import Clock
 from penstock.runtime.files import StorageError
 from penstock.runtime.threads import Threads
 from penstock.storage.errors import ProducerStateError, StaleLeaderEpoch
-from penstock.storage.log import Log, LogSlice
+from penstock.storage.log import AppendInfo, Log, LogSlice
 from penstock.storage.log_config import LogConfig
 
 log = logging.getLogger(__name__)
@@ -163,10 +163,7 @@ class Partition:
         ):
             self._append_later(bytearray(batch), header, acks, result, done)
             return False
-        started = self._monotonic()
-        final = self._append(batch, header, now_ms, acks, result, done)
-        self._slow = self._monotonic() - started > SLOW_APPEND_S
-        return final
+        return self._append(batch, header, now_ms, acks, result, done)
 
     def _needs_roll(self, header: BatchHeader, now_ms: int) -> bool:
         return self.log.needs_roll(
@@ -202,10 +199,12 @@ class Partition:
         done: Callable[[], None],
     ) -> bool:
         """Append on the event loop; same answer as `produce`."""
+        started = self._monotonic()
         try:
             info = self.log.append_as_leader(
                 batch, header, leader_epoch=self.machine.leader_epoch, now_ms=now_ms
             )
+            self._slow = self._monotonic() - started > SLOW_APPEND_S
         except PenstockError as error:
             self._append_refused(error, result)
             return True
@@ -278,14 +277,14 @@ class Partition:
 
         async def job() -> None:
             try:
-                if await self._append_on_worker(batch, header, acks, result, done):
+                if await self._append_in_lane(batch, header, acks, result, done):
                     done()
             finally:
                 self._services.hold_bytes(-len(batch))
 
         self._enqueue(job)
 
-    async def _append_on_worker(
+    async def _append_in_lane(
         self,
         batch: bytearray,
         header: BatchHeader,
@@ -293,35 +292,49 @@ class Partition:
         result: ProducePartitionResult,
         done: Callable[[], None],
     ) -> bool:
+        """What `produce` did not do at once, in its turn; same answer as `produce`."""
         if self.machine.role is not Role.LEADER:
             result.error_code = self.refusal
             return True
-        run = self._services.threads.run
-        epoch = self.machine.leader_epoch
         now_ms = self._wall_ms()
         view = memoryview(batch)
         try:
             if self.settings.rewriter is not None:
-                view, header = await run(self.settings.rewriter, view, now_ms)
-            if self._prepared_epoch != epoch:
-                await run(self.log.prepare_append, epoch)
-                self._prepared_epoch = epoch
-            if self._needs_roll(header, now_ms):
-                await run(self.log.roll, now_ms)
-                self._do(self.machine.step(Synced(self.log.durable_end_offset)))
-
-            def append() -> tuple[int, int, int]:
-                info = self.log.append_as_leader(view, header, leader_epoch=epoch, now_ms=now_ms)
-                return info.base_offset, info.last_offset, info.log_append_time_ms
-
-            started = self._monotonic()
-            base_offset, last_offset, append_time_ms = await run(append)
-            self._slow = self._monotonic() - started > SLOW_APPEND_S
+                view, header = await self._services.threads.run(self.settings.rewriter, view, now_ms)
+            await self._make_ready(header, now_ms)
+            result.error_code = ErrorCode.NONE
+            if not self._slow:  # nothing in the way any more: the queue drains at the event loop's pace
+                return self._append(view, header, now_ms, acks, result, done)
+            info = await self._append_slowly(view, header, now_ms)
         except PenstockError as error:
             self._append_refused(error, result)
             return True
-        result.error_code = ErrorCode.NONE
-        return self._appended(base_offset, last_offset + 1, header, append_time_ms, acks, result, done)
+        return self._appended(
+            info.base_offset, info.last_offset + 1, header, info.log_append_time_ms, acks, result, done
+        )
+
+    async def _make_ready(self, header: BatchHeader, now_ms: int) -> None:
+        """What has to be done on a worker before the batch can be appended: the epoch's first time, and a roll."""
+        run = self._services.threads.run
+        epoch = self.machine.leader_epoch
+        if self._prepared_epoch != epoch:
+            await run(self.log.prepare_append, epoch)
+            self._prepared_epoch = epoch
+        if self._needs_roll(header, now_ms):
+            await run(self.log.roll, now_ms)
+            self._do(self.machine.step(Synced(self.log.durable_end_offset)))
+
+    async def _append_slowly(self, batch: memoryview, header: BatchHeader, now_ms: int) -> AppendInfo:
+        """Append on a worker, and see whether the disk has recovered."""
+        epoch = self.machine.leader_epoch
+
+        def append() -> AppendInfo:
+            return self.log.append_as_leader(batch, header, leader_epoch=epoch, now_ms=now_ms)
+
+        started = self._monotonic()
+        info = await self._services.threads.run(append)
+        self._slow = self._monotonic() - started > SLOW_APPEND_S
+        return info
 
     # Read
 

@@ -123,6 +123,8 @@ class PartitionMachine:
         self.high_watermark = high_watermark
         self.write_caching = write_caching
         self.min_insync_replicas = min_insync_replicas
+        self.has_enough_replicas = False
+        """Whether acks=all may be taken: |ISR| >= min.insync.replicas, which never asks for more than there are replicas."""
         self._log_end_offset = 0
         self._durable_end_offset = 0
         self._replica_count = 1
@@ -133,11 +135,6 @@ class PartitionMachine:
     def counted_end_offset(self) -> int:
         """How far the local replica counts: durable, or appended where caching is on (exclusive)."""
         return self._log_end_offset if self.write_caching else self._durable_end_offset
-
-    @property
-    def has_enough_replicas(self) -> bool:
-        """Whether acks=all may be taken: |ISR| >= min.insync.replicas, which never asks for more than there are replicas."""
-        return len(self.isr) >= min(self.min_insync_replicas, self._replica_count)
 
     def step(self, event: Event) -> tuple[Action, ...]:
         """Take one event; returns the actions to do, in order."""
@@ -156,6 +153,7 @@ class PartitionMachine:
             case SettingsChanged(write_caching, min_insync_replicas):
                 self.write_caching = write_caching
                 self.min_insync_replicas = min_insync_replicas
+                self._count_replicas()
                 return self._advance()
             case LogFailed() | Closed():
                 self._ended = True
@@ -171,6 +169,7 @@ class PartitionMachine:
         new_epoch = state.leader_epoch > self.leader_epoch
         was_leader = self.role is Role.LEADER
         self.leader, self.leader_epoch, self.isr = state.leader, state.leader_epoch, state.isr
+        self._count_replicas()
         if state.leader == self.broker_id:
             self.role = Role.LEADER
             if not new_epoch and was_leader:
@@ -182,6 +181,9 @@ class PartitionMachine:
             return (GoOffline(),)
         self.role = Role.FOLLOWER
         return (BecomeFollower(state.leader, state.leader_epoch),)
+
+    def _count_replicas(self) -> None:
+        self.has_enough_replicas = len(self.isr) >= min(self.min_insync_replicas, self._replica_count)
 
     def _advance(self) -> tuple[Action, ...]:
         if self.role is not Role.LEADER or not self.has_enough_replicas:

@@ -7,6 +7,7 @@ answers REQUEST_TIMED_OUT; the batch may still be kept, as in Kafka. Partitions 
 The hot path of the broker: no await, no copy of record bytes. KIP-98, KIP-467 (messages), KIP-516 (topic ids, v13), KIP-951.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 from penstock.broker.replies import Parts, Reply
@@ -34,15 +35,16 @@ class PendingProduce(Reply):
 
     __slots__ = ("_correlation_id", "_outstanding", "_results", "_version")
 
-    def __init__(self, version: int, correlation_id: int, deadline: float) -> None:
-        super().__init__(deadline)
+    def __init__(self, version: int, correlation_id: int) -> None:
+        super().__init__(math.inf)
         self._version = version
         self._correlation_id = correlation_id
         self._results: list[ProducePartitionResult] = []
         self._outstanding = 0
 
-    def wait_for(self, results: list[ProducePartitionResult], outstanding: int) -> None:
+    def wait_for(self, results: list[ProducePartitionResult], outstanding: int, deadline: float) -> None:
         """All partitions were begun; `outstanding` of them call `one_done` later."""
+        self.deadline = deadline
         self._results = results
         self._outstanding += outstanding
         if self._outstanding == 0:
@@ -93,8 +95,7 @@ def produce(broker: "Broker", header: RequestHeader, frame: memoryview) -> Parts
             result.error_message = "no records"
         else:
             if pending is None:
-                deadline = broker.clock.monotonic() + max(request.timeout_ms, 0) / 1000
-                pending = PendingProduce(version, header.correlation_id, deadline)
+                pending = PendingProduce(version, header.correlation_id)
             if not partition.produce(entry.records, request.acks, result, pending.one_done):
                 outstanding += 1
     if request.acks == 0:
@@ -105,7 +106,8 @@ def produce(broker: "Broker", header: RequestHeader, frame: memoryview) -> Parts
         return None
     if outstanding:
         assert pending is not None
-        pending.wait_for(results, outstanding)
+        deadline = broker.clock.monotonic() + max(request.timeout_ms, 0) / 1000
+        pending.wait_for(results, outstanding, deadline)
         return pending
     return [_response(version, header.correlation_id, results)]
 
