@@ -4,13 +4,16 @@ import os
 import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
+from confluent_kafka import KafkaException
 from rich.console import Console
 
 from bench import consume_records, fetch_frames, lone_write, produce_frames, produce_records
-from bench.peers import PeerMissing
+from bench.driver import LoadFailed
+from bench.peers import PeerFailed, PeerMissing
 from bench.processes import on_cores
 from bench.report import RunDescription, as_json, machine, show_case, show_targets, write_json
 from bench.rounds import TINY, Case, Ratio, Scale, Series, ratios, run_case
@@ -39,12 +42,20 @@ def running(
         yield subjects
 
 
+@dataclass(slots=True)
+class Outcome:
+    """What a run found, in the order of its cases."""
+
+    series: list[Series] = field(default_factory=list[Series])
+    ratios: list[Ratio] = field(default_factory=list[Ratio])
+    failures: list[str] = field(default_factory=list[str])
+
+
 def run_benches(
     names: Sequence[str], subjects: Sequence[str], run: RunDescription, console: Console
-) -> tuple[list[Series], list[Ratio]]:
-    """Run all cases of the named benches, first those in the page cache, then those synced."""
-    all_series: list[Series] = []
-    all_ratios: list[Ratio] = []
+) -> Outcome:
+    """Run all cases of the named benches, first those in the page cache, then those synced. A case that fails costs only itself."""
+    outcome = Outcome()
     cases = [case for name in names for case in BENCHES[name]()]
     for durability in (CACHING, DURABLE):
         chosen = [case for case in cases if case.durability == durability]
@@ -57,13 +68,26 @@ def run_benches(
             on_cores(run.driver_cores),
         ):
             for case in chosen:
-                series = run_case(case, started, rounds=run.rounds, warm_up=run.warm_up, scale=run.scale)
-                if series:
-                    found = ratios(series)
-                    show_case(console, series, found)
-                    all_series += series
-                    all_ratios += found
-    return all_series, all_ratios
+                _run_one(case, started, run, console, outcome)
+    return outcome
+
+
+def _run_one(
+    case: Case, subjects: Sequence[Subject], run: RunDescription, console: Console, outcome: Outcome
+) -> None:
+    try:
+        series = run_case(case, subjects, rounds=run.rounds, warm_up=run.warm_up, scale=run.scale)
+    except (LoadFailed, KafkaException, OSError) as error:
+        outcome.failures.append(f"{case.bench}: {case.name} ({case.durability}): {error}")
+        console.print(f"[red]failed:[/] {outcome.failures[-1]}", highlight=False)
+        for subject in subjects:
+            subject.check_alive()
+        return
+    if series:
+        found = ratios(series)
+        show_case(console, series, found)
+        outcome.series += series
+        outcome.ratios += found
 
 
 def _cores(text: str) -> list[int]:
@@ -104,11 +128,17 @@ def main(
     scale = TINY if tiny else Scale(seconds=seconds)
     run = RunDescription(rounds, warm_up, scale, _cores(broker_cores), _cores(driver_cores), Path(data_dir))
     described = machine()
-    all_series, all_ratios = run_benches(benches or list(BENCHES), chosen, run, console)
-    verdicts = judge(all_ratios)
+    try:
+        outcome = run_benches(benches or list(BENCHES), chosen, run, console)
+    except PeerFailed as failed:
+        raise click.ClickException(str(failed)) from None
+    verdicts = judge(outcome.ratios)
     show_targets(console, verdicts)
-    path = write_json(as_json(run, described, all_series, all_ratios, verdicts), Path(results))
+    document = as_json(run, described, outcome.series, outcome.ratios, verdicts, outcome.failures)
+    path = write_json(document, Path(results))
     console.print(f"written to {os.path.relpath(path)}")
+    if outcome.failures:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ loop, Penstock and Apache Kafka all serve.
 import random
 import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 
 import crc32c
 
@@ -49,13 +51,32 @@ class Batch:
 
 def make_batch(record_count: int, value_size_bytes: int) -> Batch:
     """A batch of records without key and headers, whose values are random bytes (the same in every run)."""
-    values = random.Random(1)
+    return _batch(list(islice(_records(value_size_bytes), record_count)), value_size_bytes)
+
+
+def make_batch_of_size(size_bytes_max: int, value_size_bytes: int) -> Batch:
+    """The largest such batch that is not over `size_bytes_max`, header and all; one record at least."""
     records: list[bytes] = []
-    for index in range(record_count):
+    room = size_bytes_max - BATCH_HEADER_SIZE_BYTES
+    for record in _records(value_size_bytes):
+        room -= len(record)
+        if room < 0 and records:
+            break
+        records.append(record)
+    return _batch(records, value_size_bytes)
+
+
+def _records(value_size_bytes: int) -> Iterator[bytes]:
+    """Encoded records with ever higher offset deltas."""
+    values = random.Random(1)
+    for index in count():
         body = b"\0\0" + zigzag(index) + zigzag(-1) + zigzag(value_size_bytes)
         body += values.randbytes(value_size_bytes) + b"\0"
-        records.append(zigzag(len(body)) + body)
-    return Batch(_seal(b"".join(records), record_count), record_count, value_size_bytes)
+        yield zigzag(len(body)) + body
+
+
+def _batch(records: list[bytes], value_size_bytes: int) -> Batch:
+    return Batch(_seal(b"".join(records), len(records)), len(records), value_size_bytes)
 
 
 def _seal(records: bytes, record_count: int) -> bytes:
@@ -65,20 +86,6 @@ def _seal(records: bytes, record_count: int) -> bytes:
     )
     crc = crc32c.crc32c(checked)
     return struct.pack(">qiibI", 0, 9 + len(checked), -1, 2, crc) + checked
-
-
-def make_batch_of_size(size_bytes_max: int, value_size_bytes: int) -> Batch:
-    """The largest batch of equal records that is not over `size_bytes_max`, header and all."""
-    record_size = (
-        value_size_bytes + 8
-    )  # length, attributes, delta, offset, key, value's length, headers: about
-    count = max(1, (size_bytes_max - BATCH_HEADER_SIZE_BYTES) // record_size)
-    while True:
-        batch = make_batch(count, value_size_bytes)
-        excess = len(batch.data) - size_bytes_max
-        if excess <= 0 or count == 1:
-            return batch
-        count -= max(1, excess // record_size)
 
 
 def _request(api_key: int, version: int, body: bytes) -> bytes:

@@ -19,7 +19,7 @@ QUIET_S = 30.0
 
 
 def _producer(bootstrap: str, **settings: Any) -> Producer:
-    fixed = {"bootstrap.servers": bootstrap, "acks": "all", "enable.idempotence": False, "log_level": 3}
+    fixed = {"bootstrap.servers": bootstrap, "acks": "all", "enable.idempotence": False, "log_level": 0}
     return Producer({**fixed, **settings})
 
 
@@ -106,7 +106,7 @@ def _consumer(bootstrap: str) -> Consumer:
             "bootstrap.servers": bootstrap,
             "group.id": "bench",  # asked for by librdkafka, not used: the partition is assigned by hand
             "enable.auto.commit": False,
-            "log_level": 3,
+            "log_level": 0,
         }
     )
 

@@ -6,6 +6,7 @@ Owns the description of the machine and the form of both outputs. Every row name
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -92,6 +93,8 @@ def git_state() -> dict[str, object]:
     """The commit, and whether the tree differs from it."""
 
     def git(*arguments: str) -> str:
+        if shutil.which("git") is None:
+            return ""
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
@@ -107,6 +110,7 @@ def as_json(
     all_series: Sequence[Series],
     all_ratios: Sequence[Ratio],
     verdicts: Sequence[Verdict],
+    failures: Sequence[str],
 ) -> dict[str, object]:
     """The whole run as one document."""
     return {
@@ -125,6 +129,7 @@ def as_json(
         "rows": [_row(series) for series in all_series],
         "ratios": [asdict(ratio) for ratio in all_ratios],
         "targets": [asdict(verdict) for verdict in verdicts],
+        "failures": list(failures),
     }
 
 

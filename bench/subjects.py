@@ -39,6 +39,7 @@ class Subject:
     pid: int
     data_directory: Path
     has_topics: bool
+    log_path: Path | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -68,10 +69,20 @@ class Subject:
         while any(self.data_directory.glob(f"{topic}-*")) and time.monotonic() < deadline:
             time.sleep(0.02)
 
+    def check_alive(self) -> None:
+        """Raise PeerFailed with the end of its log when the process is gone."""
+        # A zombie keeps its /proc entry; the state stands after the name in parentheses.
+        try:
+            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            state = "X"
+        if state in "ZX":
+            raise PeerFailed(f"{self.name} ended:\n{tail(self.log_path) if self.log_path else ''}")
+
     def _admin(self) -> Any:
         from confluent_kafka.admin import AdminClient
 
-        return AdminClient({"bootstrap.servers": self.bootstrap})
+        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
 
 @contextmanager
@@ -83,9 +94,9 @@ def bare_loop(durability: str, directory: Path, cores: Sequence[int]) -> Generat
     data.mkdir()
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "bench.bare_loop", "--port", str(port), "--file", str(data / "log")]
-    with _process(command, port, directory / "bare.log", cores) as pid:
-        settings = "no sync"
-        yield Subject("bare", durability, settings, "-", ("127.0.0.1", port), pid, data, has_topics=False)
+    log_path = directory / "bare.log"
+    with _process(command, port, log_path, cores) as pid:
+        yield Subject("bare", durability, "no sync", "-", ("127.0.0.1", port), pid, data, False, log_path)
 
 
 @contextmanager
@@ -133,7 +144,8 @@ def kafka(durability: str, directory: Path, cores: Sequence[int]) -> Generator[S
             (broker.host, broker.port),
             broker.pid,
             broker.data_directory,
-            has_topics=True,
+            True,
+            broker.log_path,
         )
 
 
