@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support.memory_files import MemoryFiles
+
 from penstock.runtime.files import FileSystem
 from penstock.runtime.posix_files import PosixFileSystem
 
-FILE_SYSTEMS: dict[str, Callable[[], FileSystem]] = {"posix": PosixFileSystem}
+FILE_SYSTEMS: dict[str, Callable[[], FileSystem]] = {"memory": MemoryFiles, "posix": PosixFileSystem}
 
 
 class Disk:
