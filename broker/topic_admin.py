@@ -16,6 +16,8 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import trio
+
 from penstock.broker import keys
 from penstock.broker.assignment import assign_replicas
 from penstock.broker.broker_config import BrokerConfig
@@ -84,6 +86,7 @@ class TopicAdmin:
         self._config = config
         self._random = random
         self._names_under_way: set[str] = set()
+        self._enlarging = trio.Lock()
         self.configs = ConfigAdmin(store, image, config)
         """Alters the configs of topics and of brokers."""
 
@@ -250,27 +253,39 @@ class TopicAdmin:
     # Enlarging.
 
     async def create_partitions(
-        self, name: str, count: int, assignments: Assignments | None, *, validate_only: bool = False
+        self,
+        name: str,
+        count: int,
+        assignments: Sequence[Sequence[int]] | None,
+        *,
+        validate_only: bool = False,
     ) -> int:
         """Raise a topic's partition count to `count`; returns the revision that shows it (0 when only checked).
 
-        `assignments` holds the new partitions only; None has them assigned. Durable on return.
+        `assignments` holds the replicas of the new partitions, by index; None has them assigned. Durable on return.
         Cancellation: the topic has either the old count or the new one.
         """
         guard = self._controller_guard()
-        topic = self._image.topic(name)
-        if topic is None:
-            raise _unknown_topic(name)
-        replicas = self._plan_new_partitions(topic, count, assignments)
-        if validate_only:
-            return 0
         try:
-            return await self._store_new_partitions(guard, topic, replicas)
+            # One at a time, and from the store, since the image may not show yet what the last one did.
+            async with self._enlarging:
+                topic = await self._stored_topic(name)
+                replicas = self._plan_new_partitions(topic, count, assignments)
+                return 0 if validate_only else await self._store_new_partitions(guard, topic, replicas)
         except MetadataError as error:
             raise metadata_failure(error) from error
 
+    async def _stored_topic(self, name: str) -> TopicImage:
+        entry = None if topic_name_fault(name) else await self._store.get(keys.topic_key(name))
+        if entry is None:
+            raise _unknown_topic(name)
+        topic = keys.decode_topic(entry.key, entry.value)
+        return TopicImage(
+            name, topic.topic_id, topic.partition_count, entry.create_revision, entry.mod_revision
+        )
+
     def _plan_new_partitions(
-        self, topic: TopicImage, count: int, assignments: Assignments | None
+        self, topic: TopicImage, count: int, assignments: Sequence[Sequence[int]] | None
     ) -> list[tuple[int, ...]]:
         present = topic.partition_count
         added = count - present
@@ -281,14 +296,16 @@ class TopicAdmin:
                 f"Topic '{topic.name}' has {present} partition(s); asked for {count}, it {fault}.",
             )
         _check_new_count(added)
-        factor = len(self._image.partitions(topic.topic_id)[0].replicas)
+        seen = self._image.partitions(topic.topic_id)
+        factor = len(seen[0].replicas) if seen else self._config.default_replication_factor
         if assignments is None:
             return self._assign(added, factor, first_index=present)
         if len(assignments) != added:
             raise _bad_assignment(
                 f"{added} partition(s) are new, but {len(assignments)} have replicas given."
             )
-        return self._check_assignments(assignments, first_index=present, factor=factor)
+        numbered = list(enumerate(assignments, start=present))
+        return self._check_assignments(numbered, first_index=present, factor=factor)
 
     async def _store_new_partitions(
         self, guard: Compare, topic: TopicImage, replicas: Sequence[tuple[int, ...]]
@@ -314,13 +331,8 @@ class TopicAdmin:
         result = await transact(self._store, transaction)
         if result.succeeded:
             return result.revision
-        entry = await self._store.get(keys.topic_key(topic.name))
-        if entry is None:
+        if await self._store.get(keys.topic_key(topic.name)) is None:
             raise _unknown_topic(topic.name)
-        if entry.mod_revision != topic.mod_revision:
-            raise ApiError(
-                ErrorCode.INVALID_PARTITIONS, f"Topic '{topic.name}' is being changed by another request."
-            )
         raise _not_controller()
 
     # What all share.

@@ -44,11 +44,7 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
 async def _enlarge(broker: "Broker", topic: Message, validate_only: bool) -> int:
     assignments = None
     if topic.assignments is not None:
-        known = broker.image.topic(topic.name)
-        first = known.partition_count if known else 0
-        assignments = [
-            (index, tuple(entry.broker_ids)) for index, entry in enumerate(topic.assignments, start=first)
-        ]
+        assignments = [tuple(entry.broker_ids) for entry in topic.assignments]
     return await broker.topics.create_partitions(
         topic.name, topic.count, assignments, validate_only=validate_only
     )
