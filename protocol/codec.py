@@ -35,7 +35,9 @@ _response_writers: dict[tuple[int, int], Writer] = {}
 
 
 def decode_request(api_key: int, version: int, body: Buffer) -> Message:
-    """The request in `body`, which ends with it. Fields that the version lacks hold their defaults.
+    """The request at the beginning of `body`; bytes behind it are ignored, as Kafka does, since clients rely on it.
+
+    Fields that the version lacks hold their defaults.
 
     Records are views into `body`; everything else is copied. Raises DecodeError for bytes that are no such request, and
     ValueError for an API or version that no table describes.
@@ -108,7 +110,8 @@ _pack = _Layouts("pack")
 
 
 def _compile_reader(api_key: int, version: int, *, request: bool) -> Reader:
-    source = reader_source(load_schema(api_key, version, request=request))
+    # librdkafka 2.16 writes the null list of Metadata 13 in four bytes instead of one, and Kafka ignores the three left over
+    source = reader_source(load_schema(api_key, version, request=request), ends_with_message=not request)
     namespace: dict[str, object] = {
         "Message": Message,
         "STRING_MAX": STRING_SIZE_BYTES_MAX,

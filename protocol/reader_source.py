@@ -15,9 +15,12 @@ from collections.abc import Iterable
 from penstock.protocol.schema import FIXED_SIZES, Field, Schema
 
 
-def reader_source(schema: Schema) -> str:
-    """The source of `read(b: memoryview, left: int) -> Message`."""
-    return _Reader(schema).source()
+def reader_source(schema: Schema, *, ends_with_message: bool = True) -> str:
+    """The source of `read(b: memoryview, left: int) -> Message`.
+
+    With `ends_with_message`, bytes behind the message are an error, else they are left alone.
+    """
+    return _Reader(schema).source(ends_with_message)
 
 
 class _Reader:
@@ -30,10 +33,11 @@ class _Reader:
         self.variable_count = 0
         self.group: list[tuple[str, str]] = []  # (variable, format) of fixed-size values not yet read
 
-    def source(self) -> str:
+    def source(self, ends_with_message: bool) -> str:
         self.lines = ["def read(b, left):", "    end = len(b)", "    p = 0"]
         message = self.struct(self.schema.root)
-        self.add("if p != end: raise behind(end - p)")
+        if ends_with_message:
+            self.add("if p != end: raise behind(end - p)")
         self.add(f"return {message}")
         return "\n".join(self.lines) + "\n"
 

@@ -143,7 +143,6 @@ CLASSIC_TOPIC = b"\0\0\0\x01\0\x01t"
 @pytest.mark.parametrize(
     ("version", "body"),
     [
-        (1, CLASSIC_TOPIC + b"x"),
         (1, CLASSIC_TOPIC[:-1]),
         (1, b""),
         (0, b"\xff\xff\xff\xff"),
@@ -161,6 +160,19 @@ CLASSIC_TOPIC = b"\0\0\0\x01\0\x01t"
 def test_broken_body_is_refused(version: int, body: bytes) -> None:
     with pytest.raises(DecodeError):
         decode_request(ApiKey.METADATA, version, body)
+
+
+def test_bytes_behind_a_request_are_ignored_since_librdkafka_sends_some() -> None:
+    null_list_in_four_bytes = bytes.fromhex("00000000010000")
+    request = decode_request(ApiKey.METADATA, 13, null_list_in_four_bytes)
+    assert request.topics is None
+    assert decode_request(ApiKey.METADATA, 1, CLASSIC_TOPIC + b"x").topics[0].name == "t"
+
+
+def test_bytes_behind_a_response_are_refused() -> None:
+    body = encode_response(ApiKey.METADATA, 1, Message(brokers=[], topics=[]))
+    with pytest.raises(DecodeError, match="behind"):
+        decode_response(ApiKey.METADATA, 1, body + b"x")
 
 
 def test_records_are_views_and_other_bytes_are_copies() -> None:
