@@ -3,7 +3,7 @@
 Owns their look: one line on stderr. What is raised as another PenstockError looks the same (`penstock.cli.main`).
 """
 
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import click
 
@@ -29,4 +29,15 @@ class CalledWrongly(CommandFailed):
     exit_code = 2
 
 
-__all__ = ["CalledWrongly", "CommandFailed", "complain"]
+def leaves_of(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """The exceptions in a group and in the groups in it."""
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            leaves += leaves_of(cast(BaseExceptionGroup[BaseException], error))
+        else:
+            leaves.append(error)
+    return leaves
+
+
+__all__ = ["CalledWrongly", "CommandFailed", "complain", "leaves_of"]

@@ -7,13 +7,13 @@ is used, so that `penstock --version` and `penstock serve` start fast.
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from penstock import __version__
-from penstock.cli.failure import complain
+from penstock.cli.failure import complain, leaves_of
 from penstock.errors import PenstockError
 
 EXIT_FAILED = 1
@@ -81,7 +81,7 @@ def main() -> None:
 
 def _report_group(group: BaseExceptionGroup[BaseException]) -> int:
     """What several tasks raised at once: one line for each thing that a person can do something about, else the traceback."""
-    leaves = list(_leaves(group))
+    leaves = leaves_of(group)
     if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
         return EXIT_INTERRUPTED
     if not all(isinstance(leaf, PenstockError) for leaf in leaves):
@@ -89,14 +89,6 @@ def _report_group(group: BaseExceptionGroup[BaseException]) -> int:
     for message in dict.fromkeys(str(leaf) for leaf in leaves):
         complain(message)
     return EXIT_FAILED
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(cast(BaseExceptionGroup[BaseException], error))
-        else:
-            yield error
 
 
 def _forget_stdout() -> None:

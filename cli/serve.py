@@ -21,9 +21,11 @@ from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.server import RunningBroker, serve
 from penstock.broker.topic_config import TopicConfig
 from penstock.cli import settings
-from penstock.cli.failure import CalledWrongly
+from penstock.cli.failure import CalledWrongly, CommandFailed, leaves_of
 from penstock.runtime.environment import Environment
 from penstock.runtime.production import production_environment
+
+log = logging.getLogger(__name__)
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -91,7 +93,15 @@ def command(
     given += [("--set", *_assignment(text)) for text in assignments]
     config = _load_config(environment, given, config_path)
     _start_logging(log_level)
-    trio.run(_serve_until_told_to_stop, environment, config, begin_ms)
+    process = _Process(environment, config, begin_ms)
+    try:
+        trio.run(process.run)
+    except BaseExceptionGroup as group:
+        for error in leaves_of(group):
+            # Before the start line this is about the data folder, a person's fault; after it, a bug of ours.
+            if isinstance(error, FileNotFoundError | FileExistsError) and not process.has_started:
+                raise CommandFailed(f"{error.filename}: {error.strerror}") from group
+        raise
 
 
 def _flag_settings(
@@ -149,25 +159,37 @@ def _load_config(
         raise CalledWrongly(str(error)) from error
 
 
-async def _serve_until_told_to_stop(environment: Environment, config: BrokerConfig, begin_ms: int) -> None:
-    def started(running: RunningBroker) -> None:
-        click.echo(start_line(config, running.addresses, environment.clock.wall_ms() - begin_ms))
-        sys.stdout.flush()
+class _Process:
+    """One run of a broker, from the first signal handler to the last log line."""
 
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as watching:
-            with trio.CancelScope() as serving:
-                watching.start_soon(_stop_on_signal, signals, serving)
-                await serve(environment, config, started=started)
-            watching.cancel_scope.cancel()
-    logging.getLogger(__name__).info("stopped")
+    def __init__(self, environment: Environment, config: BrokerConfig, begin_ms: int) -> None:
+        self.has_started = False
+        self._environment = environment
+        self._config = config
+        self._begin_ms = begin_ms
+
+    async def run(self) -> None:
+        """Serve until a signal says stop."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as watching:
+                with trio.CancelScope() as serving:
+                    watching.start_soon(_stop_on_signal, signals, serving)
+                    await serve(self._environment, self._config, started=self._started)
+                watching.cancel_scope.cancel()
+        log.info("stopped")
+
+    def _started(self, running: RunningBroker) -> None:
+        self.has_started = True
+        took_ms = self._environment.clock.wall_ms() - self._begin_ms
+        click.echo(start_line(self._config, running.addresses, took_ms))
+        sys.stdout.flush()
 
 
 async def _stop_on_signal(signals: AsyncIterator[int], serving: trio.CancelScope) -> None:
     async for number in signals:
         if serving.cancel_called:
             os._exit(128 + number)
-        logging.getLogger(__name__).info("%s: stopping", signal.Signals(number).name)
+        log.info("%s: stopping", signal.Signals(number).name)
         serving.cancel()
 
 

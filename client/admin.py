@@ -33,7 +33,13 @@ from penstock.client.cluster import Cluster
 from penstock.client.connection import Connection, ConnectionSettings
 from penstock.client.errors import BrokerError, RequestOutcomeUnknown, broker_error
 from penstock.client.lifetime import OwnedNursery
-from penstock.client.metadata import ClusterMetadata, TopicMetadata, TopicPartition, parse_bootstrap
+from penstock.client.metadata import (
+    ClusterMetadata,
+    PartitionMetadata,
+    TopicMetadata,
+    TopicPartition,
+    parse_bootstrap,
+)
 from penstock.errors import PenstockError
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
@@ -53,6 +59,7 @@ _WRONG_CONTROLLER = frozenset({ErrorCode.NOT_CONTROLLER, ErrorCode.THROTTLING_QU
 _WRONG_LEADER = frozenset(
     {
         ErrorCode.NOT_LEADER_OR_FOLLOWER,
+        ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,  # of a leader: it does not know yet what Metadata tells already
         ErrorCode.LEADER_NOT_AVAILABLE,
         ErrorCode.REPLICA_NOT_AVAILABLE,
         ErrorCode.FENCED_LEADER_EPOCH,
@@ -368,6 +375,8 @@ class Admin:
             [Connection, Mapping[TopicPartition, V]], Awaitable[Mapping[TopicPartition, R | BrokerError]]
         ],
     ) -> dict[TopicPartition, R | BrokerError]:
+        unknown: dict[TopicPartition, BrokerError] = {}
+
         async def send_to_leaders(
             left: Mapping[TopicPartition, V],
         ) -> Mapping[TopicPartition, R | BrokerError]:
@@ -375,16 +384,18 @@ class Admin:
             outcomes: dict[TopicPartition, R | BrokerError] = {}
             by_leader: dict[int, dict[TopicPartition, V]] = {}
             for key, value in left.items():
-                leader = _leader_of(metadata, key)
-                if isinstance(leader, BrokerError):
-                    outcomes[key] = leader
+                partition = _partition_of(metadata, key)
+                if isinstance(partition, BrokerError):
+                    unknown[key] = partition
+                elif partition.leader < 0:
+                    outcomes[key] = broker_error(ErrorCode.LEADER_NOT_AVAILABLE, subject=f"partition {key}")
                 else:
-                    by_leader.setdefault(leader, {})[key] = value
+                    by_leader.setdefault(partition.leader, {})[key] = value
             for node_id, group in by_leader.items():
                 outcomes |= await send(await self._cluster.connection(node_id), group)
             return outcomes
 
-        return await self._settle(entries, send_to_leaders, _WRONG_LEADER)
+        return {**await self._settle(entries, send_to_leaders, _WRONG_LEADER), **unknown}
 
 
 def _production_environment() -> Environment:
@@ -398,16 +409,12 @@ def _unknown_topic(name: str) -> BrokerError:
     return broker_error(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, subject=f"topic {name}")
 
 
-def _leader_of(metadata: ClusterMetadata, key: TopicPartition) -> int | BrokerError:
+def _partition_of(metadata: ClusterMetadata, key: TopicPartition) -> PartitionMetadata | BrokerError:
     topic = metadata.topics.get(key.topic)
     if topic is None:
         return metadata.topic_errors.get(key.topic) or _unknown_topic(key.topic)
-    partition = topic.partitions.get(key.partition)
-    if partition is None:
-        return broker_error(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, subject=f"partition {key}")
-    if partition.leader < 0:
-        return broker_error(ErrorCode.LEADER_NOT_AVAILABLE, subject=f"partition {key}")
-    return partition.leader
+    unknown = broker_error(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, subject=f"partition {key}")
+    return topic.partitions.get(key.partition, unknown)
 
 
 def _by_node(entries: Mapping[ConfigResource, V]) -> dict[int | None, dict[ConfigResource, V]]:

@@ -325,6 +325,16 @@ async def test_an_unknown_topic_or_partition_is_an_outcome_and_not_tried_again(b
     assert len(brokers.one.bodies(ApiKey.METADATA)) == 1
 
 
+async def test_a_leader_that_has_not_heard_of_its_partition_yet_is_asked_again(
+    brokers: TwoBrokers, autojump_clock: MockClock
+) -> None:
+    answers = [offsets(), offsets({0: ErrorCode.UNKNOWN_TOPIC_OR_PARTITION})]
+    brokers.one.handlers[ApiKey.LIST_OFFSETS] = lambda version, request: answers.pop()(version, request)
+    async with brokers.admin() as admin:
+        found = await admin.list_offsets({ORDERS[0]: LATEST})
+    assert isinstance(found[ORDERS[0]], FoundOffset)
+
+
 async def test_a_partition_without_a_leader_is_waited_for(
     brokers: TwoBrokers, autojump_clock: MockClock
 ) -> None:
