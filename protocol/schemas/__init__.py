@@ -9,8 +9,6 @@ The default () is an empty array or a structure of its own defaults, and 0 is al
 """
 
 Row = (
-    tuple[str, str, str, object]
-    | tuple[str, str, str, object, str]
-    | tuple[str, str, str, object, str, int]
+    tuple[str, str, str, object] | tuple[str, str, str, object, str] | tuple[str, str, str, object, str, int]
 )
 Structs = dict[str, tuple[Row, ...]]
