@@ -61,7 +61,10 @@ def run(arguments: Sequence[str], obj: Any = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort:
+        click.echo(err=True)  # the cursor stands behind the question
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         _forget_stdout()

@@ -250,7 +250,8 @@ def delete(
         if not sys.stdin.isatty():
             raise CalledWrongly("delete needs --yes where there is no terminal to ask on")
         what = "topic" if len(names) == 1 else "topics"
-        click.confirm(f"Delete {what} {', '.join(names)} with all records?", abort=True, err=True)
+        if not click.confirm(f"Delete {what} {', '.join(names)} with all records?", err=True):
+            raise CommandFailed("nothing was deleted")
     outcomes = _with_admin(bootstrap, environment, lambda admin: admin.delete_topics(names))
     for name, outcome in outcomes.items():
         if outcome is not None:

@@ -75,7 +75,8 @@ class AnswerReader:
             raise ProtocolError(f"{self._stream.peer}: an answer of {length} bytes")
         if length > self._answer_max_bytes:
             raise ResponseTooLarge(
-                f"{self._stream.peer}: an answer of {length} bytes, over the bound of {self._answer_max_bytes}"
+                f"{self._stream.peer}: an answer of {length} bytes, over the bound of "
+                f"{self._answer_max_bytes}; is that a Kafka listener, without TLS?"
             )
 
     async def _fill(self) -> int:
