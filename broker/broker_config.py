@@ -240,20 +240,6 @@ class BrokerConfig:
         type=ConfigType.INT,
         low=1,
     )
-    producer_id_check_interval_ms: int = _fixed(
-        "producer.id.expiration.check.interval.ms",
-        600_000,
-        "How often idle idempotent producers are looked for, in milliseconds.",
-        type=ConfigType.INT,
-        low=1,
-    )
-    recovery_checkpoint_interval_ms: int = _fixed(
-        "log.flush.offset.checkpoint.interval.ms",
-        60_000,
-        "How often the recovery points are written, in milliseconds.",
-        type=ConfigType.INT,
-        low=1,
-    )
     high_watermark_checkpoint_interval_ms: int = _fixed(
         "replica.high.watermark.checkpoint.interval.ms",
         5_000,
