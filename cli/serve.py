@@ -209,7 +209,7 @@ def start_line(config: BrokerConfig, addresses: dict[str, tuple[str, int]], took
     )
 
 
-class _OneLineFormatter(logging.Formatter):
+class OneLineFormatter(logging.Formatter):
     """A record is one line: what peers send (names, ids) can't fake another."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -219,5 +219,5 @@ class _OneLineFormatter(logging.Formatter):
 
 def _start_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(OneLineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
