@@ -32,6 +32,7 @@ _MODULES = {
     int(ApiKey.API_VERSIONS): "api_versions",
     int(ApiKey.METADATA): "metadata",
     int(ApiKey.LIST_OFFSETS): "list_offsets",
+    int(ApiKey.FIND_COORDINATOR): "find_coordinator",
     int(ApiKey.CREATE_TOPICS): "create_topics",
     int(ApiKey.DELETE_TOPICS): "delete_topics",
     int(ApiKey.CREATE_PARTITIONS): "create_partitions",

@@ -1,31 +1,49 @@
-"""Changing batches on the way in, where the topic asks for it: LogAppendTime, and a compression.type of its own.
+"""What some topics do to batches on the way in: LogAppendTime, a compression.type of their own, a key for every record.
 
 Off the hot path: runs on a worker, since it touches every byte. Source: Kafka's LogValidator.
 """
 
 from penstock.protocol.compression import Codec
+from penstock.protocol.errors import DecodeError, ErrorCode, InvalidBatch
 from penstock.protocol.record_batch import BatchHeader, read_batch_header, set_log_append_time
+
+RECORDS_SIZE_BYTES_MAX = 256 << 20
+"""A batch that unpacks to more is refused where it has to be unpacked."""
 
 
 class Rewriter:
     """What one topic does to each batch. Called with a writable batch; returns the batch to append and its header."""
 
-    __slots__ = ("_codec", "_log_append_time")
+    __slots__ = ("_codec", "_log_append_time", "_require_keys")
 
-    def __init__(self, *, log_append_time: bool, codec: Codec | None) -> None:
+    def __init__(self, *, log_append_time: bool, codec: Codec | None, require_keys: bool) -> None:
         self._log_append_time = log_append_time
         self._codec = codec
+        self._require_keys = require_keys
 
     def __call__(self, batch: memoryview, now_ms: int) -> tuple[memoryview, BatchHeader]:
-        """Rewrite `batch`; `now_ms` is the wall time that LogAppendTime gives it.
+        """Check and rewrite `batch`; `now_ms` is the wall time that LogAppendTime gives it.
 
-        Raises InvalidBatch when its records can't be read.
+        Raises InvalidBatch when its records can't be read, or a key is missing on a compacted topic.
         """
         header = read_batch_header(batch)
-        if self._codec is not None and header.codec != self._codec:
-            from penstock.protocol.records import recompress  # loaded by the few topics that need it
+        try:
+            if self._require_keys:
+                _check_keys(batch)
+            if self._codec is not None and header.codec != self._codec:
+                from penstock.protocol.records import recompress  # loaded by the few topics that need it
 
-            batch = memoryview(bytearray(recompress(batch, self._codec)))
+                batch = memoryview(bytearray(recompress(batch, self._codec)))
+        except DecodeError as error:
+            raise InvalidBatch(ErrorCode.CORRUPT_MESSAGE, str(error)) from error
         if self._log_append_time:
             set_log_append_time(batch, now_ms)
         return batch, read_batch_header(batch)
+
+
+def _check_keys(batch: memoryview) -> None:
+    from penstock.protocol.records import iterate_records
+
+    for record in iterate_records(batch, output_max_bytes=RECORDS_SIZE_BYTES_MAX):
+        if record.key is None:
+            raise InvalidBatch(ErrorCode.INVALID_RECORD, "a record without a key on a compacted topic")

@@ -25,8 +25,9 @@ def settings_for(config: BrokerConfig, image: ClusterImage, topic: str) -> Parti
     effective = topic_config_for(config, image, topic)
     codec = _codec(effective.compression_type)
     rewriter = None
-    if effective.is_log_append_time or codec is not None:
-        rewriter = Rewriter(log_append_time=effective.is_log_append_time, codec=codec)
+    compacted = "compact" in effective.cleanup_policy
+    if effective.is_log_append_time or codec is not None or compacted:
+        rewriter = Rewriter(log_append_time=effective.is_log_append_time, codec=codec, require_keys=compacted)
     return PartitionSettings(
         log_config=effective.log_config(),
         write_caching=effective.write_caching,

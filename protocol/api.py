@@ -192,6 +192,14 @@ _TABLE = (
         "tiered storage: its timestamps answer -1",
     ),
     Api(ApiKey.METADATA, "Metadata", _versions(0, 13), "0.1.0", "authorized operations"),
+    Api(
+        ApiKey.FIND_COORDINATOR,
+        "FindCoordinator",
+        _versions(0, 5),
+        "0.1.0",
+        "coordinators: always answered with COORDINATOR_NOT_AVAILABLE, since groups and transactions come later; served at "
+        "all because librdkafka takes it for the sign that lz4 is understood",
+    ),
     Api(ApiKey.API_VERSIONS, "ApiVersions", _versions(0, 4), "0.1.0", "finalized features"),
     Api(ApiKey.CREATE_TOPICS, "CreateTopics", _versions(2, 7), "0.1.0"),
     Api(ApiKey.DELETE_TOPICS, "DeleteTopics", _versions(1, 6), "0.1.0"),

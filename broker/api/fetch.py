@@ -4,7 +4,7 @@ Answers at once when `min_bytes` are there, an error is to be told, or nothing m
 request's place and listens to the high watermarks of its partitions until enough has come or `max_wait_ms` have passed. Record bytes
 are never touched: the answer names file ranges. A range that is not in the page cache is read in a worker first.
 
-At least one whole batch is answered for the first partition that has any, whatever the limits (KIP-74). Transactions come later:
+At least one whole batch is answered for the first partition that has any, whatever the limits (KIP-74). Further partitions only get what is within the limits. Transactions come later:
 the last stable offset is the high watermark, and the list of aborted transactions is empty for read_committed.
 Fetches with a replica id are the cluster's own; nobody is the cluster yet, so they are refused. KIP-320 (epochs), KIP-392, KIP-516.
 """
@@ -122,8 +122,8 @@ class FetchJob:
                 results.append(result)
                 if partition is not None and self._wants_data(result, entry, partition, budget, results):
                     limit = min(entry.max_bytes, budget)
-                    result.records = records = partition.read(entry.fetch_offset, limit)
-                    budget -= records.count
+                    _keep(partition.read(entry.fetch_offset, limit), result, results, limit)
+                    budget -= result.records.count
         except BaseException:
             release_records(results)
             raise
@@ -187,7 +187,7 @@ class FetchJob:
                 result = self._begin(entry, partition)
                 results.append(result)
                 if partition is not None and self._wants_data(result, entry, partition, budget, results):
-                    await self._read_one(result, entry, partition, min(entry.max_bytes, budget))
+                    await self._read_one(result, entry, partition, min(entry.max_bytes, budget), results)
                     budget -= result.records.count
         except BaseException:
             release_records(results)
@@ -195,13 +195,19 @@ class FetchJob:
         return results
 
     async def _read_one(
-        self, result: FetchPartitionResult, entry: FetchPartition, partition: "Partition", limit: int
+        self,
+        result: FetchPartitionResult,
+        entry: FetchPartition,
+        partition: "Partition",
+        limit: int,
+        results: list[FetchPartitionResult],
     ) -> None:
         try:
             try:
-                result.records = partition.read(entry.fetch_offset, limit)
+                records = partition.read(entry.fetch_offset, limit)
             except NotResident:
-                result.records = await partition.read_cold(entry.fetch_offset, limit)
+                records = await partition.read_cold(entry.fetch_offset, limit)
+            _keep(records, result, results, limit)
         except OffsetOutOfRange:
             result.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
         except StorageError as error:
@@ -301,6 +307,16 @@ def check_leadership(partition: "Partition", current_leader_epoch: int) -> Error
         if current_leader_epoch > partition.leader_epoch:
             return ErrorCode.UNKNOWN_LEADER_EPOCH
     return ErrorCode.NONE
+
+
+def _keep(
+    records: LogSlice, result: FetchPartitionResult, results: list[FetchPartitionResult], limit: int
+) -> None:
+    """Put what was read into the result, unless its one batch is over the limit and another partition has data already."""
+    if records.count > limit and any(other.records.count for other in results):
+        records.release()
+    else:
+        result.records = records
 
 
 def release_records(results: list[FetchPartitionResult]) -> None:

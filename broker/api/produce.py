@@ -78,11 +78,12 @@ def produce(broker: "Broker", header: RequestHeader, frame: memoryview) -> Parts
     refusal = _refusal(request)
     results: list[ProducePartitionResult] = []
     pending: PendingProduce | None = None
-    outstanding = 0
+    outstanding = refused = 0
     for entry in request.partitions:
         result = ProducePartitionResult(entry.topic, entry.topic_id, entry.index, refusal)
         results.append(result)
         if refusal:
+            refused += 1
             continue
         if entry.topic_id is None:
             partition = broker.partitions.by_name(entry.topic, entry.index)
@@ -98,8 +99,11 @@ def produce(broker: "Broker", header: RequestHeader, frame: memoryview) -> Parts
                 pending = PendingProduce(version, header.correlation_id)
             if not partition.produce(entry.records, request.acks, result, pending.one_done):
                 outstanding += 1
+                continue
+        if result.error_code:
+            refused += 1
     if request.acks == 0:
-        if any(result.error_code for result in results):
+        if refused:
             raise ProtocolError(
                 "a Produce with acks=0 was refused, which only closing the connection can tell"
             )
