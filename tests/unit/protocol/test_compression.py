@@ -246,6 +246,7 @@ LIES: dict[str, tuple[Codec, bytes]] = {
     "lz4 with a block size of its own": (Codec.LZ4, b"\x04\x22\x4d\x18\x60\x30\x82" + LZ4_END),
     "lz4 skippable past the end": (Codec.LZ4, SKIPPABLE_FRAME[:-1]),
     "zstd that claims 2^62 bytes": (Codec.ZSTD, zstd_run(0, 10, 1, claimed_bytes=1 << 62)),
+    "zstd that claims 1 GB": (Codec.ZSTD, zstd_run(0, 10, 1, claimed_bytes=1 << 30)),
     "zstd that claims more than it has": (Codec.ZSTD, zstd_run(0, 10, 2, claimed_bytes=19)),
     "zstd that claims less than it has": (Codec.ZSTD, zstd_run(0, 10, 2, claimed_bytes=21)),
     "zstd with a window of 2^41": (Codec.ZSTD, b"\x28\xb5\x2f\xfd\x00\xf8" + zstd_run(0, 10, 1)[6:]),
@@ -270,6 +271,15 @@ def test_lie_in_a_header_is_a_decode_error_and_costs_no_memory(codec: Codec, com
         assert tracemalloc.get_traced_memory()[1] < 2 * MIB
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "name", ["snappy that claims 4 GB", "snappy block that claims 1 GB", "zstd that claims 1 GB"]
+)
+def test_impossible_claim_is_refused_before_the_library_believes_it(name: str) -> None:
+    codec, compressed = LIES[name]
+    with pytest.raises(DecodeError, match="claim"):
+        decompress(codec, compressed, output_max_bytes=1 << 40)
 
 
 def zeros_in(codec: Codec, size_bytes: int) -> bytes:

@@ -173,7 +173,7 @@ def test_log_append_time_overrides_the_records_times(now_ms: int) -> None:
         ("0c 00 00 00 01 01 00", 2**31 - 1),
         ("0e 00 00 00 01 01 00 00", 1),  # a byte left over in the record
         ("0a 00 00 00 01 01 00", 1),  # a record longer than its length
-        ("0b 00 00 00 01 01 00", 1),  # negative length
+        ("0d 00 00 00 01 01 00", 1),  # negative length
         ("0c 00 00 00 02 01 00", 1),  # the key reaches past the record
         ("0c 00 00 00 fe ff ff ff 0f 01 00", 1),  # the key is 2 GB long
         ("0c 00 00 00 01 fe ff ff ff 0f 00", 1),  # the value is
@@ -181,12 +181,14 @@ def test_log_append_time_overrides_the_records_times(now_ms: int) -> None:
         ("16 00 00 00 01 01 fe ff ff ff 0f", 1),  # 2^31-1 headers
         ("0c 00 00 00 01 01 01", 1),  # -1 headers
         ("10 00 00 00 01 01 02 01 00", 1),  # a header without a key
+        ("0e 00 00 00 01 01 02 01 0c 00 00 02 01 01 00", 2),  # the same, with the byte read twice
         ("10 00 00 00 01 01 02 04 61", 1),  # a header key past the end
         ("0c 00 00 02 01 01 00", 1),  # offset past the last one
         ("0c 00 00 01 01 01 00", 1),  # offset before the first one
         ("0c 00 00 00 01 01 00" * 2, 2),  # the same offset twice
         ("8c 80 80 80 80 00 00 00 00 01 01 00", 1),  # six bytes for a length
         ("16 00 00 00 01 fe ff ff ff 7f 00", 1),  # a length of more than 32 bits
+        ("14 00 00 00 81 80 80 80 10 01 00", 1),  # that of null, if only 32 bits are looked at
         ("20 00 ff ff ff ff ff ff ff ff ff 7f 00 01 01 00 00", 1),  # a time of more than 64 bits
     ],
 )
