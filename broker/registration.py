@@ -134,7 +134,6 @@ class Registration:
         self._endpoints = endpoints
         await self._evict_predecessor()
         await self._register()
-        await self._claim_controller()
         await self._raise_leader_epochs()
 
     async def run(self) -> None:
@@ -204,47 +203,38 @@ class Registration:
             )
 
     async def _register(self) -> None:
+        """Register under a new lease; take the controller key with it if nobody holds that, and clear away what its last holder left."""
         sent = self._clock.monotonic()
-        self._lease_id = await self._store.grant_lease(max(2, math.ceil(self._session_s)))
-        value = keys.encode_broker(
-            BrokerRegistration(self.incarnation, self._endpoints, self._rack, self._directory_id)
-        )
-        transaction = Transaction(
-            [Compare(self._key, mod_revision=0)], [Put(self._key, value, self._lease_id)]
-        )
-        result = await transact(self._store, transaction)
+        lease_id = self._lease_id = await self._store.grant_lease(max(2, math.ceil(self._session_s)))
+        registration = BrokerRegistration(self.incarnation, self._endpoints, self._rack, self._directory_id)
+        register = Put(self._key, keys.encode_broker(registration), lease_id)
+        claim = ControllerClaim(self.node_id, self.incarnation)
+        rule = Put(keys.CONTROLLER_KEY, keys.encode_controller(claim), lease_id)
+        id_is_free, rule_is_free = (Compare(put.key, mod_revision=0) for put in (register, rule))
+        rules = (
+            await transact(self._store, Transaction([id_is_free, rule_is_free], [register, rule]))
+        ).succeeded
+        if not rules:
+            await transact(self._store, Transaction([id_is_free], [register]))
         entry = await self._store.get(self._key)
-        if not result.succeeded or entry is None or entry.lease_id != self._lease_id:
+        if entry is None or entry.lease_id != lease_id:
             raise RegistrationError(f"node id {self.node_id} was taken by another broker at this moment")
         self.create_revision = entry.create_revision
         self._extend(sent)
+        if rules:
+            await self._collect_garbage()
 
     async def _register_patiently(self) -> None:
         while True:
             try:
                 await self._check_not_replaced()
                 await self._register()
-                await self._claim_controller()
                 return
             except (MetadataUnavailable, OutcomeUnknown, LeaseNotFound) as error:
                 log.warning("broker %d: can't register, trying again: %s", self.node_id, error)
                 await trio.sleep(RETRY_DELAY_S)
 
     # What follows from being registered.
-
-    @property
-    def _still_registered(self) -> Compare:
-        return Compare(self._key, create_revision=self.create_revision)
-
-    async def _claim_controller(self) -> None:
-        """Take the controller key if nobody holds it, and then clear away what the last controller left half-done."""
-        claim = keys.encode_controller(ControllerClaim(self.node_id, self.incarnation))
-        transaction = Transaction(
-            [Compare(keys.CONTROLLER_KEY, mod_revision=0), self._still_registered],
-            [Put(keys.CONTROLLER_KEY, claim, self._lease_id)],
-        )
-        if (await transact(self._store, transaction)).succeeded:
-            await self._collect_garbage()
 
     async def _collect_garbage(self) -> None:
         """Delete partition states that no topic counts."""
@@ -273,17 +263,21 @@ class Registration:
                 if entry.key not in done
                 and (state := after_restart(keys.decode_partition(entry.key, entry.value), self.node_id))
             ]
-            if not changes:
-                return
+            failed = False
             for batch in _batches(changes):
                 if await self._store_states(batch):
                     done.update(entry.key for entry, _ in batch)
+                else:
+                    failed = True
+            if not failed:
+                return
         raise RegistrationError("the states of this broker's partitions do not stop changing")
 
     async def _store_states(self, changes: Sequence[tuple[Entry, PartitionState]]) -> bool:
         unchanged = [Compare(entry.key, mod_revision=entry.mod_revision) for entry, _ in changes]
         puts = [Put(entry.key, keys.encode_partition(state)) for entry, state in changes]
-        result = await transact(self._store, Transaction([self._still_registered, *unchanged], puts))
+        registered = Compare(self._key, create_revision=self.create_revision)
+        result = await transact(self._store, Transaction([registered, *unchanged], puts))
         return result.succeeded
 
 
