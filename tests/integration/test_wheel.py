@@ -148,6 +148,16 @@ assert importlib.util.find_spec("pytest") is None, "the venv is not clean"
     assert all(file.is_relative_to(installed.folder) for file in files)
 
 
+def test_every_codec_finds_its_library_which_is_imported_on_first_use(installed: Installed) -> None:
+    program = """
+from penstock.protocol.compression import Codec, compress, decompress
+for codec in Codec:
+    assert decompress(codec, compress(codec, b"lines" * 99), output_max_bytes=9999) == b"lines" * 99
+"""
+    done = installed.run("python", "-c", program)
+    assert done.returncode == 0, done.stderr
+
+
 def test_type_checkers_are_told_that_there_are_types(installed: Installed) -> None:
     assert list(installed.folder.glob("lib/python*/site-packages/penstock/py.typed"))
 
