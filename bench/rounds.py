@@ -156,9 +156,11 @@ def _compare(ours: Series, theirs: Series) -> list[Ratio]:
     mine, other = ours.median, theirs.median
     result: list[Ratio] = []
     for metric in mine:
-        pairs = [(a[metric], b[metric]) for a, b in zip(ours.rounds, theirs.rounds, strict=True)]
-        if other.get(metric, 0) <= 0 or any(b <= 0 for _, b in pairs):
+        if metric not in other:
             continue
+        pairs = [(a[metric], b[metric]) for a, b in zip(ours.rounds, theirs.rounds, strict=True)]
+        if any(a <= 0 or b <= 0 for a, b in pairs):
+            continue  # too little to be counted is no figure
         single = [a / b for a, b in pairs]
         result.append(
             Ratio(

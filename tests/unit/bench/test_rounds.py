@@ -1,10 +1,13 @@
 """Comparisons must be fair and say what they measured."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from bench.driver import Load
-from bench.processes import Meter
+from bench.processes import Meter, cpu_seconds
 from bench.rounds import Case, Ratio, Scale, Series, metrics_of, ratios, run_case
 from bench.subjects import CACHING, Subject
 from bench.targets import Target, judge
@@ -34,8 +37,6 @@ def test_each_subject_goes_first_in_turn_and_warm_up_does_not_count(tmp_path: Pa
             pass
         return Load(1, 1, len(order), (), meter)
 
-    import os
-
     subjects = [
         Subject(name, CACHING, "-", "-", ("127.0.0.1", 1), os.getpid(), tmp_path, has_topics=False)
         for name in ("a", "b", "c")
@@ -49,6 +50,22 @@ def test_each_subject_goes_first_in_turn_and_warm_up_does_not_count(tmp_path: Pa
 def test_a_ratio_is_of_medians_and_its_spread_of_rounds() -> None:
     found = ratios([series(CASE, "penstock", 10, 30, 20), series(CASE, "kafka", 10, 10, 5)])
     assert found == [Ratio("bench", "case", "penstock", "kafka", CACHING, "mb_per_s", 2.0, 1.0, 4.0)]
+
+
+def test_too_little_to_be_counted_makes_no_ratio() -> None:
+    assert ratios([series(CASE, "penstock", 0, 1), series(CASE, "kafka", 1, 1)]) == []
+    assert ratios([series(CASE, "penstock", 1, 1), series(CASE, "kafka", 0, 1)]) == []
+
+
+def test_the_cpu_time_of_another_process_counts_what_it_burnt() -> None:
+    burn = "import time\nwhile time.process_time() < 0.2: pass\nprint(flush=True)\ninput()"
+    with subprocess.Popen(
+        [sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert 0.2 <= cpu_seconds(child.pid) < 0.4
+        child.communicate(b"\n")
 
 
 def test_subjects_of_different_cases_are_not_compared() -> None:
