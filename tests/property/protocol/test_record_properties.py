@@ -5,7 +5,7 @@ import struct
 from collections.abc import Callable
 
 import crc32c
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.protocol.compression import Codec, compress, decompress
@@ -44,6 +44,11 @@ RECORDS = st.lists(
 )
 
 
+def examples(count: int) -> settings:
+    """How many; a busy machine may take its time over them."""
+    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
 def numbered(records: list[Record], offsets: list[int]) -> list[Record]:
     return [
         Record(offset, each.timestamp, each.key, each.value, each.headers)
@@ -52,7 +57,7 @@ def numbered(records: list[Record], offsets: list[int]) -> list[Record]:
 
 
 @given(RECORDS, CODECS, st.integers(0, 2**62))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_any_records_come_back(records: list[Record], codec: Codec, base_offset: int) -> None:
     batch = encode_batch(records, codec=codec, base_offset=base_offset)
     expected = numbered(records, list(range(base_offset, base_offset + len(records))))
@@ -66,7 +71,7 @@ def test_any_records_come_back(records: list[Record], codec: Codec, base_offset:
 
 
 @given(RECORDS, st.data())
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_any_gaps_between_offsets_come_back(records: list[Record], data: st.DataObject) -> None:
     gaps = data.draw(st.lists(st.integers(1, 10**6), min_size=len(records), max_size=len(records)))
     offsets = [5_000_000_000 + sum(gaps[: place + 1]) for place in range(len(records))]
@@ -76,14 +81,14 @@ def test_any_gaps_between_offsets_come_back(records: list[Record], data: st.Data
 
 
 @given(st.binary(max_size=5_000), CODECS, st.integers(1, 40))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_any_bytes_survive_a_codec_within_exactly_their_size(data: bytes, codec: Codec, times: int) -> None:
     repeated = data * times
     assert decompress(codec, compress(codec, repeated), output_max_bytes=len(repeated)) == repeated
 
 
 @given(st.binary(max_size=300), CODECS)
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_any_bytes_into_a_codec_give_bytes_or_our_error(data: bytes, codec: Codec) -> None:
     with contextlib.suppress(DecodeError):
         assert len(decompress(codec, data, output_max_bytes=MAX_BYTES)) <= MAX_BYTES
@@ -106,7 +111,7 @@ def feed_to_all_readers(batch: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_any_bytes_give_our_errors_and_no_others(data: bytes) -> None:
     feed_to_all_readers(data)
 
@@ -130,7 +135,7 @@ ANY_HEADER = st.tuples(
 
 
 @given(ANY_HEADER, st.binary(max_size=100))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_any_header_fields_under_a_right_checksum_give_our_errors(
     header: tuple[int, ...], payload: bytes
 ) -> None:
@@ -138,7 +143,7 @@ def test_any_header_fields_under_a_right_checksum_give_our_errors(
 
 
 @given(RECORDS.map(lambda records: records[:5]), CODECS, st.data())
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_any_damage_under_a_right_checksum_gives_our_errors(
     records: list[Record], codec: Codec, data: st.DataObject
 ) -> None:
@@ -151,7 +156,7 @@ def test_any_damage_under_a_right_checksum_gives_our_errors(
 
 
 @given(RECORDS.map(lambda records: records[:5]), st.data())
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_any_damage_to_the_records_themselves_gives_our_errors(
     records: list[Record], data: st.DataObject
 ) -> None:
