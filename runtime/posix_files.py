@@ -18,6 +18,7 @@ RESIDENCE_PROBE_DISTANCE_BYTES = 64 * 1024
 """The smallest readahead window that Linux commonly uses: what is read at all comes in such pieces."""
 RESIDENCE_PROBE_COUNT_MAX = 32
 
+_PAGE_SIZE_BYTES = os.sysconf("SC_PAGESIZE")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TOO_MANY_OPEN = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -152,6 +153,9 @@ class PosixFile:
             return False
         target = bytearray(1)
         last = position + count - 1
+        if position // _PAGE_SIZE_BYTES == last // _PAGE_SIZE_BYTES:
+            # One page is there or it is not.
+            position = last
         distance = max(RESIDENCE_PROBE_DISTANCE_BYTES, -(-count // (RESIDENCE_PROBE_COUNT_MAX - 1)))
         probe = position
         try:

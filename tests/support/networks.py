@@ -4,11 +4,15 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import trio
+
 from penstock.runtime.network import Listener, Network, Stream
 from penstock.runtime.sockets import SocketNetwork
 
 NETWORKS: dict[str, Callable[[], Network]] = {"sockets": SocketNetwork}
 HOST = "127.0.0.1"
+LIMIT_S = 15
+"""What takes longer hangs."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,13 @@ class Pair:
 
 @asynccontextmanager
 async def connected(network: Network) -> AsyncGenerator[Pair, None]:
-    """A connection, closed at the end."""
+    """A connection, closed at the end. What hangs in the block fails."""
     listener = await network.listen(HOST, 0)
     client = await network.connect(*listener.address)
     server = await listener.accept()
     try:
-        yield Pair(listener, client, server)
+        with trio.fail_after(LIMIT_S):
+            yield Pair(listener, client, server)
     finally:
         for end in (client, server, listener):
             end.close()

@@ -19,28 +19,38 @@ FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 800
 # What is there now. Lower a number when the test asks for it; never raise one.
 FUNCTION_LINES_RATCHET = 70
-FILE_LINES_RATCHET = 700
+FILE_LINES_RATCHET = 600
 FUNCTION_LINES_SLACK = 10
 FILE_LINES_SLACK = 100
 
-CLI_ALLOWED = frozenset({"sys.stdin", "sys.stdout", "sys.stderr", "sys.argv", "sys.exit", "os.environ"})
-"""What makes a command: its standard streams, its arguments, its environment, its exit status."""
 OUTSIDE_ALLOWED: dict[str, frozenset[str]] = {
+    # What makes a command: its standard streams, its arguments, its environment, its exit status.
+    "cli/": frozenset({"sys.stdin", "sys.stdout", "sys.stderr", "sys.argv", "sys.exit", "os.environ"}),
     # A reader that closed the pipe: what Python still holds for stdout has to go somewhere.
     "cli/main.py": frozenset({"os.open", "os.O_WRONLY", "os.devnull", "os.dup2", "os.close"}),
     # The numbers of the signals that trio is asked for, and the second Ctrl-C, which waits for nothing.
     "cli/serve.py": frozenset({"signal.SIGINT", "signal.SIGTERM", "signal.Signals", "os._exit"}),
-    # The loop and the workers share a log's tables: a lock waits for nobody outside the process, and never in simulation.
-    "storage/epoch_cache.py": frozenset({"threading.Lock"}),
-    "storage/log.py": frozenset({"threading.Lock"}),
-    "storage/segment_files.py": frozenset({"threading.Lock"}),
+    # The loop and the workers share a log's tables. A lock waits for nobody outside the process, and in simulation never.
+    "storage/": frozenset({"threading.Lock"}),
 }
-"""Modules outside `runtime/` that may touch the outside by themselves, each with exactly what and why."""
+"""What modules outside `runtime/` may touch by themselves, for each folder or file exactly what and why."""
 
 
 def allowed_in(name: str) -> frozenset[str]:
-    of_the_folder: frozenset[str] = CLI_ALLOWED if name.startswith("cli/") else frozenset()
-    return of_the_folder | OUTSIDE_ALLOWED.get(name, frozenset())
+    return frozenset(
+        one for place, names in OUTSIDE_ALLOWED.items() if name.startswith(place) for one in names
+    )
+
+
+def reached_for_in(name: str, allowed: frozenset[str]) -> list[str]:
+    return reached_for((ROOT / name).read_text(encoding="utf-8"), allowed)
+
+
+def production_modules() -> list[str]:
+    """Every module of the packages but those of the runtime, as a path from the root."""
+    names = [str(file.relative_to(ROOT)) for file in python_files(ROOT)]
+    packages = package_folders(ROOT) - {"runtime"}
+    return [name for name in names if name.partition("/")[0] in packages]
 
 
 def test_no_function_and_no_file_is_larger_than_what_is_there_already() -> None:
@@ -192,21 +202,17 @@ def test_a_line_of_pyproject_that_is_wrong_is_found(tree: Path, old: str, new: s
 
 
 def test_only_the_runtime_touches_the_outside() -> None:
-    found: list[str] = []
-    for folder in sorted(package_folders(ROOT) - {"runtime"}):
-        for file in (file for file in python_files(ROOT) if file.is_relative_to(ROOT / folder)):
-            name = str(file.relative_to(ROOT))
-            source = file.read_text(encoding="utf-8")
-            found += [f"{name}:{place}" for place in reached_for(source, allowed_in(name))]
-    assert found == []
+    names = production_modules()
+    assert {"broker/broker.py", "cli/main.py", "storage/log.py"} <= set(names)
+    assert [f"{name}:{place}" for name in names for place in reached_for_in(name, allowed_in(name))] == []
 
 
 def test_no_exception_outlives_its_use() -> None:
-    for name, allowed in OUTSIDE_ALLOWED.items():
-        places = reached_for((ROOT / name).read_text(encoding="utf-8"))
-        used = {place.partition(": ")[2] for place in places}
-        idle = {one for one in allowed if not any(f"{place}.".startswith(f"{one}.") for place in used)}
-        assert not idle, f"{name}: allowed and not used: {sorted(idle)}"
+    for place, allowed in OUTSIDE_ALLOWED.items():
+        files = [name for name in production_modules() if name.startswith(place)]
+        used = {found.partition(": ")[2] for name in files for found in reached_for_in(name, frozenset())}
+        idle = {one for one in allowed if not any(f"{name}.".startswith(f"{one}.") for name in used)}
+        assert not idle, f"{place}: allowed and not used: {sorted(idle)}"
 
 
 @pytest.mark.parametrize(

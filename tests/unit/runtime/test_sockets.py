@@ -90,10 +90,8 @@ async def test_no_socket_of_a_listener_starves_the_others() -> None:
     quiet = await NETWORK.connect(*addresses[1])
     accepted = [await listener.accept() for _ in range(2)]
     await quiet.send_all([b"me"])
-    buffer = bytearray(2)
     with trio.fail_after(5):
-        await accepted[1].receive_into(buffer)
-    assert buffer == b"me"
+        assert await receive_exactly(accepted[1], 2) == b"me"
     listener.close()
     for end in [*ends, *accepted, quiet]:
         end.close()
@@ -103,27 +101,28 @@ async def test_accepting_waits_on_all_sockets_at_once_and_ends_with_closing() ->
     sockets = [listening_socket(host) for host in ("127.0.0.1", "127.0.0.2")]
     addresses = [listening.getsockname() for listening in sockets]
     listener = SocketListener(addresses[0], sockets)
-    accepted: list[SocketStream] = []
+    accepted, servers = trio.open_memory_channel[SocketStream](0)
 
     async def accept_for_ever() -> None:
         while True:
-            accepted.append(await listener.accept())
+            await accepted.send(await listener.accept())
 
     async def accept_until_closed() -> None:
         with pytest.raises(ConnectionLost):
             await accept_for_ever()
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(accept_until_closed)
-        clients: list[SocketStream] = []
-        for address in (addresses[1], addresses[0], addresses[1]):
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accept_until_closed)
+            for address in (addresses[1], addresses[0], addresses[1]):
+                await wait_all_tasks_blocked()
+                client = await NETWORK.connect(*address)
+                server = await servers.receive()
+                await say_and_hear(client, server)
+                client.close()
+                server.close()
             await wait_all_tasks_blocked()
-            clients.append(await NETWORK.connect(*address))
-        await wait_all_tasks_blocked(0.01)
-        assert len(accepted) == 3
-        listener.close()
-    for end in (*clients, *accepted):
-        end.close()
+            listener.close()
 
 
 async def test_a_cancelled_accept_loses_no_connection() -> None:

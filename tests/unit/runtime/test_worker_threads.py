@@ -16,6 +16,9 @@ class Gate:
         self.may_end = threading.Event()
         self.ended = 0
 
+    def wait_until_it_runs(self) -> None:
+        assert self.running.acquire(timeout=10)
+
     def pass_through(self, answer: str) -> str:
         self.running.release()
         assert self.may_end.wait(10)
@@ -41,7 +44,7 @@ async def test_no_more_run_at_once_than_there_are_workers() -> None:
         for _ in range(5):
             nursery.start_soon(threads.run, gate.pass_through, "x")
         for _ in range(2):
-            await trio.to_thread.run_sync(gate.running.acquire)
+            await trio.to_thread.run_sync(gate.wait_until_it_runs)
         await wait_all_tasks_blocked()
         assert not gate.running.acquire(blocking=False), "a third one runs"
         gate.may_end.set()
@@ -57,7 +60,7 @@ async def test_a_running_call_is_waited_for_when_cancelled_and_its_answer_kept()
             answers.append(await WorkerThreads(1).run(gate.pass_through, "done"))
 
         nursery.start_soon(run)
-        await trio.to_thread.run_sync(gate.running.acquire)
+        await trio.to_thread.run_sync(gate.wait_until_it_runs)
         nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
             await wait_all_tasks_blocked()
@@ -71,7 +74,7 @@ async def test_a_call_that_still_waits_for_a_worker_is_given_up_when_cancelled()
     gate, never = Gate(), Gate()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(threads.run, gate.pass_through, "x")
-        await trio.to_thread.run_sync(gate.running.acquire)
+        await trio.to_thread.run_sync(gate.wait_until_it_runs)
         async with trio.open_nursery() as waiting:
             waiting.start_soon(threads.run, never.pass_through, "x")
             await wait_all_tasks_blocked()
