@@ -37,8 +37,12 @@ types: $(VENV)/.test ## mypy and pyright, both strict
 unit: $(VENV)/.test ## the tests alone
 	$(BIN)/pytest -q
 
-generate: $(VENV)/.test ## write the schema tables anew from kio
+generate: $(VENV)/.test ## write the schema tables (from kio) and the tables in docs/ anew
 	$(BIN)/python -m tests.generate_schemas
+	$(BIN)/python -m tests.generate_configuration
+
+bench: $(VENV)/.test ## compare with the bare loop and Apache Kafka (half an hour; BENCH="lone_write" for a part)
+	$(BIN)/python -m bench $(BENCH)
 
 clean: ## remove what was built
 	rm -rf $(VENV) build dist *.egg-info

@@ -14,9 +14,12 @@ RECORDS_SIZE_BYTES_MAX = 256 << 20
 class Rewriter:
     """What one topic does to each batch. Called with a writable batch; returns the batch to append and its header."""
 
-    __slots__ = ("_codec", "_log_append_time", "_require_keys")
+    __slots__ = ("_codec", "_level", "_log_append_time", "_require_keys")
 
-    def __init__(self, *, log_append_time: bool, codec: Codec | None, require_keys: bool) -> None:
+    def __init__(
+        self, *, log_append_time: bool, codec: Codec | None, level: int | None, require_keys: bool
+    ) -> None:
+        self._level = level
         self._log_append_time = log_append_time
         self._codec = codec
         self._require_keys = require_keys
@@ -33,7 +36,7 @@ class Rewriter:
             if self._codec is not None and header.codec != self._codec:
                 from penstock.protocol.records import recompress  # loaded by the few topics that need it
 
-                batch = memoryview(bytearray(recompress(batch, self._codec)))
+                batch = memoryview(recompress(batch, self._codec, self._level))
         except DecodeError as error:
             raise InvalidBatch(ErrorCode.CORRUPT_MESSAGE, str(error)) from error
         if self._log_append_time:

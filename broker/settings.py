@@ -27,7 +27,12 @@ def settings_for(config: BrokerConfig, image: ClusterImage, topic: str) -> Parti
     rewriter = None
     compacted = "compact" in effective.cleanup_policy
     if effective.is_log_append_time or codec is not None or compacted:
-        rewriter = Rewriter(log_append_time=effective.is_log_append_time, codec=codec, require_keys=compacted)
+        rewriter = Rewriter(
+            log_append_time=effective.is_log_append_time,
+            codec=codec,
+            level=_level(effective, codec),
+            require_keys=compacted,
+        )
     return PartitionSettings(
         log_config=effective.log_config(),
         write_caching=effective.write_caching,
@@ -46,3 +51,16 @@ def _codec(name: str) -> Codec | None:
     if name == PRODUCER_CODEC:
         return None
     return Codec.NONE if name == UNCOMPRESSED else Codec[name.upper()]
+
+
+def _level(effective: TopicConfig, codec: Codec | None) -> int | None:
+    """The topic's compression.<codec>.level; None for codecs without one."""
+    match codec:
+        case Codec.GZIP:
+            return effective.compression_gzip_level
+        case Codec.LZ4:
+            return effective.compression_lz4_level
+        case Codec.ZSTD:
+            return effective.compression_zstd_level
+        case _:
+            return None

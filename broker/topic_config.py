@@ -62,7 +62,6 @@ class TopicConfig:
         low=-1,
         high=9,
         synonyms=("compression.gzip.level",),
-        acted_on=False,
     )
     compression_lz4_level: int = option(
         "compression.lz4.level",
@@ -72,7 +71,6 @@ class TopicConfig:
         low=1,
         high=17,
         synonyms=("compression.lz4.level",),
-        acted_on=False,
     )
     compression_type: str = option(
         "compression.type",
@@ -89,7 +87,6 @@ class TopicConfig:
         low=-131072,
         high=22,
         synonyms=("compression.zstd.level",),
-        acted_on=False,
     )
     delete_retention_ms: int = option(
         "delete.retention.ms",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from penstock.broker.replies import Parts, Reply
 from penstock.protocol.api import ApiKey
+from penstock.protocol.compression import Codec
 from penstock.protocol.errors import ErrorCode, ProtocolError
 from penstock.protocol.framing import RequestHeader, response_prefix
 from penstock.protocol.produce import (
@@ -21,12 +22,14 @@ from penstock.protocol.produce import (
     encode_produce_refusal,
     encode_produce_response,
 )
+from penstock.protocol.record_batch import ATTRIBUTES_POSITION, CODEC_MASK, HEADER_SIZE_BYTES
 
 if TYPE_CHECKING:
     from penstock.broker.broker import Broker
 
 _KEY = int(ApiKey.PRODUCE)
 FIRST_SERVED_VERSION = 3
+FIRST_VERSION_WITH_ZSTD = 7
 _ACKS = (-1, 0, 1)
 
 
@@ -94,6 +97,9 @@ def produce(broker: "Broker", header: RequestHeader, frame: memoryview) -> Parts
         elif entry.records is None:
             result.error_code = ErrorCode.INVALID_RECORD
             result.error_message = "no records"
+        elif version < FIRST_VERSION_WITH_ZSTD and _is_zstd(entry.records):
+            result.error_code = ErrorCode.UNSUPPORTED_COMPRESSION_TYPE
+            result.error_message = f"zstd needs Produce version {FIRST_VERSION_WITH_ZSTD} (KIP-110)"
         else:
             if pending is None:
                 pending = PendingProduce(version, header.correlation_id)
@@ -114,6 +120,10 @@ def produce(broker: "Broker", header: RequestHeader, frame: memoryview) -> Parts
         pending.wait_for(results, outstanding, deadline)
         return pending
     return [_response(version, header.correlation_id, results)]
+
+
+def _is_zstd(records: memoryview) -> bool:
+    return len(records) >= HEADER_SIZE_BYTES and records[ATTRIBUTES_POSITION + 1] & CODEC_MASK == Codec.ZSTD
 
 
 def _refusal(request: ProduceRequest) -> ErrorCode:
