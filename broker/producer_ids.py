@@ -43,7 +43,7 @@ class ProducerIds:
         """
         while not self._present:
             if not self._next:
-                await self._take_block(ahead=False)
+                await self._take_block()
                 continue
             self._present, self._next = self._next, range(0)
         producer_id, self._present = self._present[0], self._present[1:]
@@ -53,15 +53,15 @@ class ProducerIds:
 
     async def _prefetch(self) -> None:
         try:
-            await self._take_block(ahead=True)
+            await self._take_block()
         except ApiError as error:
             log.warning("no producer ids ahead of time: %s", error)
 
-    async def _take_block(self, *, ahead: bool) -> None:
-        """Put a block into `_next`. Whoever is not `ahead` only needs some id: one that another task's block has left will do."""
+    async def _take_block(self) -> None:
+        """Have a block in `_next`, unless another task put one there meanwhile."""
         async with self._taking:
             for _ in range(CONTENDED_ATTEMPT_COUNT_MAX):
-                if self._next or (self._present and not ahead):
+                if self._next:
                     return
                 try:
                     self._next = await self._try_to_take()

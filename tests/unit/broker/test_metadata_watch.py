@@ -111,7 +111,8 @@ async def test_a_compacted_watch_reads_all_anew_and_tells_the_difference(nursery
     store._commit([Delete(keys.topic_key("old"))])  # pyright: ignore[reportPrivateUsage]
     store._commit([Put(keys.topic_key("new"), keys.encode_topic(TopicRecord(bytes([2] * 16), 1)))])  # pyright: ignore[reportPrivateUsage]
     store.compact()
-    await watch.wait_for(store.revision)
+    with trio.fail_after(5):
+        await watch.wait_for(store.revision)
     assert len(deltas) == 1
     assert [t.name for t in deltas[0].topics_removed] == ["old"]
     assert [t.name for t in deltas[0].topics_added] == ["new"]
@@ -127,7 +128,8 @@ async def test_a_broken_watch_and_failing_reads_are_got_over(autojump_clock: Moc
         store.broken.set()
         await wait_all_tasks_blocked()
         result = await store.transact([], topic_puts())
-        await watch.wait_for(result.revision)
+        with trio.fail_after(5):
+            await watch.wait_for(result.revision)
         assert image.topic("t") is not None
         await wait_all_tasks_blocked()
         assert store.watch_count == 2
