@@ -15,6 +15,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield running
 
 
+@pytest.fixture(autouse=True)
+def broker_log(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Print what the shared broker logs during a test; pytest shows it when the test fails."""
+    if "server" not in request.fixturenames:
+        yield
+        return
+    running: RunningServer = request.getfixturevalue("server")
+    begin = len(running.log_text())
+    yield
+    print(running.log_text()[begin:][-4000:])
+
+
 @pytest.fixture
 def connection(server: RunningServer) -> Iterator[Connection]:
     """A raw connection to the shared broker."""

@@ -36,8 +36,10 @@ def make_producer(bootstrap: str, **settings: Any) -> Producer:
 
 
 def dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`message_timeout_ms` becomes `message.timeout.ms`."""
-    return {name.replace("_", "."): value for name, value in settings.items()}
+    """`message_timeout_ms` becomes `message.timeout.ms`; librdkafka spells one name with an underscore."""
+    return {
+        name if name == "log_level" else name.replace("_", "."): value for name, value in settings.items()
+    }
 
 
 def produce(bootstrap: str, topic: str, values: Sequence[bytes], codec: str) -> None:
