@@ -22,6 +22,8 @@ from penstock.runtime.network import AddressError, ConnectionLost
 
 SEND_FILE_STEP_BYTES = 1024 * 1024
 """The most that one `sendfile` may take; between two of them other tasks get their turn."""
+SEND_BUFFER_BYTES = 256 * 1024
+"""Of accepted connections; Kafka's `socket.send.buffer.bytes` is 100 KiB."""
 KEEPALIVE_IDLE_S = 60
 KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_PROBE_COUNT = 6
@@ -362,6 +364,8 @@ def _listen(
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(only_v6))
+        # Accepted connections inherit it. The grown buffers of auto-tuning cost a fetch of 1 MB a third more CPU.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         listening.bind(address)
         listening.listen(backlog)
     except BaseException:
