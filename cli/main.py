@@ -5,7 +5,6 @@ is used, so that `penstock --version` and `penstock serve` start fast.
 """
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -57,7 +56,6 @@ def run(arguments: Sequence[str], obj: Any = None) -> int:
     """Run a command line to its end and return the exit code. Errors that a person can cause are one line on stderr."""
     try:
         result = cli.main(list(arguments), prog_name="penstock", standalone_mode=False, obj=obj)
-        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -66,9 +64,6 @@ def run(arguments: Sequence[str], obj: Any = None) -> int:
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        _forget_stdout()
-        return EXIT_FAILED
     except PenstockError as error:
         complain(str(error))
         return EXIT_FAILED
@@ -92,13 +87,6 @@ def _report_group(group: BaseExceptionGroup[BaseException]) -> int:
     for message in dict.fromkeys(str(leaf) for leaf in leaves):
         complain(message)
     return EXIT_FAILED
-
-
-def _forget_stdout() -> None:
-    """The reader of our output is gone (`penstock … | head`): let the last flush at exit go nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from penstock.runtime.environment import Environment
 from penstock.runtime.files import Buffer, File
 from penstock.runtime.network import AddressError, ConnectionLost, Listener, Stream
 from penstock.runtime.production import production_environment
+from penstock.runtime.system_clock import SystemRandom
 
 
 class Instead(enum.Enum):
@@ -178,6 +179,13 @@ class ScriptedBroker:
         )
 
 
+class Lowest(SystemRandom):
+    """Always draws the lowest."""
+
+    def randrange(self, start: int, stop: int | None = None, step: int = 1) -> int:
+        return start
+
+
 class ScriptedNetwork:
     """A network of scripted brokers by (host, port). Nobody listens anywhere else."""
 
@@ -197,8 +205,8 @@ class ScriptedNetwork:
 
 
 def scripted_environment(network: ScriptedNetwork) -> Environment:
-    """The real ports but for the network."""
-    return dataclasses.replace(production_environment(), network=network)
+    """The real ports but for the network, and no chance: bootstrap addresses are tried in their order."""
+    return dataclasses.replace(production_environment(), network=network, random=Lowest())
 
 
 def metadata_answer(

@@ -4,12 +4,13 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from tests.support.scripted_broker import (
+    SILENCE,
     ScriptedBroker,
     ScriptedNetwork,
     metadata_answer,
     scripted_environment,
 )
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from penstock.client.cluster import Cluster
 from penstock.client.connection import ConnectionSettings
@@ -40,6 +41,14 @@ async def test_bootstrap_goes_on_to_the_next_address() -> None:
     network = ScriptedNetwork({("alive", 9092): broker_that_names(1)})
     async with cluster_of(network, "dead1,dead2,alive,dead3") as cluster:
         assert (await cluster.refresh([])).cluster_id == "scripted"
+
+
+async def test_an_address_that_never_answers_is_passed_over_and_closed(autojump_clock: MockClock) -> None:
+    silent = ScriptedBroker({ApiKey.API_VERSIONS: lambda version, request: SILENCE})
+    network = ScriptedNetwork({("silent", 9092): silent, ("1", 9092): broker_that_names(1)})
+    async with cluster_of(network, "silent,1") as cluster:
+        await cluster.refresh([])
+        assert silent.streams[0].is_closed
 
 
 async def test_when_nobody_can_be_reached_each_address_and_reason_is_told() -> None:

@@ -266,6 +266,18 @@ async def test_an_older_broker_that_does_not_tell_its_versions_is_asked_in_versi
         assert connection.version(ApiKey.METADATA) == 1
 
 
+async def test_a_broker_that_refuses_a_version_that_it_claims_is_asked_in_a_lower_one() -> None:
+    asked: list[int] = []
+
+    def versions(version: int, request: Message) -> Message:
+        asked.append(version)
+        code = ErrorCode.UNSUPPORTED_VERSION if version == 4 else ErrorCode.NONE
+        return Message(error_code=code, api_keys=[Message(api_key=18, min_version=0, max_version=4)])
+
+    async with connected(ScriptedBroker({ApiKey.API_VERSIONS: versions})):
+        assert asked == [4, 3]
+
+
 async def test_a_broker_that_refuses_every_version_is_an_error_and_not_a_loop() -> None:
     def refuse(version: int, request: Message) -> Message:
         return Message(error_code=ErrorCode.UNSUPPORTED_VERSION, api_keys=[])
