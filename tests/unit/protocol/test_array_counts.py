@@ -19,8 +19,8 @@ from penstock.protocol.produce import decode_produce_request
 from penstock.protocol.schema import load_schema
 
 ALLOWED_BYTES = 64 << 10
-FLEXIBLE_COUNTS = [varint(count) for count in ((1 << 32) - 1, (1 << 31) + 1, 1 << 31, (1 << 31) - 1, 1 << 20)]
-CLASSIC_COUNTS = [struct.pack(">I", count) for count in ((1 << 32) - 2, 1 << 31, (1 << 31) - 1, 1 << 20)]
+FLEXIBLE_COUNTS = [varint(count) for count in ((1 << 32) - 1, (1 << 31) + 1, 1 << 31, (1 << 31) - 1, 1001)]
+CLASSIC_COUNTS = [struct.pack(">I", count) for count in ((1 << 32) - 2, 1 << 31, (1 << 31) - 1, 1000)]
 
 
 def forgeries(key: int, version: int, *, request: bool) -> Iterator[tuple[str, bytes]]:
@@ -35,7 +35,7 @@ def forgeries(key: int, version: int, *, request: bool) -> Iterator[tuple[str, b
 def refuse(decode: Callable[[bytes], object], name: str, forged: bytes) -> None:
     tracemalloc.reset_peak()
     before, _ = tracemalloc.get_traced_memory()
-    with pytest.raises(DecodeError, match=r"elements|ends too early|claim|remain"):
+    with pytest.raises(DecodeError, match=r"elements claimed|an array of"):
         decode(forged)
     _, peak = tracemalloc.get_traced_memory()
     assert peak - before < ALLOWED_BYTES, name
