@@ -45,6 +45,7 @@ from penstock.storage.layout import (
     RECOVERY_POINT_CHECKPOINT,
     STRAY_DIRECTORY_SUFFIX,
     TEMPORARY_SUFFIX,
+    parent_directory,
     parse_partition_directory_name,
     partition_directory_name,
     put_aside_directory_name,
@@ -89,7 +90,8 @@ class DataDirectory:
             UnsupportedFormat: written by a newer Penstock or for another node.
             CorruptFile, StorageError
         """
-        files.make_directories(path)
+        path = path.rstrip("/") or "/"
+        _make_durably(files, path)
         lock = files.lock(f"{path}/{LOCK}")
         if lock is None:
             raise DataDirectoryInUse("another process works in this data directory", path=path)
@@ -110,9 +112,9 @@ class DataDirectory:
         self.high_watermarks = self._read_expendable(HIGH_WATERMARK_CHECKPOINT)
         if not self._properties:
             self._write_properties(node_id, "", random.randbytes(16).hex() if random else "")
-        if self.was_clean:
-            self._files.unlink(marker)
-            self._files.sync_directory(self.path)
+        self._files.unlink(marker)
+        # Not only for the marker: what a killed process renamed here is seen, but a power cut could still undo it.
+        self._files.sync_directory(self.path)
         for name in names:
             if name.endswith(DELETED_DIRECTORY_SUFFIX):
                 self._files.remove_tree(f"{self.path}/{name}")
@@ -271,6 +273,18 @@ class DataDirectory:
     def close(self) -> None:
         """Give the lock back; twice is allowed."""
         self._lock.release()
+
+
+def _make_durably(files: FileSystem, path: str) -> None:
+    """Make the folder and its parents where they are missing, and sync the directories that name them."""
+    missing: list[str] = []
+    parent = path
+    while not files.exists(parent):
+        missing.append(parent)
+        parent = parent_directory(parent)
+    files.make_directories(path)
+    for made in reversed(missing):
+        files.sync_directory(parent_directory(made))
 
 
 def _read_properties(files: FileSystem, path: str, node_id: int) -> dict[str, str]:

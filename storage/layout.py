@@ -62,6 +62,12 @@ def parse_segment_file_name(name: str) -> tuple[int, str] | None:
     return int(match[1]), match[2]
 
 
+def parent_directory(path: str) -> str:
+    """The directory that names `path`: `/` and `.` where nothing stands before the last name."""
+    parent = path.rpartition("/")[0]
+    return parent or ("/" if path.startswith("/") else ".")
+
+
 def partition_directory_name(topic: str, partition: int) -> str:
     """`<topic>-<partition>`. The topic must be a valid name: nothing is escaped here."""
     return f"{topic}-{partition}"

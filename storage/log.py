@@ -143,7 +143,7 @@ class Log(LogWriter):
                 self._segments = self._segments[1:]
                 self._remove_segment(segment)
                 self._forget_snapshots(below_offset=self._segments[0].base_offset)
-            if count and self._epochs.truncate_from_start(self._log_start_offset):
+            if count and self._epochs.truncate_from_start(self._segments[0].base_offset):
                 self._write_epochs()
             return count
 

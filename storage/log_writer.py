@@ -45,6 +45,7 @@ from penstock.storage.layout import (
     RELATIVE_OFFSET_MAX,
     SNAPSHOT_SUFFIX,
     TEMPORARY_SUFFIX,
+    parent_directory,
     parse_partition_directory_name,
     put_aside_directory_name,
     segment_file_name,
@@ -447,10 +448,11 @@ class LogWriter:
         with self._worker_lock:
             self._write_snapshot()
 
-    def _write_snapshot(self) -> None:
+    def _write_snapshot(self) -> bool:
+        """Write the snapshot and sync the directory; False if the snapshot is there already."""
         offset = self._log_end_offset
         if offset in self._snapshot_offsets:
-            return
+            return False
         path = f"{self.directory}/{segment_file_name(offset, SNAPSHOT_SUFFIX)}"
         temporary = path + TEMPORARY_SUFFIX
         data = self._producers.encode_snapshot()
@@ -465,6 +467,7 @@ class LogWriter:
         self._files.sync_directory(self.directory)
         self._snapshot_offsets.add(offset)
         self._drop_stray_snapshots()
+        return True
 
     def _drop_stray_snapshots(self) -> None:
         """Keep one snapshot for each segment, and the newest."""
@@ -491,8 +494,8 @@ class LogWriter:
                 self._sync()
                 if self._changed:
                     self._active.write_indexes()
-                    self._active.sync_indexes()
-                    self._write_snapshot()
+                    if not self._write_snapshot():
+                        self._files.sync_directory(self.directory)
             finally:
                 self._close_files()
 
@@ -506,14 +509,15 @@ class LogWriter:
             for segment in self._segments:
                 segment.is_gone = True
             self._close_files()
-            parent, _, name = self.directory.rpartition("/")
+            name = self.directory.rpartition("/")[2]
+            parent = parent_directory(self.directory)
             parsed = parse_partition_directory_name(name)
             topic, partition = parsed if parsed is not None else (name, 0)
             unique = self.topic_id.hex()
             gone = put_aside_directory_name(topic, partition, unique, DELETED_DIRECTORY_SUFFIX)
-            target = f"{parent or '.'}/{gone}"
+            target = f"{parent}/{gone}"
             self._files.rename(self.directory, target)
-            self._files.sync_directory(parent or ".")
+            self._files.sync_directory(parent)
         return functools.partial(self._files.remove_tree, target)
 
     def _close_files(self) -> None:

@@ -41,6 +41,7 @@ from penstock.storage.layout import (
     SEGMENT_SUFFIXES,
     SNAPSHOT_SUFFIX,
     TEMPORARY_SUFFIX,
+    parent_directory,
     parse_segment_file_name,
     segment_file_name,
 )
@@ -60,7 +61,7 @@ def make_directory(files: FileSystem, directory: str, topic_id: bytes, log_start
     path = f"{directory}/{segment_file_name(log_start_offset, LOG_SUFFIX)}"
     files.open(path, write=True, create=True).close()
     files.sync_directory(directory)
-    files.sync_directory(directory.rpartition("/")[0] or ".")
+    files.sync_directory(parent_directory(directory))
 
 
 def read_directory(
@@ -238,6 +239,8 @@ class _Opening:
     def recover(self, recovery_point: int, log_start_offset: int) -> None:
         """Verify from the recovery point on, then cut, rewrite and sync what was found good."""
         self._was_clean = False
+        # What a killed process renamed or removed is seen here, but a power cut could still undo it.
+        self._files.sync_directory(self._directory)
         self._ensure_segment(log_start_offset)
         verified = self._verify_all(recovery_point)
         self._judge(verified, recovery_point)

@@ -165,7 +165,10 @@ class Segment:
         self.indexes = None
 
     def write_indexes(self) -> None:
-        """Write both index files in full, with the last entry of the time index. Not synced: they can be rebuilt."""
+        """Write both index files in full, with the last entry of the time index; durable on return (but for their names).
+
+        They could be rebuilt, but nothing shows that a time index has lost its last entries.
+        """
         indexes = self.indexes
         assert indexes is not None
         indexes.by_time.append_if_larger(
@@ -174,17 +177,11 @@ class Segment:
         self._write(INDEX_SUFFIX, indexes.by_offset.encode())
         self._write(TIME_INDEX_SUFFIX, indexes.by_time.encode())
 
-    def sync_indexes(self) -> None:
-        """Make the index files durable, where they exist."""
-        for suffix in (INDEX_SUFFIX, TIME_INDEX_SUFFIX):
-            file = self.pool.files.open(self.file_path(suffix), write=True)
-            try:
-                file.datasync()
-            finally:
-                file.close()
-
     def read_indexes(self) -> Indexes | None:
-        """The index files as they are on disk; None if one is missing or makes no sense by itself."""
+        """The index files as they are on disk; None if one is missing or makes no sense by itself.
+
+        A time index has at least the entry that closing adds, so an empty one is a lost one.
+        """
         files = self.pool.files
         try:
             raw_offsets = read_file(files, self.file_path(INDEX_SUFFIX))
@@ -195,6 +192,8 @@ class Segment:
             return None
         indexes = Indexes(OffsetIndex.decode(raw_offsets), TimeIndex.decode(raw_times))
         if not indexes.by_offset.is_plausible(self.size_bytes) or not indexes.by_time.is_plausible():
+            return None
+        if self.size_bytes > 0 and not indexes.by_time.timestamps:
             return None
         return indexes
 
@@ -247,6 +246,7 @@ def _overwrite(files: FileSystem, path: str, data: bytes) -> None:
     try:
         write_all(file, data, 0)
         file.truncate(len(data))
+        file.datasync()
     finally:
         file.close()
 

@@ -39,8 +39,8 @@ class MemoryFiles:
         self.open_count = 0
         self._files: dict[str, Inode] = {}
         self._durable_files: dict[str, Inode] = {}
-        self._directories: set[str] = {"", "."}
-        self._durable_directories: set[str] = {"", "."}
+        self._directories: set[str] = {"", ".", "/"}
+        self._durable_directories: set[str] = {"", ".", "/"}
         self._locked: set[str] = set()
         self._faults: list[tuple[str, int, Callable[[str], Exception]]] = []
         self._life = 0
@@ -71,8 +71,13 @@ class MemoryFiles:
         """Lose everything that was not synced. All open files are dead, all locks free."""
         for inode in self._durable_files.values():
             inode.written = bytearray(inode.synced)
-        self._files = dict(self._durable_files)
         self._directories = set(self._durable_directories)
+        self._durable_files = {
+            name: inode
+            for name, inode in self._durable_files.items()
+            if name.rpartition("/")[0] in self._directories
+        }
+        self._files = dict(self._durable_files)
         self.kill()
 
     def kill(self) -> None:
@@ -189,6 +194,7 @@ class MemoryFiles:
         self._directories = {n for n in self._directories if n != path and not n.startswith(prefix)}
 
     def sync_directory(self, path: str) -> None:
+        path = path.rstrip("/")
         if path not in self._directories:
             raise FileNotFoundError(path)
         self.note("sync_directory", path, changes=True)

@@ -1,0 +1,259 @@
+"""The data folder: one broker at a time, and no offset of one partition taken for another's."""
+
+import itertools
+
+import pytest
+from tests.support.logs import NOW_MS, TOPIC_ID, fill, read_values
+from tests.support.memory_files import MemoryFiles
+
+from penstock.runtime.files import DiskError, StorageError
+from penstock.storage.data_directory import DataDirectory
+from penstock.storage.errors import CorruptBatch, CorruptFile, DataDirectoryInUse, UnsupportedFormat
+from penstock.storage.log import Log
+from penstock.storage.log_config import LogConfig
+
+PATH = "/srv/penstock"
+OTHER_ID = bytes(16)
+
+
+class FixedRandom:
+    """Always the same."""
+
+    def random(self) -> float:
+        return 0.5
+
+    def randrange(self, start: int, stop: int) -> int:
+        return start
+
+    def randbytes(self, n: int) -> bytes:
+        return b"\xab" * n
+
+
+@pytest.fixture
+def files() -> MemoryFiles:
+    return MemoryFiles()
+
+
+def start(files: MemoryFiles) -> DataDirectory:
+    return DataDirectory.open(files, PATH, 1, FixedRandom())
+
+
+def open_orders(directory: DataDirectory, topic_id: bytes = TOPIC_ID) -> Log:
+    return directory.open_log("orders", 0, topic_id, LogConfig(), NOW_MS)
+
+
+def test_a_folder_has_one_broker_at_a_time(files: MemoryFiles) -> None:
+    directory = start(files)
+    with pytest.raises(DataDirectoryInUse):
+        start(files)
+    directory.close()
+    directory.close()
+    start(files)
+
+
+def test_meta_properties_say_whose_folder_it_is(files: MemoryFiles) -> None:
+    directory = start(files)
+    assert (directory.cluster_id, directory.directory_id) == ("", "ab" * 16)
+    directory.join_cluster("cluster-1")
+    directory.close()
+    files.power_cut()
+    content = files.content(f"{PATH}/meta.properties").decode()
+    assert content == (
+        f"version=1\nnode.id=1\ncluster.id=cluster-1\ndirectory.id={'ab' * 16}\npenstock.format=1\n"
+    )
+    directory = start(files)
+    directory.join_cluster("cluster-1")
+    with pytest.raises(UnsupportedFormat, match="cluster-1"):
+        directory.join_cluster("cluster-2")
+    directory.close()
+    with pytest.raises(UnsupportedFormat, match="node 1"):
+        DataDirectory.open(files, PATH, 2)
+    start(files)
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [(b"", CorruptFile), (b"rubbish", CorruptFile), (b"version=1\nnode.id=1\n", CorruptFile),
+     (b"version=1\nnode.id=1\npenstock.format=2\n", UnsupportedFormat)],
+)  # fmt: skip
+def test_a_folder_of_another_format_is_refused_and_unlocked(
+    files: MemoryFiles, content: bytes, error: type[StorageError]
+) -> None:
+    start(files).close()
+    right = files.content(f"{PATH}/meta.properties")
+    files.replace(f"{PATH}/meta.properties", content)
+    with pytest.raises(error):
+        start(files)
+    files.replace(f"{PATH}/meta.properties", right)
+    start(files)
+
+
+def test_after_a_clean_stop_nothing_is_verified_and_only_once(files: MemoryFiles) -> None:
+    directory = start(files)
+    assert not directory.was_clean
+    log = open_orders(directory)
+    fill(log, 3)
+    log.close()
+    directory.mark_clean()
+    directory.close()
+    files.power_cut()
+    directory = start(files)
+    assert directory.was_clean
+    assert open_orders(directory).report.verified_bytes == 0
+    files.power_cut()
+    directory = start(files)
+    assert not directory.was_clean, "the marker is gone before any log is opened"
+    assert open_orders(directory).report.verified_bytes > 0
+
+
+def test_checkpoints_come_back(files: MemoryFiles) -> None:
+    directory = start(files)
+    log = open_orders(directory)
+    fill(log, 5)
+    log.advance_log_start_offset(2)
+    log.sync()
+    directory.write_recovery_points({("orders", 0): log.durable_end_offset})
+    directory.write_log_starts({("orders", 0): log.log_start_offset})
+    directory.write_high_watermarks({("orders", 0): 4})
+    files.power_cut()
+    directory = start(files)
+    assert directory.recovery_points == {("orders", 0): 5}
+    assert directory.high_watermarks == {("orders", 0): 4}
+    log = open_orders(directory)
+    assert log.report.verified_bytes == 0
+    assert read_values(log) == [(i, b"v%d" % i) for i in range(2, 5)]
+
+
+def test_a_new_topic_of_an_old_name_inherits_no_offsets(files: MemoryFiles) -> None:
+    directory = start(files)
+    log = open_orders(directory)
+    fill(log, 5)
+    log.sync()
+    for write in (
+        directory.write_recovery_points,
+        directory.write_log_starts,
+        directory.write_high_watermarks,
+    ):
+        write({("orders", 0): 5, ("other", 0): 0})
+    log.delete()()
+    log = open_orders(directory, OTHER_ID)
+    assert log.log_end_offset == 0
+    files.power_cut()
+    directory = start(files)
+    assert ("orders", 0) not in directory.recovery_points | directory.log_starts | directory.high_watermarks
+    log = open_orders(directory, OTHER_ID)
+    assert (log.log_start_offset, log.log_end_offset) == (0, 0)
+
+
+def test_the_recovery_point_of_a_damaged_partition_is_kept(files: MemoryFiles) -> None:
+    """Without it, the damage would look like a torn tail at the next start, and be cut."""
+    directory = start(files)
+    log = open_orders(directory)
+    fill(log, 3)
+    log.sync()
+    directory.write_recovery_points({("orders", 0): 3})
+    files.kill()
+    files.change(log.segments[0].path, log.size_bytes - 3, b"?")
+    files.replace(log.segments[0].path, files.content(log.segments[0].path)[:-1])
+    for _ in range(2):
+        directory = start(files)
+        with pytest.raises(CorruptBatch):
+            open_orders(directory)
+        directory.write_recovery_points({("other", 0): 0})
+        directory.write_log_starts({})
+        directory.close()
+
+
+def test_offsets_of_partitions_that_are_gone_leave_the_checkpoints(files: MemoryFiles) -> None:
+    directory = start(files)
+    log = open_orders(directory)
+    directory.write_recovery_points({("orders", 0): 0})
+    log.delete()()
+    directory.write_recovery_points({})
+    assert files.content(f"{PATH}/recovery-point-offset-checkpoint") == b"0\n0\n"
+
+
+def test_what_was_being_deleted_is_removed_at_the_next_start(files: MemoryFiles) -> None:
+    directory = start(files)
+    log = open_orders(directory)
+    fill(log, 3)
+    log.delete()
+    files.power_cut()
+    assert any(name.endswith("-delete") for name in files.list_directory(PATH))
+    directory = start(files)
+    assert list(directory.partitions()) == []
+    assert not any(name.endswith("-delete") for name in files.list_directory(PATH))
+
+
+def test_a_creation_that_was_cut_short_is_done_again(files: MemoryFiles) -> None:
+    for call, after in itertools.product(range(1, 30), ("kill", "power cut")):
+        files = MemoryFiles()
+        directory = start(files)
+        files.fail("any", DiskError, call=call)
+        try:
+            open_orders(directory)
+            done = True
+        except StorageError:
+            done = False
+        if after == "kill":
+            files.kill()
+        else:
+            files.power_cut()
+        log = open_orders(start(files))
+        fill(log, 2)
+        log.close()
+        assert read_values(open_orders(DataDirectory.open(files.copy(), PATH, 1))) == [(0, b"v0"), (1, b"v1")]
+        if done:
+            assert call > 5
+            return
+
+
+def test_a_directory_of_an_older_topic_is_put_aside_and_kept(files: MemoryFiles) -> None:
+    directory = start(files)
+    fill(log := open_orders(directory), 3)
+    log.close()
+    directory.mark_clean()
+    directory.close()
+    directory = start(files)
+    assert open_orders(directory, OTHER_ID).log_end_offset == 0
+    stray = f"orders-0.{TOPIC_ID.hex()}-stray"
+    assert files.list_directory(f"{PATH}/{stray}")
+    assert any(stray in note for note in directory.notes)
+
+
+def test_strays_are_renamed_and_never_deleted(files: MemoryFiles) -> None:
+    directory = start(files)
+    for topic, index in (("orders", 0), ("orders", 1), ("other", 0)):
+        directory.open_log(topic, index, TOPIC_ID, LogConfig(), NOW_MS).close()
+    files.make_directories(f"{PATH}/not a partition")
+    strays = directory.set_strays_aside({("orders", 1)})
+    assert strays == [f"{PATH}/{t}-0.{TOPIC_ID.hex()}-stray" for t in ("orders", "other")]
+    assert list(directory.partitions()) == [("orders", 1)]
+    directory.open_log("orders", 0, TOPIC_ID, LogConfig(), NOW_MS).close()
+    assert directory.set_strays_aside({("orders", 1)}) == [f"{PATH}/orders-0.{TOPIC_ID.hex()}_1-stray"]
+    files.power_cut()
+    assert files.exists(f"{PATH}/not a partition")
+    assert list(start(files).partitions()) == [("orders", 1)]
+
+
+@pytest.mark.parametrize("name", ["recovery-point-offset-checkpoint", "replication-offset-checkpoint"])
+def test_a_damaged_checkpoint_costs_time_and_is_told(files: MemoryFiles, name: str) -> None:
+    directory = start(files)
+    fill(log := open_orders(directory), 3)
+    log.close()
+    directory.write_recovery_points({("orders", 0): 3})
+    directory.mark_clean()
+    directory.close()
+    files.replace(f"{PATH}/{name}", b"rubbish")
+    directory = start(files)
+    assert any(name in note for note in directory.notes)
+    assert not directory.was_clean
+    assert open_orders(directory).log_end_offset == 3
+
+
+def test_a_damaged_log_start_checkpoint_stops_the_start(files: MemoryFiles) -> None:
+    """Records that DeleteRecords removed would come back."""
+    start(files).close()
+    files.replace(f"{PATH}/log-start-offset-checkpoint", b"rubbish")
+    with pytest.raises(CorruptFile):
+        start(files)

@@ -1,0 +1,137 @@
+"""When a segment is full, and what a roll leaves on disk."""
+
+import pytest
+from tests.support.logs import DIRECTORY, NOW_MS, append, batch, fill, new_log, read_values, reopen
+from tests.support.memory_files import MemoryFiles
+
+from penstock.runtime.files import DiskError, DiskFull
+from penstock.storage.errors import LogFailed
+from penstock.storage.log import Log
+from penstock.storage.log_config import LogConfig
+from penstock.storage.segment_files import SegmentFiles
+
+
+@pytest.fixture
+def files() -> MemoryFiles:
+    return MemoryFiles()
+
+
+def bases(log: Log) -> list[int]:
+    return [segment.base_offset for segment in log.segments]
+
+
+def test_a_segment_never_grows_over_segment_bytes(files: MemoryFiles) -> None:
+    log = new_log(files, LogConfig(segment_bytes=250))
+    fill(log, 10)
+    assert len(log.segments) > 2
+    assert all(segment.size_bytes <= 250 for segment in log.segments)
+    assert read_values(log) == [(i, b"v%d" % i) for i in range(10)]
+
+
+def test_a_batch_larger_than_a_segment_gets_one_of_its_own(files: MemoryFiles) -> None:
+    log = new_log(files, LogConfig(segment_bytes=100))
+    append(log, batch([b"x" * 500]))
+    append(log, batch([b"x" * 500]))
+    assert bases(log) == [0, 1]
+
+
+def test_segment_ms_counts_by_record_timestamps_from_the_first_batch(files: MemoryFiles) -> None:
+    log = new_log(files, LogConfig(segment_ms=1000, segment_jitter_ms=100))
+    append(log, batch(timestamps_ms=5000))
+    assert not log.needs_roll(80, 5900, NOW_MS)
+    assert log.needs_roll(80, 5901, NOW_MS)
+    assert not log.needs_roll(80, 4000, NOW_MS), "a batch from the past needs no new segment"
+    log.close()
+    log = reopen(files, LogConfig(segment_ms=1000), clean=True)
+    assert not log.needs_roll(80, 6000, NOW_MS)
+    assert log.needs_roll(80, 6001, NOW_MS)
+
+
+def test_a_full_index_rolls(files: MemoryFiles) -> None:
+    log = new_log(files, LogConfig(index_interval_bytes=0, segment_index_bytes=64))
+    fill(log, 40)
+    assert len(log.segments) > 1
+    log.close()
+    for name in files.list_directory(DIRECTORY):
+        if name.endswith("index"):
+            assert len(files.content(f"{DIRECTORY}/{name}")) <= 64
+
+
+def test_a_relative_offset_that_no_int32_holds_rolls(files: MemoryFiles) -> None:
+    log = new_log(files, LogConfig(compact=True))
+    fill(log, 1)
+    assert not log.needs_roll(80, 1000, NOW_MS, last_offset_delta=2**31 - 2)
+    assert log.needs_roll(80, 1000, NOW_MS, last_offset_delta=2**31 - 1)
+
+
+def test_an_empty_segment_is_never_rolled(files: MemoryFiles) -> None:
+    log = new_log(files, LogConfig(segment_bytes=10))
+    assert not log.needs_roll(1000, 10**15, NOW_MS)
+    log.roll(NOW_MS)
+    assert bases(log) == [0]
+
+
+def test_a_roll_makes_all_before_it_durable(files: MemoryFiles) -> None:
+    log = new_log(files)
+    fill(log, 3)
+    log.roll(NOW_MS)
+    assert log.durable_end_offset == 3
+    fill(log, 1)
+    files.power_cut()
+    log = reopen(files, recovery_point=3)
+    assert log.log_end_offset == 3
+    assert bases(log) == [0, 3]
+
+
+def test_a_roll_on_a_full_disk_changes_nothing(files: MemoryFiles) -> None:
+    for call in range(1, 8):
+        files = MemoryFiles()
+        log = new_log(files, LogConfig(index_interval_bytes=50))
+        fill(log, 3)
+        files.fail("any", DiskFull, call=call)
+        try:
+            log.roll(NOW_MS)
+        except DiskFull:
+            assert bases(log) == [0]
+            assert log.failure is None
+        except LogFailed:
+            assert call == 1, "only the sync of the segment is final"
+            continue
+        files.heal()
+        fill(log, 3)
+        log.roll(NOW_MS)
+        fill(log, 1)
+        log.close()
+        files.power_cut()
+        assert read_values(reopen(files, clean=True)) == [(i, b"v%d" % i) for i in range(7)]
+
+
+def test_a_failed_sync_in_a_roll_is_final(files: MemoryFiles) -> None:
+    log = new_log(files)
+    fill(log, 3)
+    files.fail("datasync", DiskError)
+    with pytest.raises(LogFailed):
+        log.roll(NOW_MS)
+    assert log.failure is not None
+
+
+def test_snapshots_stay_one_for_each_segment_and_the_newest(files: MemoryFiles) -> None:
+    log = new_log(files, LogConfig(segment_bytes=250))
+    fill(log, 7)
+    log.write_producer_snapshot()
+    fill(log, 3)
+    log.close()
+    log = reopen(files, LogConfig(segment_bytes=250), clean=True)
+    fill(log, 5)
+    log.close()
+    snapshots = [int(n[:20]) for n in files.list_directory(DIRECTORY) if n.endswith(".snapshot")]
+    assert snapshots == [*bases(log)[1:], 15]
+
+
+def test_only_the_active_segment_and_a_bounded_number_of_others_are_open(files: MemoryFiles) -> None:
+    pool = SegmentFiles(files, open_files_max=2)
+    log = new_log(files, LogConfig(segment_bytes=250), pool=pool)
+    fill(log, 30)
+    assert len(log.segments) > 5
+    assert len(read_values(log)) == 30
+    assert files.open_count == pool.open_count == 3

@@ -1,0 +1,115 @@
+"""From times to offsets: the first record at or after a time, and the one with the largest."""
+
+import random
+
+import pytest
+from tests.support.logs import NOW_MS, append, batch, new_log, reopen
+from tests.support.memory_files import MemoryFiles
+
+from penstock.protocol.compression import Codec
+from penstock.protocol.record_batch import check_produced_batch
+from penstock.storage.log import Log
+from penstock.storage.log_config import LogConfig
+from penstock.storage.time_lookup import TimestampOffset
+
+SMALL = LogConfig(segment_bytes=600, index_interval_bytes=150)
+
+
+def shuffled_log(files: MemoryFiles, codec: Codec = Codec.NONE) -> tuple[Log, list[int]]:
+    """A log whose timestamps go up and down, and the timestamp of each offset."""
+    chance = random.Random(7)
+    log = new_log(files, SMALL)
+    times: list[int] = []
+    for number in range(40):
+        some = [1000 + 10 * number + chance.randrange(-60, 60) for _ in range(1 + number % 3)]
+        append(log, batch([b"x"] * len(some), timestamps_ms=some, codec=codec), epoch=number // 15)
+        times += some
+    return log, times
+
+
+def first_at(times: list[int], wanted: int, start: int, end: int) -> int | None:
+    return next((offset for offset in range(start, end) if times[offset] >= wanted), None)
+
+
+def check(log: Log, times: list[int]) -> None:
+    for end in (log.log_end_offset, log.log_end_offset // 2, 1):
+        if end <= log.log_start_offset:
+            continue
+        for wanted in range(900, 1500, 7):
+            found = log.find_by_timestamp(wanted, end)
+            # the batch that holds the answer may reach over an end inside of it: ends are at batches
+            offset = first_at(times, wanted, log.log_start_offset, len(times))
+            if offset is None:
+                assert found is None
+            elif offset < end:
+                assert found is not None
+                assert (found.offset, found.timestamp_ms) == (offset, times[offset])
+                assert found.leader_epoch == log.epoch_at(offset)
+
+
+@pytest.mark.parametrize("codec", list(Codec))
+def test_the_first_record_at_or_after_a_time(codec: Codec) -> None:
+    files = MemoryFiles()
+    log, times = shuffled_log(files, codec)
+    check(log, times)
+    log.advance_log_start_offset(11)
+    check(log, times)
+    log.close()
+    log = reopen(files, SMALL, clean=True)
+    check(log, times)
+
+
+def test_the_record_with_the_largest_time() -> None:
+    files = MemoryFiles()
+    log, times = shuffled_log(files)
+    boundaries = [0]
+    for number in range(40):
+        boundaries.append(boundaries[-1] + 1 + number % 3)
+    for reopened in (False, True):
+        if reopened:
+            log.close()
+            log = reopen(files, SMALL, clean=True)
+        for end in boundaries[1:]:
+            found = log.max_timestamp(end)
+            largest = max(times[:end])
+            assert found is not None
+            assert (found.offset, found.timestamp_ms) == (times.index(largest), largest)
+    assert log.max_timestamp(0) is None
+
+
+def test_an_empty_log_has_no_times() -> None:
+    log = new_log(MemoryFiles())
+    assert log.find_by_timestamp(0, 0) is None
+    assert log.max_timestamp(0) is None
+
+
+def test_with_append_time_every_record_has_its_batchs_time() -> None:
+    log = new_log(MemoryFiles(), LogConfig(log_append_time=True))
+    append(log, batch(3, timestamps_ms=[9, 1, 5]), now_ms=NOW_MS)
+    append(log, batch(3, timestamps_ms=[9, 1, 5]), now_ms=NOW_MS + 5)
+    assert log.find_by_timestamp(6, 6) == TimestampOffset(NOW_MS, 0, 0)
+    assert log.find_by_timestamp(NOW_MS + 1, 6) == TimestampOffset(NOW_MS + 5, 3, 0)
+    assert log.find_by_timestamp(NOW_MS + 6, 6) is None
+    assert log.max_timestamp(6) == TimestampOffset(NOW_MS + 5, 3, 0)
+    log.advance_log_start_offset(1)
+    assert log.find_by_timestamp(6, 6) == TimestampOffset(NOW_MS, 1, 0)
+
+
+def test_a_batch_that_nobody_can_read_answers_with_its_start() -> None:
+    """The checksum is right and the compressed records are rubbish: that is the producer's doing, not the disk's."""
+    from tests.support.batches import with_right_crc
+
+    log = new_log(MemoryFiles())
+    raw = with_right_crc(batch([b"x" * 50], timestamps_ms=77, codec=Codec.GZIP)[:75] + bytearray(b"rubbish"))
+    raw[8:12] = (len(raw) - 12).to_bytes(4, "big")
+    raw = with_right_crc(raw)
+    header = check_produced_batch(memoryview(raw))
+    log.append_as_leader(memoryview(raw), header, leader_epoch=0, now_ms=NOW_MS)
+    assert log.find_by_timestamp(5, 1) == TimestampOffset(77, 0, 0)
+
+
+def test_records_without_a_time_are_never_found() -> None:
+    log = new_log(MemoryFiles())
+    append(log, batch(2, timestamps_ms=-1))
+    assert log.find_by_timestamp(0, 2) is None
+    log.close()
