@@ -52,7 +52,7 @@ class _Lease:
     deadline: float
 
 
-class _RecentChanges:
+class RecentChanges:
     """The newest revisions, without gaps, bounded by count and bytes; always at least the newest one."""
 
     def __init__(self) -> None:
@@ -60,6 +60,7 @@ class _RecentChanges:
         self._size_bytes = 0
 
     def add(self, batch: WatchBatch) -> None:
+        """Take the next revision in, and let go of the oldest ones past the bounds."""
         self._batches.append(batch)
         self._size_bytes += _size_bytes(batch)
         while len(self._batches) > 1 and (
@@ -84,7 +85,7 @@ class SqliteMetadata:
         self._threads = threads
         self._turn = trio.Lock()
         self._leases: dict[int, _Lease] = {}
-        self._recent = _RecentChanges()
+        self._recent = RecentChanges()
         self._revision = database.revision
         self._watchers = trio.lowlevel.ParkingLot()
         self._leases_changed = trio.Event()

@@ -117,6 +117,14 @@ async def test_several_watchers_each_get_everything_at_their_own_pace(place: Sto
         assert fast_seen == slow_seen
 
 
+async def test_a_watch_with_much_to_tell_lets_others_run(place: StorePlace) -> None:
+    async with place.open() as store, store.watch("/", after_revision=0) as watch:
+        await put_many(store, 3)
+        for _ in range(3):
+            with trio.testing.assert_checkpoints():
+                await anext(watch)
+
+
 async def test_a_cancelled_wait_loses_no_batch(place: StorePlace) -> None:
     async with place.open() as store, store.watch("/", after_revision=0) as watch:
         for _ in range(2):

@@ -28,10 +28,17 @@ from penstock.runtime.metadata import (
     MetadataUnavailable,
     OutcomeUnknown,
     Put,
+    WatchBatch,
+    WatchEvent,
 )
 from penstock.runtime.production import production_environment
 from penstock.runtime.sqlite_database import HISTORY_PAGE_REVISION_COUNT, Database
-from penstock.runtime.sqlite_metadata import open_sqlite_metadata
+from penstock.runtime.sqlite_metadata import (
+    RECENT_REVISION_COUNT_MAX,
+    RECENT_SIZE_BYTES_MAX,
+    RecentChanges,
+    open_sqlite_metadata,
+)
 
 ENVIRONMENT = production_environment()
 
@@ -352,9 +359,10 @@ async def test_a_lease_that_ends_on_a_full_disk_takes_its_keys_when_there_is_spa
 ) -> None:
     disk = FullableStore()
     async with disk.open(path) as store:
-        lease_id = await store.grant_lease(10)
+        lease_id = await store.grant_lease(1000)
         result = await store.transact([], [Put("/a", b"", lease_id)])
         disk.full = True
+        revoked_at = trio.current_time()
         with pytest.raises(MetadataUnavailable):
             await store.revoke_lease(lease_id)
         with pytest.raises(LeaseNotFound):
@@ -369,4 +377,36 @@ async def test_a_lease_that_ends_on_a_full_disk_takes_its_keys_when_there_is_spa
 
             nursery.start_soon(pass_time)
             assert [event.entry for event in (await anext(watch)).events] == [None]
+            assert trio.current_time() < revoked_at + 900, "only when the lease would have ended by itself"
             nursery.cancel_scope.cancel()
+
+
+def revision_of(number: int, size_bytes: int) -> WatchBatch:
+    return WatchBatch(number, [WatchEvent("", Entry("", bytes(size_bytes), 1, number))])
+
+
+def test_changes_kept_in_memory_are_bounded_by_count() -> None:
+    recent = RecentChanges()
+    for number in range(1, RECENT_REVISION_COUNT_MAX + 10):
+        recent.add(revision_of(number, 0))
+    kept = recent.after(9)
+    assert kept is not None
+    assert [batch.revision for batch in kept] == list(range(10, RECENT_REVISION_COUNT_MAX + 10))
+    assert recent.after(8) is None
+
+
+def test_changes_kept_in_memory_are_bounded_by_size_but_the_newest_is_kept() -> None:
+    recent = RecentChanges()
+    for number in range(1, 6):
+        recent.add(revision_of(number, RECENT_SIZE_BYTES_MAX // 3))
+    assert recent.after(1) is None
+    assert [batch.revision for batch in recent.after(2) or []] == [3, 4, 5]
+    recent.add(revision_of(6, RECENT_SIZE_BYTES_MAX * 2))
+    assert [batch.revision for batch in recent.after(5) or []] == [6]
+    assert recent.after(4) is None
+
+
+async def test_a_watcher_that_fell_behind_what_memory_keeps_is_fed_from_the_file(path: str) -> None:
+    async with open_store(path) as store, store.watch("/", after_revision=0) as watch:
+        last = await put_many(store, 8, bytes(RECENT_SIZE_BYTES_MAX // 5))
+        assert [(await anext(watch)).revision for _ in range(8)] == list(range(1, last + 1))
