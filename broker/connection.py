@@ -15,7 +15,6 @@ import logging
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
 
 import trio
 
@@ -383,12 +382,11 @@ class Connection:
             release(parts[sent:])
 
 
-def _first_line(errors: BaseExceptionGroup[Any]) -> str:
-    """The message of the first leaf, on one line."""
-    first: object = errors.exceptions[0]
-    if isinstance(first, BaseExceptionGroup):
-        return _first_line(cast("BaseExceptionGroup[Any]", first))
-    return " ".join(str(first).split())
+def _first_line(error: BaseException) -> str:
+    """The message of the first leaf of an exception group, on one line."""
+    while nested := getattr(error, "exceptions", ()):
+        error = nested[0]
+    return " ".join(str(error).split())
 
 
 __all__ = ["Connection", "ConnectionLimits", "ConnectionShared", "Outcome", "Part"]

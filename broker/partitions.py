@@ -132,9 +132,9 @@ class PartitionManager:
             if partition is not None:
                 _teach(partition, state)
             elif self._config.node_id in state.replicas:
-                topic = self._image.topic_by_id(state.topic_id)
-                assert topic is not None, "an image shows a partition only with its topic"
-                openings.append(_Opening(topic, state, self._settings(topic.name)))
+                known = self._image.topic_by_id(state.topic_id)
+                if known is not None:  # else it was deleted meanwhile: the image is ahead of this delta
+                    openings.append(_Opening(known, state, self._settings(known.name)))
         if openings:
             await self._open_all(openings)
         self._change_settings(delta)

@@ -34,7 +34,7 @@ def settings_for(config: BrokerConfig, image: ClusterImage, topic: str) -> Parti
             require_keys=compacted,
         )
     return PartitionSettings(
-        log_config=effective.log_config(),
+        log_config=effective.log_config(producer_id_expiration_ms=config.producer_id_expiration_ms),
         write_caching=effective.write_caching,
         min_insync_replicas=effective.min_insync_replicas,
         max_message_bytes=effective.max_message_bytes,
