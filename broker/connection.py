@@ -33,9 +33,11 @@ PENDING_REPLIES_MAX = 128
 BUFFERS_PER_SEND = 64
 PRODUCE_KEY = 0
 YIELD_AFTER_BYTES = 1 << 20
-YIELD_AFTER_READS = 16
+YIELD_AFTER_READS = 64
+HEAD_BYTES = 6
+"""Length and API key: what says whether a frame may be as long as it claims."""
 
-_SIZE = struct.Struct(">i")
+_read_size = struct.Struct(">i").unpack_from
 _KEY = struct.Struct(">h")
 
 Outcome = Parts | Reply | None
@@ -97,6 +99,7 @@ class Connection:
         self._stopping = False
         self._reading = trio.CancelScope()
         self._interruptible = False
+        self._awaited: Awaitable[None] | None = None
         self._close_reason = ""
         now = shared.clock.monotonic()
         self._last_active = now
@@ -167,7 +170,19 @@ class Connection:
             if count == 0:
                 return
             self._last_active = monotonic()
-            await self._take_frames(scratch[:count])
+            view = scratch[:count]
+            position = self._take_frames(view)
+            while self._awaited is not None:
+                view = memoryview(
+                    bytes(view[position:])
+                )  # others use the scratch while this connection waits
+                awaited, self._awaited = self._awaited, None
+                await awaited
+                position = self._take_frames(view)
+            if position < len(view):
+                await self._read_rest(view[position:])
+            elif self._outbox and not self._writer_running:
+                await self._send_ready()
             if len(self._outbox) >= PENDING_REPLIES_MAX:
                 await self._wait_for_outbox()
             reads += 1
@@ -176,79 +191,90 @@ class Connection:
                 reads = total = 0
                 await trio.lowlevel.checkpoint()
 
-    async def _take_frames(self, view: memoryview) -> None:
-        """Handle every whole frame in `view`, then read the rest of the one that it ends in."""
+    def _take_frames(self, view: memoryview) -> int:
+        """Handle the whole frames in `view`, and return where the rest begins.
+
+        Ends early when a frame's handling is to be awaited: `_awaited` says for what.
+        """
         position, end = 0, len(view)
+        small_max = self._shared.limits.small_frame_bytes_max
         while end - position >= 4:
-            (size,) = _SIZE.unpack_from(view, position)
-            if size < 0 or size > self._shared.limits.small_frame_bytes_max:
-                self._check_size(size, view[position + 4 : position + 6])
+            (size,) = _read_size(view, position)
             start = position + 4
-            position = start + size
-            if position > end:
-                position = start - 4
+            if not 0 <= size <= small_max:
+                self._check_size(size, view[start : start + 2])
+            if start + size > end:
                 break
-            awaitable = self._handle(view[start:position])
-            if awaitable is not None:
-                view, position, end = memoryview(bytes(view[position:])), 0, end - position
-                await awaitable
-        rest = view[position:]
-        if rest:
-            await self._read_partial(bytearray(rest))
-        else:
-            await self._flush()
+            position = start + size
+            self._handle(view[start:position])
+            if self._awaited is not None:
+                break
+        return position
 
-    async def _read_partial(self, head: bytearray) -> None:
-        """Read the frame that begins with `head`, exactly, and handle it."""
-        await self._flush()
-        self._frame_started = self._shared.clock.monotonic()
-        while len(head) < 6:
-            tail = bytearray(6 - len(head))
-            count = await self._stream.receive_into(tail)
-            if count == 0:
-                raise ConnectionLost(f"{self.peer}: left within a frame")
-            head += tail[:count]
-            if len(head) >= 4:
-                self._check_size(_SIZE.unpack_from(head)[0], memoryview(head)[4:6])
-                if _SIZE.unpack_from(head)[0] <= len(head) - 4:
-                    break
-        (size,) = _SIZE.unpack_from(head)
-        self._check_size(size, memoryview(head)[4:6])
-        await self._read_body(size, memoryview(head)[4:])
-
-    async def _read_body(self, size: int, head: memoryview) -> None:
+    async def _read_rest(self, rest: memoryview) -> None:
+        """Read the frame that begins with `rest` to its end, and no further, and handle it."""
+        self._frame_started = self._last_active
+        if len(rest) < HEAD_BYTES:
+            rest = await self._read_head(bytearray(rest))
+        (size,) = _read_size(rest, 0)
+        self._check_size(size, rest[4:HEAD_BYTES])
+        head = rest[4 : 4 + size]
         shared = self._shared
         buffer = shared.pool.take(max(min(size, GROWTH_BYTES_MAX), len(head)))
+        buffer[: len(head)] = head
         reserved = len(buffer)
         shared.budget.reserve(reserved)
         try:
+            if self._outbox and not self._writer_running:
+                await self._send_ready()
             have = len(head)
-            buffer[:have] = head
             while have < size:
                 if have == len(buffer):
-                    step = min(len(buffer), size - have)
-                    if shared.budget.is_spent:
-                        await shared.budget.wait_for_room()
-                    shared.budget.reserve(step)
-                    reserved += step
-                    buffer.extend(bytes(step))
-                self._interruptible = True
+                    reserved += await self._grow(buffer, size)
                 with memoryview(buffer) as whole:
-                    count = await self._stream.receive_into(whole[have : min(size, len(buffer))])
-                self._interruptible = False
-                if count == 0:
-                    raise ConnectionLost(f"{self.peer}: left within a frame")
-                have += count
+                    have += await self._receive(whole[have : min(size, len(buffer))])
             self._frame_started = None
             with memoryview(buffer) as whole, whole[:size] as frame:
-                awaitable = self._handle(frame)
-            if awaitable is not None:
-                await awaitable
+                self._handle(frame)
         finally:
             self._frame_started = None
             shared.budget.release(reserved)
             shared.pool.give(buffer)
-        await self._flush()
+        if self._awaited is not None:
+            awaited, self._awaited = self._awaited, None
+            await awaited
+        if self._outbox and not self._writer_running:
+            await self._send_ready()
+
+    async def _read_head(self, head: bytearray) -> memoryview:
+        """The first bytes of a frame: its length and, unless it is shorter, its API key."""
+        if self._outbox and not self._writer_running:
+            await self._send_ready()
+        while len(head) < HEAD_BYTES:
+            with memoryview(bytearray(HEAD_BYTES - len(head))) as more:
+                head += more[: await self._receive(more)]
+            if len(head) >= 4 and _read_size(head, 0)[0] + 4 <= len(head):
+                break
+        return memoryview(head)
+
+    async def _receive(self, buffer: memoryview) -> int:
+        """Receive within a frame: the peer's end is a loss there."""
+        self._interruptible = True
+        count = await self._stream.receive_into(buffer)
+        self._interruptible = False
+        if count == 0:
+            raise ConnectionLost(f"{self.peer}: left within a frame")
+        return count
+
+    async def _grow(self, buffer: bytearray, size: int) -> int:
+        """Make room for more of a frame, against the byte budget; returns by how much."""
+        budget = self._shared.budget
+        step = min(len(buffer), size - len(buffer))
+        if budget.is_spent:
+            await budget.wait_for_room()
+        budget.reserve(step)
+        buffer.extend(bytes(step))
+        return step
 
     def _check_size(self, size: int, key: memoryview) -> None:
         """Refuse a frame by its length: over the bound, negative, or large without being a Produce."""
@@ -267,17 +293,19 @@ class Connection:
 
     # Handling and sending
 
-    def _handle(self, frame: memoryview) -> Awaitable[None] | None:
+    def _handle(self, frame: memoryview) -> None:
+        """Begin one request. What comes of it is in the outbox, or `_awaited` says what to wait for first."""
         outcome = self._shared.dispatch(self, frame)
         if outcome is None:
-            return None
-        if isinstance(outcome, Reply):
-            self._add_pending(outcome)
-            return None
+            return
         if isinstance(outcome, list):
             self._outbox.append(outcome)
-            return self._flush() if len(outcome) > 1 else None
-        return self._settle(outcome)
+            if len(outcome) > 1 and not self._writer_running:
+                self._awaited = self._send_ready()  # log slices are not held while further requests are read
+        elif isinstance(outcome, Reply):
+            self._add_pending(outcome)
+        else:
+            self._awaited = self._settle(outcome)
 
     async def _settle(self, outcome: Awaitable[Outcome]) -> None:
         """Wait for a handler that awaits; its response takes its place behind what is pending."""
@@ -300,11 +328,6 @@ class Connection:
     def _wake(self) -> None:
         if self._wake_writer is not None:
             self._wake_writer.set()
-
-    async def _flush(self) -> None:
-        """Send what is ready, unless the writer is at it."""
-        if self._outbox and not self._writer_running:
-            await self._send_ready()
 
     async def _write(self) -> None:
         """The writer: sends in order, waits for the head, ends when the outbox is empty."""
@@ -343,7 +366,14 @@ class Connection:
     async def _send_ready(self) -> None:
         """Send parts from the outbox's head up to the first pending reply: bytes together, log slices by sendfile."""
         stream, outbox = self._stream, self._outbox
-        self._send_started = self._shared.clock.monotonic()
+        self._send_started = self._last_active
+        if len(outbox) == 1:  # the common case: one answer, of one part
+            parts = outbox[0]
+            if isinstance(parts, list) and len(parts) == 1 and isinstance(part := parts[0], bytes):
+                outbox.clear()
+                await stream.send_all((part,))
+                self._send_started = None
+                return
         gathered: list[bytes] = []
         while outbox:
             entry = outbox[0]
