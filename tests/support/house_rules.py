@@ -174,7 +174,7 @@ def layout_disagreements(root: Path) -> list[str]:
         "tool.setuptools.package-dir": {name.removeprefix("penstock.") for name in mapping} - {"penstock"},
         "links in src/penstock": set(links),
         "tool.pyright.include": {name.removeprefix("src/penstock/") for name in tool["pyright"]["include"]}
-        - {"tests"},
+        - {*NOT_PRODUCTION},
         "tool.ruff banned-api": set(banned),
         "import-linter's layers": _layers(tool["importlinter"]["contracts"]),
     }

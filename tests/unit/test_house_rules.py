@@ -26,8 +26,6 @@ FILE_LINES_SLACK = 100
 OUTSIDE_ALLOWED: dict[str, frozenset[str]] = {
     # What makes a command: its standard streams, its arguments, its environment, its exit status.
     "cli/": frozenset({"sys.stdin", "sys.stdout", "sys.stderr", "sys.argv", "sys.exit", "os.environ"}),
-    # A reader that closed the pipe: what Python still holds for stdout has to go somewhere.
-    "cli/main.py": frozenset({"os.open", "os.O_WRONLY", "os.devnull", "os.dup2", "os.close"}),
     # The numbers of the signals that trio is asked for, and the second Ctrl-C, which waits for nothing.
     "cli/serve.py": frozenset({"signal.SIGINT", "signal.SIGTERM", "signal.Signals", "os._exit"}),
     # The loop and the workers share a log's tables. A lock waits for nobody outside the process, and in simulation never.
