@@ -33,7 +33,12 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> 
 
 def print_json(value: Mapping[str, object]) -> None:
     """Print one JSON object on a line of its own."""
-    click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    click.echo(json_text(value))
+
+
+def json_text(value: Mapping[str, object]) -> str:
+    """A JSON object without a line break."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def topic_id_text(topic_id: bytes | None) -> str | None:
@@ -65,4 +70,4 @@ def _print_rich(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> No
     Console(highlight=False).print(table, markup=False)
 
 
-__all__ = ["Column", "print_json", "print_table", "topic_id_text"]
+__all__ = ["Column", "json_text", "print_json", "print_table", "topic_id_text"]

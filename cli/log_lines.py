@@ -1,0 +1,334 @@
+"""How `penstock log` shows batches, records, index entries and verdicts.
+
+Owns the look only. Lines are written as they come, since a log may have millions; so columns have fixed widths, which wide
+values push aside.
+"""
+
+import json
+import sys
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from penstock.cli.output import Column, json_text, print_json, print_table, topic_id_text
+from penstock.protocol.errors import DecodeError
+from penstock.protocol.record_batch import BatchHeader, TimestampType
+from penstock.protocol.records import Record
+from penstock.storage.dump import DumpedBatch, Fault, PartitionVerdict
+from penstock.storage.producer_state import ProducerEntry
+
+_HEADINGS = ("OFFSETS", "POSITION", "SIZE", "RECORDS", "CODEC", "EPOCH", "CRC", "LAST TIME", "")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class BatchPrinter:
+    """Prints segments batch by batch, and counts what is wrong."""
+
+    def __init__(self, *, with_records: bool, as_json: bool) -> None:
+        self.fault_count = 0
+        self._with_records = with_records
+        self._as_json = as_json
+        self._path = ""
+
+    def print(self, segment: Iterable[DumpedBatch | Fault]) -> None:
+        """Print one segment."""
+        for found in segment:
+            if self._as_json:
+                self._print_json(found)
+            else:
+                self._print(found)
+
+    def _print(self, found: DumpedBatch | Fault) -> None:
+        if found.path != self._path:
+            _write(f"{'' if not self._path else chr(10)}{found.path}")
+            _write(_batch_line(_HEADINGS))
+            self._path = found.path
+        if isinstance(found, Fault):
+            self._print_fault(found)
+            return
+        _write(_batch_line(_cells(found)))
+        for fault in found.faults:
+            self._print_fault(fault)
+        if self._with_records:
+            for record in self._records(found):
+                _write(record if isinstance(record, str) else _record_line(record))
+
+    def _print_fault(self, fault: Fault) -> None:
+        self.fault_count += 1
+        _write(_red(f"  at {fault.position}: {fault.reason}"))
+
+    def _records(self, batch: DumpedBatch) -> Iterator[Record | str]:
+        """The records; what can't be read of them is a fault in place of the rest."""
+        try:
+            yield from batch.records()
+        except DecodeError as error:
+            self.fault_count += 1
+            yield _red(f"  at {batch.position}: the records can't be read: {error}")
+
+    def _print_json(self, found: DumpedBatch | Fault) -> None:
+        if isinstance(found, Fault):
+            self.fault_count += 1
+            _write(json_text({"path": found.path, "position": found.position, "faults": [found.reason]}))
+            return
+        line = _batch_as_json(found)
+        faults = [fault.reason for fault in found.faults]
+        if self._with_records:
+            records: list[Mapping[str, object]] = []
+            try:
+                records.extend(_record_as_json(record) for record in found.records())
+            except DecodeError as error:
+                faults.append(f"the records can't be read: {error}")
+            line["records"] = records
+        self.fault_count += len(faults)
+        _write(json_text({**line, "faults": faults}))
+
+
+def print_index(entries: Iterable[tuple[int, int]], *, as_json: bool) -> None:
+    """Print an offset index."""
+    _print_pairs(("offset", "position"), entries, as_json=as_json)
+
+
+def print_time_index(entries: Iterable[tuple[int, int]], *, as_json: bool) -> None:
+    """Print a time index."""
+    if as_json:
+        _print_pairs(("timestamp", "offset"), entries, as_json=True)
+        return
+    print_table(
+        [Column("TIMESTAMP", is_number=True), Column("TIME"), Column("OFFSET", is_number=True)],
+        [(timestamp, time_text(timestamp), offset) for timestamp, offset in entries],
+    )
+
+
+def print_snapshot(producers: Iterable[ProducerEntry], *, as_json: bool) -> None:
+    """Print what a snapshot knows of its producers."""
+    rows: list[dict[str, object]] = []
+    for producer in producers:
+        last = producer.batches[-1] if producer.batches else None
+        rows.append(
+            {
+                "producer_id": producer.producer_id,
+                "epoch": producer.epoch,
+                "last_sequence": last.last_sequence if last else None,
+                "last_offset": last.last_offset if last else None,
+                "last_timestamp": producer.last_timestamp_ms,
+            }
+        )
+    if as_json:
+        for row in rows:
+            print_json(row)
+        return
+    titles = ("PRODUCER", "EPOCH", "LAST SEQUENCE", "LAST OFFSET")
+    columns = [*(Column(title, is_number=True) for title in titles), Column("LAST TIME")]
+    times = [time_text(producer["last_timestamp"]) for producer in rows]
+    print_table(columns, [(*list(row.values())[:4], time) for row, time in zip(rows, times, strict=True)])
+
+
+def _print_pairs(names: tuple[str, str], entries: Iterable[tuple[int, int]], *, as_json: bool) -> None:
+    if as_json:
+        for first, second in entries:
+            print_json({names[0]: first, names[1]: second})
+        return
+    print_table([Column(name.upper(), is_number=True) for name in names], entries)
+
+
+def print_verdicts(verdicts: Sequence[PartitionVerdict], *, as_json: bool) -> None:
+    """Print what was found, then each fault on a line of its own."""
+    if as_json:
+        for verdict in verdicts:
+            print_json(_verdict_as_json(verdict))
+        return
+    columns = [
+        Column("FOLDER"),
+        *(Column(title, is_number=True) for title in _VERDICT_NUMBERS),
+        Column("VERDICT"),
+    ]
+    print_table(columns, [_verdict_row(verdict) for verdict in verdicts])
+    for verdict in verdicts:
+        for fault in (*verdict.faults, *verdict.index_faults):
+            reason = fault.reason.removeprefix(f"{fault.path}: ")
+            _write(_red(f"{fault.path} at {fault.position}: {reason}"))
+        if verdict.torn_tail_bytes:
+            _write(
+                _red(f"{verdict.directory}: {verdict.torn_tail_bytes} bytes at the end are no whole batch")
+            )
+
+
+_VERDICT_NUMBERS = ("SEGMENTS", "BATCHES", "RECORDS", "START", "END", "BYTES")
+
+
+def _verdict_row(verdict: PartitionVerdict) -> Sequence[object]:
+    return (
+        verdict.directory,
+        verdict.segment_count,
+        verdict.batch_count,
+        verdict.record_count,
+        verdict.log_start_offset,
+        verdict.log_end_offset,
+        verdict.size_bytes,
+        _verdict_word(verdict),
+    )
+
+
+def _verdict_word(verdict: PartitionVerdict) -> str:
+    if verdict.faults:
+        return "damaged"
+    if verdict.torn_tail_bytes:
+        return "torn tail"
+    return "wrong index" if verdict.index_faults else "good"
+
+
+def _verdict_as_json(verdict: PartitionVerdict) -> dict[str, object]:
+    return {
+        "path": verdict.directory,
+        "verdict": _verdict_word(verdict),
+        "topic_id": topic_id_text(verdict.topic_id),
+        "segments": verdict.segment_count,
+        "batches": verdict.batch_count,
+        "records": verdict.record_count,
+        "log_start_offset": verdict.log_start_offset,
+        "log_end_offset": verdict.log_end_offset,
+        "size_bytes": verdict.size_bytes,
+        "torn_tail_bytes": verdict.torn_tail_bytes,
+        "faults": [_fault_as_json(fault) for fault in verdict.faults],
+        "index_faults": [_fault_as_json(fault) for fault in verdict.index_faults],
+    }
+
+
+def _fault_as_json(fault: Fault) -> dict[str, object]:
+    return {"path": fault.path, "position": fault.position, "reason": fault.reason}
+
+
+def _batch_line(cells: Sequence[object]) -> str:
+    offsets, position, size, count, codec, epoch, crc, time, notes = cells
+    return (
+        f"{offsets:>13} {position:>9} {size:>8} {count:>7} {codec:<6} {epoch:>5} {crc:<5} {time:<20} {notes}"
+    ).rstrip()
+
+
+def _cells(batch: DumpedBatch) -> Sequence[object]:
+    header = batch.header
+    return (
+        f"{header.base_offset}..{header.last_offset}",
+        batch.position,
+        header.size_bytes,
+        header.record_count,
+        _codec(header),
+        header.partition_leader_epoch,
+        "ok" if batch.is_crc_right else "WRONG",
+        time_text(header.max_timestamp, with_ms=False),
+        _notes(header),
+    )
+
+
+def _codec(header: BatchHeader) -> str:
+    try:
+        return header.codec.name.lower()
+    except DecodeError:
+        return "?"
+
+
+def _notes(header: BatchHeader) -> str:
+    notes: list[str] = []
+    if header.has_producer_id:
+        notes.append(f"producer {header.producer_id}/{header.producer_epoch} sequence {header.base_sequence}")
+    if header.is_transactional:
+        notes.append("transactional")
+    if header.is_control:
+        notes.append("control")
+    if header.timestamp_type is TimestampType.LOG_APPEND_TIME:
+        notes.append("LogAppendTime")
+    return ", ".join(notes)
+
+
+def _record_line(record: Record) -> str:
+    line = f"{record.offset:>13} {time_text(record.timestamp)} {_quoted(record.key)} {_quoted(record.value)}"
+    if record.headers:
+        line += " " + " ".join(
+            f"{_quoted(name.encode(errors='surrogateescape'))}={_quoted(value)}"
+            for name, value in record.headers
+        )
+    return line
+
+
+def _quoted(data: bytes | None) -> str:
+    """Text in quotes with its control characters escaped; hex where it is no text."""
+    if data is None:
+        return "null"
+    try:
+        return json.dumps(data.decode(), ensure_ascii=False).replace("\x7f", "\\u007f")
+    except UnicodeDecodeError:
+        return "0x" + data.hex()
+
+
+def _batch_as_json(batch: DumpedBatch) -> dict[str, object]:
+    header = batch.header
+    return {
+        "path": batch.path,
+        "position": batch.position,
+        "size_bytes": header.size_bytes,
+        "base_offset": header.base_offset,
+        "last_offset": header.last_offset,
+        "record_count": header.record_count,
+        "leader_epoch": header.partition_leader_epoch,
+        "codec": _codec(header),
+        "base_timestamp": header.base_timestamp,
+        "max_timestamp": header.max_timestamp,
+        "timestamp_type": "LogAppendTime"
+        if header.timestamp_type is TimestampType.LOG_APPEND_TIME
+        else "CreateTime",
+        "producer_id": header.producer_id,
+        "producer_epoch": header.producer_epoch,
+        "base_sequence": header.base_sequence,
+        "is_transactional": header.is_transactional,
+        "is_control": header.is_control,
+        "crc": f"{header.crc:08x}",
+        "is_crc_right": batch.is_crc_right,
+    }
+
+
+def _record_as_json(record: Record) -> dict[str, object]:
+    return {
+        "offset": record.offset,
+        "timestamp": record.timestamp,
+        **_data_as_json("key", record.key),
+        **_data_as_json("value", record.value),
+        "headers": [
+            {
+                "name": name.encode(errors="surrogateescape").decode(errors="replace"),
+                **_data_as_json("value", value),
+            }
+            for name, value in record.headers
+        ],
+    }
+
+
+def _data_as_json(name: str, data: bytes | None) -> dict[str, object]:
+    """Text as text; what is none in base64 under another name, so that nobody takes one for the other."""
+    if data is None:
+        return {name: None}
+    try:
+        return {name: data.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": b64encode(data).decode()}
+
+
+def time_text(timestamp_ms: object, *, with_ms: bool = True) -> str:
+    """A timestamp as UTC in ISO form; the bare number where it is none that a calendar has, `-` for -1."""
+    if timestamp_ms == -1 or not isinstance(timestamp_ms, int):
+        return "-"
+    try:
+        moment = _EPOCH + timedelta(milliseconds=timestamp_ms)
+    except OverflowError:
+        return str(timestamp_ms)
+    return moment.isoformat(timespec="milliseconds" if with_ms else "seconds").replace("+00:00", "Z")
+
+
+def _red(line: str) -> str:
+    return click.style(line, fg="red") if sys.stdout.isatty() else line
+
+
+def _write(line: str) -> None:
+    # Not click.echo, which flushes after each line.
+    sys.stdout.write(line + "\n")
