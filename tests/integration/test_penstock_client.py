@@ -8,9 +8,11 @@ import trio
 from bench.peers import PeerMissing
 from bench.peers.kafka import kafka_broker
 from tests.support.batches import encode_batch
+from tests.support.deadline import until
 from tests.support.processes import running_server
 from tests.support.requirements import need
 
+from penstock.cli.main import run
 from penstock.client.admin import Admin
 from penstock.client.admin_values import (
     EARLIEST,
@@ -225,3 +227,29 @@ async def test_the_connection_lives_on_after_cancelled_requests(bootstrap: str) 
         answer = await connection.request(ApiKey.METADATA, Message(topics=[]))
         assert answer.brokers
         assert connection.is_open
+
+
+def test_the_topic_commands_work_on_both_kinds_of_broker(
+    bootstrap: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def topic(*arguments: str) -> tuple[int, list[str]]:
+        code = run(["topic", *arguments, "--bootstrap", bootstrap])
+        return code, capsys.readouterr().out.splitlines()
+
+    def described() -> list[str] | None:
+        code, lines = topic("describe", "commands")
+        return (
+            lines if code == 0 and "max.message.bytes  2000000  topic" in lines and len(lines) > 7 else None
+        )
+
+    assert topic("create", "commands", "--partitions", "2") == (0, ["created commands: 2 partitions"])
+    altered = topic("alter", "commands", "--partitions", "4", "--config", "max.message.bytes=2000000")
+    assert altered == (0, ["commands: max.message.bytes=2000000", "commands: 4 partitions now"])
+    lines = until(described, "the changes to be seen")
+    assert lines[0].startswith("topic commands, id ")
+    assert [line.split()[:3] for line in lines[2:6]] == [[str(index), "1", "0"] for index in range(4)]
+    code, listed = topic("list")
+    assert code == 0
+    assert "commands" in [line.split()[0] for line in listed]
+    assert topic("delete", "commands", "--yes") == (0, ["deleted commands"])
+    assert topic("delete", "commands", "--yes") == (1, [])
