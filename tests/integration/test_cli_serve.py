@@ -93,6 +93,20 @@ def test_the_start_line_tells_version_address_folder_durability_and_time(tmp_pat
     )
 
 
+def test_the_start_line_knows_of_a_durability_mode_that_was_altered_by_a_client(tmp_path: Path) -> None:
+    change = {"name": "write.caching", "config_operation": 0, "value": "true"}
+    with serving(tmp_path, *ANY_PORT) as serve:
+        with connect(serve.bootstrap()) as connection:
+            resources = [{"resource_type": 4, "resource_name": "", "configs": [change]}]
+            answer = connection.request(
+                "incremental_alter_configs", 1, resources=resources, validate_only=False
+            )
+        assert answer.responses[0].error_code == 0
+        assert serve.stop() == 0
+    with serving(tmp_path, *ANY_PORT) as again:
+        assert "write.caching=true (acked is in the page cache)" in again.start_line()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     with serving(tmp_path, *ANY_PORT) as serve, connect(serve.bootstrap()) as connection:
