@@ -181,7 +181,9 @@ class _Process:
     def _started(self, running: RunningBroker) -> None:
         self.has_started = True
         took_ms = self._environment.clock.wall_ms() - self._begin_ms
-        click.echo(start_line(self._config, running.addresses, took_ms))
+        # As of the metadata store too: the default for all topics may have been altered since the first start.
+        defaults = TopicConfig.of(running.broker.topics.configs.broker_layers())
+        click.echo(start_line(self._config, running.addresses, defaults, took_ms))
         sys.stdout.flush()
 
 
@@ -193,13 +195,15 @@ async def _stop_on_signal(signals: AsyncIterator[int], serving: trio.CancelScope
         serving.cancel()
 
 
-def start_line(config: BrokerConfig, addresses: dict[str, tuple[str, int]], took_ms: int) -> str:
+def start_line(
+    config: BrokerConfig, addresses: dict[str, tuple[str, int]], defaults: TopicConfig, took_ms: int
+) -> str:
     """The one line that says that the broker answers."""
     listeners = ", ".join(
         f"{name}://{host}:{port}" if len(addresses) > 1 else f"{host}:{port}"
         for name, (host, port) in addresses.items()
     )
-    if TopicConfig.of(config.topic_layers()).write_caching:
+    if defaults.write_caching:
         durability = "write.caching=true (acked is in the page cache)"
     else:
         durability = "write.caching=false (acked is on disk)"

@@ -312,7 +312,9 @@ def _version_ranges(answer: Message) -> dict[int, tuple[int, int]]:
 
 def _copy_of(failure: PenstockError) -> PenstockError:
     """An exception of its own for each task that raises it, so that tracebacks don't grow into each other."""
-    copy = type(failure)(*failure.args)
+    kind = type(failure)
+    copy = kind.__new__(kind, *failure.args)  # not by its constructor, which may want something else
+    copy.__dict__.update(failure.__dict__)
     copy.__cause__ = failure
     return copy
 
