@@ -148,7 +148,7 @@ class Log(LogWriter):
             return count
 
     def truncate_to(self, offset: int) -> None:
-        """Cut off everything at `offset` and above: the log end offset becomes `offset`, or the start of the batch that contains it.
+        """Cut off everything at `offset` and above: the log end offset becomes `offset`, or the start of the batch that contains it, but never below the log start offset.
 
         The caller holds appends back, and has lowered the recovery-point checkpoint if it was above. Durable on return.
 
@@ -171,6 +171,29 @@ class Log(LogWriter):
         number = floor_segment(self._segments, offset)
         old = self._segments[number]
         end_offset, end_position = locate_end(old, offset, self._rules)
+        if end_offset < self._log_start_offset:
+            # The batch that goes reaches below the log start; nothing that may be read is left.
+            self._epochs.truncate_from_end(self._log_start_offset)
+            self._start_over_at(self._log_start_offset)
+            return
+        cut = self._cut_segment(old, end_offset, end_position)
+        gone = self._segments[number + 1 :]
+        self._truncation_count += 1
+        self._log_end_offset = end_offset
+        self._durable_end_offset = min(self._durable_end_offset, end_offset)
+        self._publish((*self._segments[:number], cut))
+        self._changed = True
+        for segment in reversed(gone):
+            self._remove_segment(segment)
+        self._cut_file(old, end_position)
+        self._durable_end_offset = end_offset
+        cut.write_indexes()
+        if self._epochs.truncate_from_end(end_offset):
+            self._write_epochs()
+        self._reload_producers()
+
+    def _cut_segment(self, old: Segment, end_offset: int, end_position: int) -> Segment:
+        """The shorter, active segment in place of `old`, in memory."""
         indexes = ensure_indexes(old, self._rules) if old.indexes is None else old.indexes
         cut = Segment(self._pool, self.directory, old.base_offset, end_position)
         cut.trusted_from = min(old.trusted_from, end_position)
@@ -181,19 +204,7 @@ class Log(LogWriter):
             book_to_end(cut, shared.file, position, end_position, self._rules)
         finally:
             self._pool.release(shared)
-        gone = self._segments[number + 1 :]
-        self._truncation_count += 1
-        self._log_end_offset = end_offset
-        self._durable_end_offset = min(self._durable_end_offset, end_offset)
-        self._publish((*self._segments[:number], cut))
-        self._changed = True
-        for segment in reversed(gone):
-            self._remove_segment(segment)
-        self._cut_file(old, end_position)
-        cut.write_indexes()
-        if self._epochs.truncate_from_end(end_offset):
-            self._write_epochs()
-        self._reload_producers()
+        return cut
 
     def _cut_file(self, old: Segment, size_bytes: int) -> None:
         """Shorten a segment's file, or replace it by a shorter copy where a slice still reads it. Durable on return."""
@@ -228,20 +239,23 @@ class Log(LogWriter):
         """
         with self._worker_lock:
             self._check_usable()
-            gone = self._segments
-            new = self._new_segment(offset)
-            self._truncation_count += 1
-            self._log_start_offset = self._log_end_offset = self._durable_end_offset = offset
-            self._publish((new,))
+            self._epochs.clear()
             try:
-                for segment in reversed(gone):
-                    self._remove_segment(segment)
-                self._create_file(new)
-                self._epochs.clear()
-                self._write_epochs()
-                self._reload_producers()
+                self._start_over_at(offset)
             except StorageError as error:
                 self._fail(error)
+
+    def _start_over_at(self, offset: int) -> None:
+        gone = self._segments
+        new = self._new_segment(offset)
+        self._truncation_count += 1
+        self._log_start_offset = self._log_end_offset = self._durable_end_offset = offset
+        self._publish((new,))
+        for segment in reversed(gone):
+            self._remove_segment(segment)
+        self._create_file(new)
+        self._write_epochs()
+        self._reload_producers()
 
     def _reload_producers(self) -> None:
         """Make the producer state that of the log as it is now."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from penstock.protocol.compression import DecompressionTooLarge
 from penstock.protocol.errors import DecodeError
-from penstock.protocol.record_batch import LOG_APPEND_TIME_FLAG, BatchHeader
+from penstock.protocol.record_batch import LOG_APPEND_TIME_FLAG, NO_TIMESTAMP, BatchHeader
 from penstock.protocol.records import iterate_records
 from penstock.runtime.files import File
 from penstock.storage.batch_walk import ChainRules, check_batch, walk_headers
@@ -60,6 +60,7 @@ def max_timestamp(
 ) -> TimestampOffset | None:
     """The first of the records with the largest timestamp within [start_offset, end_offset); None if there are no records."""
     best: tuple[int, Segment, int] | None = None
+    first: TimestampOffset | None = None
     for segment in _segments_within(segments, start_offset, end_offset):
         indexes = _indexes(segment, rules)
         if best is not None and segment.largest_timestamp_ms <= best[0]:
@@ -68,17 +69,20 @@ def max_timestamp(
         try:
             position = _start_for_max(segment, shared.file, indexes, end_offset, rules)
             for batch_position, header in _headers(segment, shared.file, position, start_offset, end_offset):
-                if best is None or header.max_timestamp > best[0]:
+                if header.base_offset < start_offset:
+                    # the record with its largest timestamp may lie below the start
+                    first = _largest_in_batch(shared.file, batch_position, header, start_offset, rules)
+                elif header.max_timestamp > (NO_TIMESTAMP if best is None else best[0]):
                     best = (header.max_timestamp, segment, batch_position)
         finally:
             segment.pool.release(shared)
-    if best is None:
-        return None
-    timestamp_ms, segment, position = best
+    if best is None or (first is not None and first.timestamp_ms >= best[0]):
+        return first
+    _, segment, position = best
     shared = segment.pool.acquire(segment)
     try:
         _, header = next(walk_headers(shared.file, position, segment.size_bytes))
-        return _find_in_batch(shared.file, position, header, timestamp_ms, start_offset, rules)
+        return _largest_in_batch(shared.file, position, header, start_offset, rules)
     finally:
         segment.pool.release(shared)
 
@@ -184,16 +188,36 @@ def _position_of(
 def _find_in_batch(
     file: File, position: int, header: BatchHeader, timestamp_ms: int, start_offset: int, rules: ChainRules
 ) -> TimestampOffset | None:
+    """The first record at or above both bounds; None if there is none."""
+    for found in _times_in_batch(file, position, header, start_offset, rules):
+        if found.timestamp_ms >= timestamp_ms:
+            return found
+    return None
+
+
+def _largest_in_batch(
+    file: File, position: int, header: BatchHeader, start_offset: int, rules: ChainRules
+) -> TimestampOffset | None:
+    """The first of the records with the largest timestamp at or above `start_offset`; None if there is none."""
+    times = _times_in_batch(file, position, header, start_offset, rules)
+    return max(times, key=lambda found: found.timestamp_ms, default=None)
+
+
+def _times_in_batch(
+    file: File, position: int, header: BatchHeader, start_offset: int, rules: ChainRules
+) -> Iterator[TimestampOffset]:
+    """Each record from `start_offset` on; only the first one where all have the batch's time, or nobody can read them."""
     epoch = header.partition_leader_epoch
+    whole = TimestampOffset(header.max_timestamp, max(header.base_offset, start_offset), epoch)
     if header.attributes & LOG_APPEND_TIME_FLAG:
-        return TimestampOffset(header.max_timestamp, max(header.base_offset, start_offset), epoch)
+        yield whole
+        return
     batch = memoryview(file.pread(header.size_bytes, position))
     check_batch(file.path, position, header, batch, -1, rules)
     try:
         for record in iterate_records(batch, output_max_bytes=DECOMPRESSED_BYTES_MAX):
-            if record.timestamp >= timestamp_ms and record.offset >= start_offset:
-                return TimestampOffset(record.timestamp, record.offset, epoch)
+            if record.offset >= start_offset:
+                yield TimestampOffset(record.timestamp, record.offset, epoch)
     except (DecodeError, DecompressionTooLarge):
         # The checksum is right, so the disk is: its producer wrote what nobody can read. The batch as a whole is the answer.
-        return TimestampOffset(header.max_timestamp, max(header.base_offset, start_offset), epoch)
-    return None
+        yield whole

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from tests.support.batches import with_right_crc
 from tests.support.logs import NOW_MS, append, batch, new_log, reopen
 from tests.support.memory_files import MemoryFiles
 
@@ -97,8 +98,6 @@ def test_with_append_time_every_record_has_its_batchs_time() -> None:
 
 def test_a_batch_that_nobody_can_read_answers_with_its_start() -> None:
     """The checksum is right and the compressed records are rubbish: that is the producer's doing, not the disk's."""
-    from tests.support.batches import with_right_crc
-
     log = new_log(MemoryFiles())
     raw = with_right_crc(batch([b"x" * 50], timestamps_ms=77, codec=Codec.GZIP)[:75] + bytearray(b"rubbish"))
     raw[8:12] = (len(raw) - 12).to_bytes(4, "big")
@@ -112,4 +111,14 @@ def test_records_without_a_time_are_never_found() -> None:
     log = new_log(MemoryFiles())
     append(log, batch(2, timestamps_ms=-1))
     assert log.find_by_timestamp(0, 2) is None
-    log.close()
+    assert log.max_timestamp(2) is None
+
+
+def test_a_batch_that_reaches_below_the_log_start_counts_by_what_is_left_of_it() -> None:
+    log = new_log(MemoryFiles())
+    append(log, batch(3, timestamps_ms=[90, 50, 70]))
+    log.advance_log_start_offset(1)
+    assert log.max_timestamp(3) == TimestampOffset(70, 2, 0)
+    assert log.find_by_timestamp(60, 3) == TimestampOffset(70, 2, 0)
+    append(log, batch(1, timestamps_ms=70))
+    assert log.max_timestamp(4) == TimestampOffset(70, 2, 0), "the first of equals"
