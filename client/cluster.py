@@ -73,9 +73,10 @@ class Cluster:
             BrokerError: BROKER_NOT_AVAILABLE: no such node is known; refresh and ask again.
             AddressError, ConnectionLost: it could not be connected to.
         """
+        if (connection := self._pooled(node_id)) is not None:
+            return connection
         async with self._lock(node_id):
-            connection = self._connections.get(node_id)
-            if connection is not None and connection.is_open:
+            if (connection := self._pooled(node_id)) is not None:
                 return connection
             node = self._nodes.get(node_id)
             if node is None:
@@ -141,8 +142,7 @@ class Cluster:
     async def _bootstrap_connection(self) -> Connection:
         reasons: list[str] = []
         async with self._lock(_BOOTSTRAP_NODE):
-            connection = self._connections.get(_BOOTSTRAP_NODE)
-            if connection is not None and connection.is_open:
+            if (connection := self._pooled(_BOOTSTRAP_NODE)) is not None:
                 return connection
             for address in self._shuffled(self._bootstrap):
                 try:
@@ -158,6 +158,10 @@ class Cluster:
         return await open_connection(
             self._nursery, self._environment.network, address.host, address.port, self._settings
         )
+
+    def _pooled(self, node_id: int) -> Connection | None:
+        connection = self._connections.get(node_id)
+        return connection if connection is not None and connection.is_open else None
 
     def _lock(self, node_id: int) -> trio.Lock:
         return self._locks.setdefault(node_id, trio.Lock())
