@@ -1,6 +1,7 @@
-"""The port to worker threads: where blocking calls go."""
+"""The port to worker threads: where blocking calls go, and the lock for what they share with the event loop."""
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Protocol, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
@@ -17,3 +18,6 @@ class Threads(Protocol):
         half-done write must not go on unseen); a call still waiting for a worker is given up.
         """
         ...
+
+
+__all__ = ["Lock", "Threads"]

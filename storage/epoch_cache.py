@@ -11,9 +11,10 @@ Source: KIP-101, KIP-279; Kafka's `LeaderEpochFileCache`.
 """
 
 import itertools
-import threading
 from bisect import bisect_right
 from collections.abc import Sequence
+
+from penstock.runtime.threads import Lock
 
 NO_EPOCH = -1
 NO_OFFSET = -1
@@ -28,7 +29,7 @@ class EpochCache:
 
     def __init__(self, entries: Sequence[Entry] = ()) -> None:
         self._entries: tuple[Entry, ...] = tuple(entries)
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     @property
     def entries(self) -> tuple[Entry, ...]:

@@ -186,6 +186,8 @@ class Log(LogWriter):
         for segment in reversed(gone):
             self._remove_segment(segment)
         self._cut_file(old, end_position)
+        # A reader may have opened the path as the cut segment's while the longer file was still there.
+        self._pool.retire(cut)
         self._durable_end_offset = end_offset
         cut.write_indexes()
         if self._epochs.truncate_from_end(end_offset):

@@ -15,7 +15,6 @@ Source: Kafka's `UnifiedLog`, `LocalLog`.
 """
 
 import functools
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
@@ -30,6 +29,7 @@ from penstock.protocol.record_batch import (
     verify_crc,
 )
 from penstock.runtime.files import DiskFull, FileSystem, StorageError, TooManyOpenFiles, write_all
+from penstock.runtime.threads import Lock
 from penstock.storage.batch_walk import ChainRules, chain_fault
 from penstock.storage.checkpoint import write_epoch_checkpoint
 from penstock.storage.errors import (
@@ -90,12 +90,12 @@ class LogWriter:
         self._epoch_on_disk = state.epochs_on_disk
         self._producers = state.producers
         self._snapshot_offsets = state.snapshot_offsets
-        self._epochs_lock = threading.Lock()
+        self._epochs_lock = Lock()
         self._failure: StorageError | None = None
         self._largest_timestamp_ms = self._active.largest_timestamp_ms
         self._changed = state.needs_writing
         self._truncation_count: int = 0
-        self._worker_lock = threading.Lock()
+        self._worker_lock = Lock()
         self.config = state.config
         if self._active.tail is None:
             self._active.tail = HotTail(self._log_end_offset)

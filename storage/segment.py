@@ -84,6 +84,7 @@ class Segment:
         "checked",
         "directory",
         "file",
+        "file_generation",
         "indexes",
         "is_gone",
         "largest_timestamp_last_offset",
@@ -109,6 +110,7 @@ class Segment:
         self.file: File | None = None
         """The pinned file of the active segment once it has been appended to."""
         self.is_gone = False
+        self.file_generation = 0
         self.indexes: Indexes | None = None
         self.tail: HotTail | None = None
         self.bytes_since_index_entry = 0

@@ -11,11 +11,11 @@ Invariants:
     - Once retired, a file gets no new users.
 """
 
-import threading
 from collections import OrderedDict
 from typing import Protocol
 
 from penstock.runtime.files import File, FileSystem
+from penstock.runtime.threads import Lock
 
 OPEN_FILES_MAX = 1024
 INDEX_BYTES_MAX = 64 << 20
@@ -39,6 +39,9 @@ class FileOwner(Protocol):
 
     shared: SharedFile | None
     is_gone: bool
+    """The path is no longer this segment's: it can't be opened any more."""
+    file_generation: int
+    """Raised by `retire`: a file opened before it must not be taken after it, for another may be at the path."""
 
     @property
     def path(self) -> str:
@@ -63,7 +66,7 @@ class SegmentFiles:
         self.files = files
         self._open_files_max = open_files_max
         self._index_bytes_max = index_bytes_max
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._unpinned: OrderedDict[SharedFile, None] = OrderedDict()
         self._indexes: OrderedDict[FileOwner, int] = OrderedDict()
         self._index_bytes = 0
@@ -129,6 +132,7 @@ class SegmentFiles:
         A later `acquire` opens the path again, unless the owner is gone.
         """
         with self._lock:
+            owner.file_generation += 1
             shared = owner.shared
             if shared is None:
                 return False
@@ -162,9 +166,10 @@ class SegmentFiles:
             self._index_bytes -= self._indexes.pop(owner, 0)
 
     def _open(self, owner: FileOwner) -> None:
+        generation = owner.file_generation
         file = self.files.open(owner.path, write=True)
         with self._lock:
-            surplus = owner.shared is not None or owner.is_gone
+            surplus = owner.shared is not None or owner.is_gone or owner.file_generation != generation
             if not surplus:
                 shared = owner.shared = SharedFile(file, owner)
                 self._unpinned[shared] = None
