@@ -122,6 +122,7 @@ SERVED = (
     "incremental_alter_configs",
     "describe_cluster",
     "describe_topic_partitions",
+    "find_coordinator",
 )
 
 

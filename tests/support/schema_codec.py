@@ -309,6 +309,25 @@ def encode_request(api: str, version: int, values: Mapping[str, Any]) -> bytes:
     return bytes(encoder.out)
 
 
+def without_unknown(api: str, version: int, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, at every depth, that this version of a request has fields for."""
+    return _known(load(api, version, EntityType.request), values)
+
+
+def _known(entity: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for shape in shapes(entity):
+        if shape.name not in values:
+            continue
+        value = values[shape.name]
+        if shape.struct is not None and isinstance(value, Mapping):
+            value = _known(shape.struct, typing.cast("Mapping[str, Any]", value))
+        elif shape.struct is not None and shape.is_array and value is not None:
+            value = [_known(shape.struct, each) for each in value]
+        found[shape.name] = value
+    return found
+
+
 def decode_response(api: str, version: int, body: bytes) -> Any:
     """The body of a response; an AssertionError when bytes are left over or a field is not what it may be."""
     decoder = Decoder(body)
