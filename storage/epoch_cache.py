@@ -13,8 +13,7 @@ Source: KIP-101, KIP-279; Kafka's `LeaderEpochFileCache`.
 import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
-
-from penstock.runtime.threads import Lock
+from threading import Lock
 
 NO_EPOCH = -1
 NO_OFFSET = -1

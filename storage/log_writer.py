@@ -17,6 +17,7 @@ Source: Kafka's `UnifiedLog`, `LocalLog`.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import NoReturn
 
 from penstock.protocol.record_batch import (
@@ -29,7 +30,6 @@ from penstock.protocol.record_batch import (
     verify_crc,
 )
 from penstock.runtime.files import DiskFull, FileSystem, StorageError, TooManyOpenFiles, write_all
-from penstock.runtime.threads import Lock
 from penstock.storage.batch_walk import ChainRules, chain_fault
 from penstock.storage.checkpoint import write_epoch_checkpoint
 from penstock.storage.errors import (

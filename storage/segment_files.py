@@ -12,10 +12,10 @@ Invariants:
 """
 
 from collections import OrderedDict
+from threading import Lock
 from typing import Protocol
 
 from penstock.runtime.files import File, FileSystem
-from penstock.runtime.threads import Lock
 
 OPEN_FILES_MAX = 1024
 INDEX_BYTES_MAX = 64 << 20
