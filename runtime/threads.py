@@ -1,7 +1,6 @@
-"""The port to worker threads: where blocking calls go, and the lock for what they share with the event loop."""
+"""The port to worker threads: where blocking calls go."""
 
 from collections.abc import Callable
-from threading import Lock
 from typing import Protocol, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
@@ -18,6 +17,3 @@ class Threads(Protocol):
         half-done write must not go on unseen); a call still waiting for a worker is given up.
         """
         ...
-
-
-__all__ = ["Lock", "Threads"]
