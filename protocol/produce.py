@@ -164,9 +164,7 @@ def _decode_flexible(version: int, body: memoryview) -> ProduceRequest:
                 start = position
                 position += size_bytes - 1
                 records = body[start:position]
-            if position >= end:  # the tagged fields take one byte at least
-                raise DecodeError(f"records of {size_bytes - 1} bytes run past the end")
-            if body[position] == 0:
+            if body[position] == 0:  # an IndexError where the records ran past the end
                 position += 1
             else:
                 position, total = skip_tagged_fields(body, position, total)

@@ -1,6 +1,7 @@
 """What a handler relies on: defaults, dropped fields, refused mistakes; and what a peer can't get past the reader."""
 
 import struct
+from array import array
 
 import pytest
 
@@ -84,6 +85,17 @@ def test_string_past_kafkas_bound_is_neither_sent_nor_read(version: int) -> None
 def test_uuid_of_another_size_is_not_sent() -> None:
     with pytest.raises(ValueError, match="UUID of 15"):
         encode_response(ApiKey.METADATA, 12, Message(topics=[Message(name="t", topic_id=bytes(15))]))
+
+
+def test_structure_that_can_not_be_null_is_not_sent_as_null() -> None:
+    described = Message(groups=[Message(members=[Message(assignment=None)])])
+    with pytest.raises(TypeError, match="assignment can't be null"):
+        encode_response(ApiKey.CONSUMER_GROUP_DESCRIBE, 0, described)
+
+
+def test_view_of_wider_items_is_counted_in_bytes() -> None:
+    view = memoryview(array("H", [0, 0]))
+    assert encode_request(ApiKey.SASL_AUTHENTICATE, 0, Message(auth_bytes=view)) == b"\0\0\0\x04" + bytes(4)
 
 
 def test_text_is_not_sent_as_bytes() -> None:

@@ -11,6 +11,7 @@ from penstock.protocol.fetch import (
     decode_fetch_request,
     encode_fetch_response,
 )
+from penstock.protocol.tagged import NodeEndpoint
 
 
 class Slice:
@@ -44,6 +45,12 @@ def test_empty_records_have_length_0() -> None:
     _, parts = encode_fetch_response(12, 0, 0, 0, [result(0)])
     assert isinstance(parts[0], bytes)
     assert parts[0].endswith(b"\0\xff\xff\xff\xff\x01\0\0\0")
+
+
+def test_endpoints_are_kept_from_versions_that_have_none() -> None:
+    nodes = [NodeEndpoint(1, "host", 9092)]
+    assert encode_fetch_response(15, 0, 0, 0, [], nodes) == encode_fetch_response(15, 0, 0, 0, [])
+    assert encode_fetch_response(16, 0, 0, 0, [], nodes) != encode_fetch_response(16, 0, 0, 0, [])
 
 
 def test_error_of_the_session_is_told() -> None:

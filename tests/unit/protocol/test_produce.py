@@ -13,6 +13,7 @@ from penstock.protocol.produce import (
     encode_produce_refusal,
     encode_produce_response,
 )
+from penstock.protocol.tagged import NodeEndpoint
 
 OLD_REQUEST = struct.pack(">hii", -1, 1500, 2) + b"".join(
     struct.pack(">h1sii", 1, name, 1, 4) + struct.pack(">i3s", 3, b"old") for name in (b"a", b"b")
@@ -65,6 +66,7 @@ def test_null_records_are_told_from_empty_ones() -> None:
     [
         b"\xff\xff" + struct.pack(">hiih1siii", 1, 5, 1, 1, b"t", 1, 3, -2),
         b"\xff\xff" + struct.pack(">hiih1siii", 1, 5, 1, 1, b"t", 1, 3, 1),
+        b"\xff\xff" + struct.pack(">hiih1si4i", 1, 5, 1, 1, b"t", 2, 3, -4, 4, 0),  # a way back
         b"\xff\xfe" + struct.pack(">hii", 1, 5, 0),
         b"\xff\xff" + struct.pack(">hii", 1, 5, -1),
         b"\xff\xff" + struct.pack(">hiih", 1, 5, 1, -1) + bytes(4),
@@ -84,6 +86,12 @@ def test_neighbouring_results_of_one_topic_are_one_topic() -> None:
     ]
     body = encode_produce_response(3, results, 0)
     assert struct.unpack_from(">ih1si", body) == (2, 1, b"a", 2)
+
+
+def test_endpoints_are_kept_from_versions_that_have_none() -> None:
+    nodes = [NodeEndpoint(1, "host", 9092)]
+    assert encode_produce_response(9, [], 0, nodes) == encode_produce_response(9, [], 0)
+    assert encode_produce_response(10, [], 0, nodes) != encode_produce_response(10, [], 0)
 
 
 def test_response_without_results_has_its_frame() -> None:
