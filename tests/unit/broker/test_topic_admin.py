@@ -113,11 +113,13 @@ async def test_two_requests_at_once_make_one_topic(plane: Plane) -> None:
     async with trio.open_nursery() as nursery:
         for name in ("a.b", "a.b", "a_b"):
             nursery.start_soon(create, name)
-    assert sorted(codes) == [
-        ErrorCode.NONE,
-        ErrorCode.INVALID_TOPIC_EXCEPTION,
-        ErrorCode.TOPIC_ALREADY_EXISTS,
-    ]
+    # trio runs them in any order: the second a.b is told of its twin, or both of an a_b that came first
+    refusals = sorted(codes)[1:]
+    assert sorted(codes)[0] == ErrorCode.NONE
+    assert refusals in (
+        [ErrorCode.INVALID_TOPIC_EXCEPTION, ErrorCode.TOPIC_ALREADY_EXISTS],
+        [ErrorCode.INVALID_TOPIC_EXCEPTION, ErrorCode.INVALID_TOPIC_EXCEPTION],
+    )
 
 
 @pytest.mark.parametrize(
