@@ -85,8 +85,10 @@ async def open_broker(
                 try:
                     yield broker
                 finally:
-                    await broker.partitions.close()
-                    await broker.registration.stop()
+                    # also when the background has failed and is cancelled: that is no reason to leave logs that need recovery
+                    with trio.CancelScope(shield=True):
+                        await broker.partitions.close()
+                        await broker.registration.stop()
                     background.cancel_scope.cancel()
     finally:
         await run(directory.close)
@@ -115,7 +117,7 @@ async def _come_up(
         environment.threads,
         spawn,
         trio.CapacityLimiter(PARALLEL_SYNCS_MAX),
-        budget.reserve,
+        budget.hold,
     )
     image = ClusterImage()
     watch = MetadataWatch(store, image)

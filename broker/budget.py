@@ -6,15 +6,19 @@ import trio
 class ByteBudget:
     """Counts bytes that are held for requests; readers wait while it is spent.
 
-    A reservation is never refused, so a request that has begun can end; it is the start of further reading that waits. So the bytes
-    held exceed the bound by at most one step of growth (1 MiB) for each connection that is in the midst of a frame.
+    Two kinds of bytes: those of frames that are being read, and those of batches that wait for the disk (`hold`), which come back by
+    themselves. No frame begins while the budget is spent. A frame that has begun waits before it grows; but where only such frames hold
+    the budget they would wait for each other for ever, so one of them at a time goes on without room. So the bytes held exceed the bound
+    by one frame at most, and one first step (1 MiB) or batch.
     """
 
-    __slots__ = ("_limit_bytes", "_parked", "held_bytes")
+    __slots__ = ("_ahead", "_limit_bytes", "_parked", "_waiting_bytes", "held_bytes")
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._parked = trio.lowlevel.ParkingLot()
+        self._ahead: object | None = None
+        self._waiting_bytes = 0
         self.held_bytes = 0
 
     @property
@@ -23,15 +27,38 @@ class ByteBudget:
         return self.held_bytes >= self._limit_bytes
 
     def reserve(self, count: int) -> None:
-        """Hold `count` more bytes; a negative count gives bytes back and lets readers go on when there is room."""
+        """Hold `count` more bytes for a frame, whether there is room or not."""
         self.held_bytes += count
+
+    def release(self, count: int, owner: object | None = None) -> None:
+        """Give `count` bytes of a frame back; its `owner` grows no more."""
+        if owner is not None and self._ahead is owner:
+            self._ahead = None
+        self._give_back(count)
+
+    def hold(self, count: int) -> None:
+        """Hold `count` more bytes that wait for the disk; a negative count gives them back."""
+        self._waiting_bytes += count
+        assert self._waiting_bytes >= 0, self._waiting_bytes
+        if count < 0:
+            self._give_back(-count)
+        else:
+            self.held_bytes += count
+
+    def _give_back(self, count: int) -> None:
+        self.held_bytes -= count
         assert self.held_bytes >= 0, self.held_bytes
-        if self._parked and not self.is_spent:
+        if self._parked and (not self.is_spent or (self._ahead is None and not self._waiting_bytes)):
             self._parked.unpark_all()
 
-    def release(self, count: int) -> None:
-        """Give `count` bytes back."""
-        self.reserve(-count)
+    async def grow(self, count: int, owner: object) -> None:
+        """Hold `count` more bytes for the frame of `owner`, when it is its turn. Cancellation: nothing changes."""
+        while self.is_spent and self._ahead is not owner:
+            if self._ahead is None and not self._waiting_bytes:
+                self._ahead = owner
+                break
+            await self._parked.park()
+        self.held_bytes += count
 
     async def wait_for_room(self) -> None:
         """Return once the bytes held are below the bound. Cancellation: nothing changes."""

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from penstock.broker.budget import BufferPool, ByteBudget
-from penstock.broker.replies import Part, Parts, Reply, release
+from penstock.broker.replies import FileRange, Part, Parts, Reply, release
 from penstock.protocol.errors import ProtocolError
 from penstock.runtime.clock import Clock
 from penstock.runtime.files import StorageError
@@ -31,6 +31,8 @@ SCRATCH_SIZE_BYTES = 128 * 1024
 GROWTH_BYTES_MAX = 1 << 20
 PENDING_REPLIES_MAX = 128
 BUFFERS_PER_SEND = 64
+SEND_STEP_BYTES = 4 << 20
+"""A slow peer shows by each step of this size that it takes its response."""
 PRODUCE_KEY = 0
 YIELD_AFTER_BYTES = 1 << 20
 YIELD_AFTER_READS = 64
@@ -169,6 +171,8 @@ class Connection:
             self._interruptible = False
             if count == 0:
                 return
+            if self._stopping:
+                return  # told so while these bytes were on their way: reading is cancelled, and would cut a response off
             self._last_active = monotonic()
             view = scratch[:count]
             position = self._take_frames(view)
@@ -218,8 +222,17 @@ class Connection:
             rest = await self._read_head(bytearray(rest))
         (size,) = _read_size(rest, 0)
         self._check_size(size, rest[4:HEAD_BYTES])
-        head = rest[4 : 4 + size]
         shared = self._shared
+        if shared.budget.is_spent:
+            rest = memoryview(bytes(rest))  # others use the scratch while this connection waits
+            if self._outbox and not self._writer_running:
+                await self._send_ready()
+            self._frame_started = None  # it is the broker that keeps the peer waiting
+            self._interruptible = True
+            await shared.budget.wait_for_room()
+            self._interruptible = False
+            self._frame_started = shared.clock.monotonic()
+        head = rest[4 : 4 + size]
         buffer = shared.pool.take(max(min(size, GROWTH_BYTES_MAX), len(head)))
         buffer[: len(head)] = head
         reserved = len(buffer)
@@ -238,7 +251,7 @@ class Connection:
                 self._handle(frame)
         finally:
             self._frame_started = None
-            shared.budget.release(reserved)
+            shared.budget.release(reserved, self)
             shared.pool.give(buffer)
         if self._awaited is not None:
             awaited, self._awaited = self._awaited, None
@@ -264,6 +277,8 @@ class Connection:
         self._interruptible = False
         if count == 0:
             raise ConnectionLost(f"{self.peer}: left within a frame")
+        if self._stopping:
+            await trio.lowlevel.checkpoint_if_cancelled()
         return count
 
     async def _grow(self, buffer: bytearray, size: int) -> int:
@@ -271,8 +286,12 @@ class Connection:
         budget = self._shared.budget
         step = min(len(buffer), size - len(buffer))
         if budget.is_spent:
-            await budget.wait_for_room()
-        budget.reserve(step)
+            self._frame_started = None
+            self._interruptible = True
+        await budget.grow(step, self)
+        self._interruptible = False
+        if self._frame_started is None:
+            self._frame_started = self._shared.clock.monotonic()
         buffer.extend(bytes(step))
         return step
 
@@ -341,6 +360,7 @@ class Connection:
                         await self._wake_writer.wait()
                 if not self._finish_some():
                     self._outbox[0] = await head.finish()
+                self._last_active = monotonic()  # the wait was not for the peer to take its response
             await self._send_ready()
             self._last_active = monotonic()
             if self._room:
@@ -402,14 +422,22 @@ class Connection:
                     if gathered:
                         await self._stream.send_all(gathered, more=True)
                         gathered.clear()
-                    await self._stream.send_file(part.file, part.position, part.count)
-                    self._send_started = self._shared.clock.monotonic()
+                    await self._send_range(part)
                     part.release()
                 sent += 1
             if gathered:
                 await self._stream.send_all(gathered)
         finally:
             release(parts[sent:])
+
+    async def _send_range(self, part: FileRange) -> None:
+        """Send a log slice; the deadline is for each step of it, since a large one takes a slow peer long."""
+        position, end = part.position, part.position + part.count
+        while position < end:
+            count = min(SEND_STEP_BYTES, end - position)
+            await self._stream.send_file(part.file, position, count)
+            self._send_started = self._shared.clock.monotonic()
+            position += count
 
 
 def _first_line(error: BaseException) -> str:

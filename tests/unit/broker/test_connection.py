@@ -7,11 +7,15 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 import trio.testing
+from tests.support.memory_files import MemoryFiles
+from tests.support.metadata_plane import TrioClock
 from tests.support.streams import ScriptedStream
 
 from penstock.broker.budget import ByteBudget
 from penstock.broker.connection import (
+    GROWTH_BYTES_MAX,
     PENDING_REPLIES_MAX,
+    SEND_STEP_BYTES,
     Connection,
     ConnectionLimits,
     ConnectionShared,
@@ -19,7 +23,7 @@ from penstock.broker.connection import (
 )
 from penstock.broker.replies import Parts, Reply
 from penstock.protocol.errors import ProtocolError
-from penstock.runtime.system_clock import SystemClock
+from penstock.runtime.files import File
 
 LIMITS = ConnectionLimits(
     frame_bytes_max=4 << 20,
@@ -75,7 +79,7 @@ class Session:
         self.stream = ScriptedStream()
         self.echo = Echo()
         self.budget = ByteBudget(budget_bytes)
-        self.shared = ConnectionShared(self.echo, limits, self.budget, SystemClock())
+        self.shared = ConnectionShared(self.echo, limits, self.budget, TrioClock())
         self.connection = Connection(self.stream, "PLAINTEXT", self.shared)
         self.ended = trio.Event()
 
@@ -331,3 +335,130 @@ async def test_reading_waits_while_the_byte_budget_is_spent() -> None:
         assert b"[b]" not in await session.settle()
         session.budget.release(1 << 20)
         assert await session.settle() == b"[a][b]", first
+
+
+async def test_large_frames_that_fill_the_budget_do_not_wait_for_each_other_for_ever() -> None:
+    body = bytes(3 << 20)
+    async with running(budget_bytes=2 * GROWTH_BYTES_MAX) as session, trio.open_nursery() as nursery:
+        streams = [session.stream, ScriptedStream(), ScriptedStream()]
+        for stream in streams[1:]:
+            nursery.start_soon(Connection(stream, "PLAINTEXT", session.shared).serve)
+        await session.settle()
+        for stream in streams:
+            stream.feed(frame(body)[:200_000])
+            await session.settle()
+        for stream in streams:
+            stream.feed(frame(body)[200_000:])
+        await session.settle()
+        assert [len(seen) for seen in session.echo.seen] == [len(body)] * 3
+        assert session.budget.held_bytes == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_frame_that_begins_while_the_budget_is_spent_takes_nothing_and_is_not_overdue() -> None:
+    async with running(budget_bytes=1 << 20) as session:
+        await session.settle()
+        session.budget.reserve(1 << 20)
+        session.stream.feed(frame(b"a") + frame(bytes(500_000))[:100_000])
+        assert await session.settle() == b"[a]", "what came before is answered"
+        assert session.budget.held_bytes == 1 << 20
+        session.connection.close_if_overdue(trio.current_time() + 31)
+        assert not session.stream.closed, "it is the broker that keeps the peer waiting"
+        session.stream.feed(frame(bytes(500_000))[100_000:])
+        session.budget.release(1 << 20)
+        await session.settle()
+        assert [len(seen) for seen in session.echo.seen] == [1, 500_000]
+
+
+async def test_batches_that_wait_for_the_disk_hold_large_frames_back() -> None:
+    async with running(budget_bytes=2 << 20) as session:
+        await session.settle()
+        session.stream.feed(frame(bytes(3 << 20))[:1000])
+        await session.settle()
+        session.budget.hold(1 << 20)
+        session.stream.feed(frame(bytes(3 << 20))[1000:])
+        await session.settle()
+        assert session.echo.seen == [], "it can wait: the disk gives bytes back"
+        session.budget.hold(-(1 << 20))
+        await session.settle()
+        assert len(session.echo.seen) == 1
+
+
+async def test_write_deadline_does_not_begin_before_there_is_a_response(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running() as session:
+        promise = Promise(b"x")
+        session.echo.answers = {b"a": lambda: promise}
+        session.stream.feed(frame(b"a"))
+        await trio.sleep(100)
+        session.stream.block_sends()
+        promise.resolve()
+        await session.settle()
+        session.connection.close_if_overdue(trio.current_time() + 1)
+        assert not session.stream.closed
+        session.connection.close_if_overdue(trio.current_time() + 61)
+        assert session.stream.closed
+
+
+class Range:
+    """A part of a file, as a log slice is."""
+
+    def __init__(self, file: File, count: int) -> None:
+        self.file = file
+        self.position = 0
+        self.count = count
+        self.released = False
+
+    def release(self) -> None:
+        self.released = True
+
+
+class SlowStream(ScriptedStream):
+    """Takes a file's bytes 40 s for each call."""
+
+    async def send_file(self, file: File, position: int, count: int) -> None:
+        await trio.sleep(40)
+        await super().send_file(file, position, count)
+
+
+async def test_slow_peer_that_takes_a_large_response_step_by_step_is_not_cut_off(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    size = 2 * SEND_STEP_BYTES + 5
+    file = MemoryFiles().open("log", write=True, create=True)
+    file.pwrite(bytes(size), 0)
+    part = Range(file, size)
+    session = Session()
+    session.stream = SlowStream()
+    session.connection = Connection(session.stream, "PLAINTEXT", session.shared)
+    session.echo.answers = {b"a": lambda: [b"head", part]}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.run)
+        session.stream.feed(frame(b"a"))
+        while len(session.stream.sent) < 4 + size:
+            await trio.sleep(1)
+            session.connection.close_if_overdue(trio.current_time())
+            assert not session.stream.closed
+        assert part.released
+        nursery.cancel_scope.cancel()
+
+
+async def test_request_that_arrives_as_the_broker_stops_is_not_begun() -> None:
+    async with running() as session:
+        await session.settle()
+        session.stream.feed(frame(b"a"))
+        session.connection.stop()
+        await session.ended.wait()
+        assert session.echo.seen == [], "its response could not be sent whole"
+
+
+async def test_frame_that_becomes_whole_as_the_broker_stops_is_not_begun() -> None:
+    async with running() as session:
+        session.stream.feed(frame(b"abc")[:7])
+        await session.settle()
+        session.stream.feed(frame(b"abc")[7:])
+        session.connection.stop()
+        await session.ended.wait()
+        assert session.echo.seen == []
+        assert session.budget.held_bytes == 0
