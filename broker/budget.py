@@ -7,17 +7,19 @@ class ByteBudget:
     """Counts bytes that are held for requests; readers wait while it is spent.
 
     Two kinds of bytes: those of frames that are being read, and those of batches that wait for the disk (`hold`), which come back by
-    themselves. No frame begins while the budget is spent. A frame that has begun waits before it grows; but where only such frames hold
-    the budget they would wait for each other for ever, so one of them at a time goes on without room. So the bytes held exceed the bound
-    by one frame at most, and one first step (1 MiB) or batch.
+    themselves. No large frame begins while the budget is spent; small ones do, unless the disk is behind by all of it, so that large
+    claims can't keep others out. A frame that has begun waits before it grows; but where only such frames hold the budget they would
+    wait for each other for ever, so one of them at a time goes on without room. So the bytes held exceed the bound by one frame at most,
+    and by what each connection may have at once (64 KiB).
     """
 
-    __slots__ = ("_ahead", "_limit_bytes", "_parked", "_waiting_bytes", "held_bytes")
+    __slots__ = ("_ahead", "_behind", "_limit_bytes", "_parked", "_waiting_bytes", "held_bytes")
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._parked = trio.lowlevel.ParkingLot()
         self._ahead: object | None = None
+        self._behind = trio.lowlevel.ParkingLot()
         self._waiting_bytes = 0
         self.held_bytes = 0
 
@@ -25,6 +27,11 @@ class ByteBudget:
     def is_spent(self) -> bool:
         """Whether readers have to wait."""
         return self.held_bytes >= self._limit_bytes
+
+    @property
+    def disk_is_behind(self) -> bool:
+        """Whether the batches that wait for the disk alone are the whole budget: nothing more is read then."""
+        return self._waiting_bytes >= self._limit_bytes
 
     def reserve(self, count: int) -> None:
         """Hold `count` more bytes for a frame, whether there is room or not."""
@@ -42,6 +49,8 @@ class ByteBudget:
         assert self._waiting_bytes >= 0, self._waiting_bytes
         if count < 0:
             self._give_back(-count)
+            if self._behind and not self.disk_is_behind:
+                self._behind.unpark_all()
         else:
             self.held_bytes += count
 
@@ -65,6 +74,11 @@ class ByteBudget:
         while self.is_spent:
             await self._parked.park()
 
+    async def wait_for_disk(self) -> None:
+        """Return once the disk is no longer behind. Cancellation: nothing changes."""
+        while self.disk_is_behind:
+            await self._behind.park()
+
 
 class BufferPool:
     """Frame buffers for reuse, so that a stream of 1 MB frames does not fault in fresh pages for each.
@@ -79,12 +93,12 @@ class BufferPool:
         self._keep_count = keep_count
         self._keep_bytes = keep_bytes
 
-    def take(self, size_bytes: int) -> bytearray:
-        """A buffer of at least `size_bytes` with arbitrary content."""
+    def take(self, wanted_bytes: int, least_bytes: int) -> bytearray:
+        """A kept buffer of at least `wanted_bytes`, its content arbitrary; where there is none, a new one of `least_bytes`."""
         for place, buffer in enumerate(self._free):
-            if len(buffer) >= size_bytes:
+            if len(buffer) >= wanted_bytes:
                 return self._free.pop(place)
-        return bytearray(size_bytes)
+        return bytearray(least_bytes)
 
     def give(self, buffer: bytearray) -> None:
         """Hand a buffer back. Nobody may hold a view of it."""

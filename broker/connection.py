@@ -28,7 +28,8 @@ from penstock.runtime.network import ConnectionLost, Stream
 log = logging.getLogger(__name__)
 
 SCRATCH_SIZE_BYTES = 128 * 1024
-GROWTH_BYTES_MAX = 1 << 20
+FIRST_BYTES = 64 * 1024
+"""What a frame is given at once; from there its buffer doubles as its bytes arrive."""
 PENDING_REPLIES_MAX = 128
 BUFFERS_PER_SEND = 64
 SEND_STEP_BYTES = 4 << 20
@@ -165,8 +166,8 @@ class Connection:
         reads = total = 0
         while not self._stopping:
             self._interruptible = True
-            if shared.budget.is_spent:
-                await shared.budget.wait_for_room()
+            if shared.budget.disk_is_behind:
+                await shared.budget.wait_for_disk()
             count = await receive_into(scratch)
             self._interruptible = False
             if count == 0:
@@ -176,13 +177,11 @@ class Connection:
             self._last_active = monotonic()
             view = scratch[:count]
             position = self._take_frames(view)
-            while self._awaited is not None:
+            if self._awaited is not None:
                 view = memoryview(
                     bytes(view[position:])
                 )  # others use the scratch while this connection waits
-                awaited, self._awaited = self._awaited, None
-                await awaited
-                position = self._take_frames(view)
+                position = await self._take_slowly(view)
             if position < len(view):
                 await self._read_rest(view[position:])
             elif self._outbox and not self._writer_running:
@@ -194,6 +193,21 @@ class Connection:
             if total >= YIELD_AFTER_BYTES or reads >= YIELD_AFTER_READS:
                 reads = total = 0
                 await trio.lowlevel.checkpoint()
+
+    async def _take_slowly(self, view: memoryview) -> int:
+        """Wait for what `_awaited` says, and go on with the whole frames in `view`; each answer is sent before the next frame."""
+        position = 0
+        while self._awaited is not None:
+            awaited, self._awaited = self._awaited, None
+            await awaited
+            if self._outbox and not self._writer_running:
+                await self._send_ready()
+            if len(self._outbox) >= PENDING_REPLIES_MAX:
+                await self._wait_for_outbox()
+            if position < len(view):
+                await trio.lowlevel.checkpoint()
+                position += self._take_frames(view[position:])
+        return position
 
     def _take_frames(self, view: memoryview) -> int:
         """Handle the whole frames in `view`, and return where the rest begins.
@@ -223,7 +237,7 @@ class Connection:
         (size,) = _read_size(rest, 0)
         self._check_size(size, rest[4:HEAD_BYTES])
         shared = self._shared
-        if shared.budget.is_spent:
+        if size > FIRST_BYTES and shared.budget.is_spent:
             rest = memoryview(bytes(rest))  # others use the scratch while this connection waits
             if self._outbox and not self._writer_running:
                 await self._send_ready()
@@ -233,7 +247,7 @@ class Connection:
             self._interruptible = False
             self._frame_started = shared.clock.monotonic()
         head = rest[4 : 4 + size]
-        buffer = shared.pool.take(max(min(size, GROWTH_BYTES_MAX), len(head)))
+        buffer = shared.pool.take(size, max(min(size, FIRST_BYTES), len(head)))
         buffer[: len(head)] = head
         reserved = len(buffer)
         shared.budget.reserve(reserved)

@@ -13,7 +13,7 @@ from tests.support.streams import ScriptedStream
 
 from penstock.broker.budget import ByteBudget
 from penstock.broker.connection import (
-    GROWTH_BYTES_MAX,
+    FIRST_BYTES,
     PENDING_REPLIES_MAX,
     SEND_STEP_BYTES,
     Connection,
@@ -327,19 +327,66 @@ async def test_bad_bytes_close_with_one_log_line(caplog: pytest.LogCaptureFixtur
 
 async def test_reading_waits_while_the_byte_budget_is_spent() -> None:
     async with running(budget_bytes=1 << 20) as session:
-        session.budget.reserve(1 << 20)
+        session.budget.hold(1 << 20)
         await session.settle()
         session.stream.feed(frame(b"a"))
         first = await session.settle()  # the read that was under way may still come
         session.stream.feed(frame(b"b"))
         assert b"[b]" not in await session.settle()
-        session.budget.release(1 << 20)
+        session.budget.hold(-(1 << 20))
         assert await session.settle() == b"[a][b]", first
+
+
+async def test_large_claims_do_not_keep_small_requests_out() -> None:
+    async with running(budget_bytes=1 << 20) as session:
+        session.budget.reserve(1 << 20)
+        session.stream.feed(frame(b"a") + frame(b"b")[:7])
+        await session.settle()
+        session.stream.feed(frame(b"b")[7:])
+        assert await session.settle() == b"[a][b]"
+        session.stream.feed(frame(bytes(300_000)))
+        assert await session.settle() == b"[a][b]", "a large one waits for room"
+        session.budget.release(1 << 20)
+        assert (await session.settle()).startswith(b"[a][b][\0")
+
+
+async def test_flood_of_requests_that_are_awaited_lets_others_in_and_holds_one_answer() -> None:
+    async with running() as session, trio.open_nursery() as nursery:
+
+        async def handle() -> Outcome:
+            return [b"x" * 1000]
+
+        session.echo.answers = {b"slow": handle}
+        session.stream.block_sends()
+        session.stream.feed(frame(b"slow") * 500)
+        await session.settle()
+        assert session.echo.seen.count(b"slow") == 1, "what is not taken is not asked for again"
+        other = ScriptedStream()
+        nursery.start_soon(Connection(other, "PLAINTEXT", session.shared).serve)
+        other.feed(frame(b"b"))
+        await session.settle()
+        assert bytes(other.sent) == b"[b]"
+        nursery.cancel_scope.cancel()
+
+
+async def test_many_awaited_requests_in_one_read_are_answered_in_order() -> None:
+    async with running() as session:
+        order = iter(range(1000))
+
+        async def handle() -> Outcome:
+            number = next(order)
+            await trio.lowlevel.checkpoint()
+            return [b"%d," % number]
+
+        session.echo.answers = {b"slow": handle}
+        session.stream.feed(frame(b"slow") * 1000 + frame(b"end"))
+        expected = b"".join(b"%d," % number for number in range(1000)) + b"[end]"
+        assert await session.settle() == expected
 
 
 async def test_large_frames_that_fill_the_budget_do_not_wait_for_each_other_for_ever() -> None:
     body = bytes(3 << 20)
-    async with running(budget_bytes=2 * GROWTH_BYTES_MAX) as session, trio.open_nursery() as nursery:
+    async with running(budget_bytes=2 * FIRST_BYTES) as session, trio.open_nursery() as nursery:
         streams = [session.stream, ScriptedStream(), ScriptedStream()]
         for stream in streams[1:]:
             nursery.start_soon(Connection(stream, "PLAINTEXT", session.shared).serve)
