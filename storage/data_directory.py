@@ -16,6 +16,7 @@ directories. Knows nothing of what is inside a log.
 Invariants:
     - The marker is gone, durably, before any log is opened, and comes back only after all of them were closed without an error.
     - An offset in a checkpoint is never that of an earlier partition of the same name: it is taken out, durably, before the new one exists.
+    - Checkpoints are written by one worker at a time: they share a temporary file, and what one takes out the other must not put back.
     - Writing a checkpoint keeps the entries of partitions that could not be opened: without its recovery point damage looks like a torn tail.
 
 Source: Kafka's `LogManager`, `MetaProperties`, `CleanShutdownFileHandler`.
@@ -23,6 +24,7 @@ Source: Kafka's `LogManager`, `MetaProperties`, `CleanShutdownFileHandler`.
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from threading import Lock
 
 from penstock.runtime.clock import Random
 from penstock.runtime.files import FileLock, FileSystem, read_file, replace_file
@@ -76,6 +78,7 @@ class DataDirectory:
         self._files = files
         self._lock = lock
         self._properties = properties
+        self._checkpoints_lock = Lock()
 
     @classmethod
     def open(
@@ -201,7 +204,8 @@ class DataDirectory:
             except TopicIdMismatch:
                 stray = self._put_aside(topic, partition, STRAY_DIRECTORY_SUFFIX)
                 self.notes.append(f"{path} was of another topic of that name; it is {stray} now")
-        self._forget_offsets((topic, partition))
+        with self._checkpoints_lock:
+            self._forget_offsets((topic, partition))
         return create_log(self._files, path, topic_id, config, pool=self.pool)
 
     def set_strays_aside(self, known: AbstractSet[TopicPartition]) -> list[str]:
@@ -231,15 +235,18 @@ class DataDirectory:
 
     def write_recovery_points(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Durable on return. The offsets are `durable_end_offset`s; those of partitions not named stay. Raises StorageError."""
-        self.recovery_points = self._write(RECOVERY_POINT_CHECKPOINT, self.recovery_points, offsets)
+        with self._checkpoints_lock:
+            self.recovery_points = self._write(RECOVERY_POINT_CHECKPOINT, self.recovery_points, offsets)
 
     def write_log_starts(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Durable on return; to be done before `Log.delete_old_segments`. Raises StorageError."""
-        self.log_starts = self._write(LOG_START_CHECKPOINT, self.log_starts, offsets)
+        with self._checkpoints_lock:
+            self.log_starts = self._write(LOG_START_CHECKPOINT, self.log_starts, offsets)
 
     def write_high_watermarks(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Durable on return. Raises StorageError."""
-        self.high_watermarks = self._write(HIGH_WATERMARK_CHECKPOINT, self.high_watermarks, offsets)
+        with self._checkpoints_lock:
+            self.high_watermarks = self._write(HIGH_WATERMARK_CHECKPOINT, self.high_watermarks, offsets)
 
     def _write(
         self, name: str, old: Mapping[TopicPartition, int], new: Mapping[TopicPartition, int]

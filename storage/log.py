@@ -266,7 +266,6 @@ class Log(LogWriter):
             self._producers,
             self._segments,
             self._snapshot_offsets,
-            log_start_offset=self._log_start_offset,
             log_end_offset=self._log_end_offset,
             now_ms=now_ms,
             rules=self._rules,

@@ -2,8 +2,9 @@
 
 Owns which `.snapshot` files are usable. Knows not why state is loaded: at opening, or after a truncation.
 
-A snapshot taken at offset n holds what the batches below n did. One above the log's end tells of batches that are gone, and one that
-fails its checksum tells nothing: both are removed.
+A snapshot taken at offset n holds what the batches below n did. It is usable if all batches from n on are there to be read: one below
+the first segment would leave a hole, in which a producer's sequence went on. One above the log's end tells of batches that are gone, and one
+that fails its checksum tells nothing. All of these are removed.
 """
 
 from penstock.runtime.files import read_file
@@ -20,7 +21,6 @@ def load_producers(
     segments: tuple[Segment, ...],
     snapshot_offsets: set[int],
     *,
-    log_start_offset: int,
     log_end_offset: int,
     now_ms: int,
     rules: ChainRules,
@@ -33,16 +33,16 @@ def load_producers(
     directory = segments[0].directory
     notes: list[str] = []
     state.clear()
-    start_offset = max(log_start_offset, segments[0].base_offset)
+    start_offset = segments[0].base_offset
     for offset in sorted(snapshot_offsets, reverse=True):
         path = f"{directory}/{segment_file_name(offset, SNAPSHOT_SUFFIX)}"
-        if offset <= log_end_offset:
+        if segments[0].base_offset <= offset <= log_end_offset:
             try:
                 state.load_snapshot(read_file(files, path), now_ms=now_ms, path=path)
             except CorruptFile as error:
                 notes.append(str(error))
             else:
-                start_offset = max(start_offset, offset)
+                start_offset = offset
                 break
         files.unlink(path)
         snapshot_offsets.discard(offset)

@@ -85,7 +85,7 @@ def read_directory(
     else:
         opening.recover(recovery_point, log_start_offset)
     opening.finish(log_start_offset)
-    opening.load_producers(log_start_offset)
+    opening.load_producers()
     return opening.state(found_id, log_start_offset)
 
 
@@ -404,13 +404,12 @@ class _Opening:
         self._segments[0].reset_bookkeeping()
         self._log_end_offset = log_start_offset
 
-    def load_producers(self, log_start_offset: int) -> None:
+    def load_producers(self) -> None:
         """The state of the idempotent producers."""
         self._report.notes += load_producers(
             self._producers,
             tuple(self._segments),
             self._snapshot_offsets,
-            log_start_offset=log_start_offset,
             log_end_offset=self._log_end_offset,
             now_ms=self._now_ms,
             rules=self._rules,

@@ -5,18 +5,21 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
-from tests.support.logs import NOW_MS, TOPIC_ID, append, batch
+from tests.support.logs import NOW_MS, TOPIC_ID, append, batch, fill, new_log
+from tests.support.memory_files import MemoryFiles
 
 from penstock.protocol.record_batch import iterate_batches, verify_crc
 from penstock.runtime.posix_files import PosixFileSystem
 from penstock.storage.errors import NotResident, OffsetOutOfRange
 from penstock.storage.log import Log, create_log
 from penstock.storage.log_config import LogConfig
+from penstock.storage.segment import TAIL_BATCHES_MIN
 from penstock.storage.segment_files import SegmentFiles
 
-APPEND_COUNT = 6000
 CONFIG = LogConfig(segment_bytes=20_000, index_interval_bytes=300)
 
 
@@ -32,8 +35,9 @@ def hasty_threads() -> Generator[None, None, None]:
 class Bustle:
     """An appender in this thread, others beside it until it is done; what goes wrong in any of them is raised."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, append_count: int = 6000) -> None:
         self.log = log
+        self.append_count = append_count
         self.lane = threading.Lock()
         """Appends are held back while it is held."""
         self.done = threading.Event()
@@ -43,7 +47,7 @@ class Bustle:
         with ThreadPoolExecutor(len(others)) as threads:
             running = [threads.submit(self._repeat, other) for other in others]
             try:
-                for number in range(APPEND_COUNT):
+                for number in range(self.append_count):
                     with self.lane:
                         append(self.log, batch(1 + number % 3, timestamps_ms=1000 + number))
                     self.visible = self.log.log_end_offset
@@ -133,7 +137,7 @@ def test_readers_of_the_end_beside_appends_and_rolls(tmp_path: Path) -> None:
 
 
 def test_readers_beside_truncations(tmp_path: Path) -> None:
-    bustle = Bustle(log := make_log(tmp_path))
+    bustle = Bustle(log := make_log(tmp_path), append_count=2000)
 
     def truncate() -> None:
         with bustle.lane:
@@ -154,3 +158,74 @@ def test_readers_beside_truncations(tmp_path: Path) -> None:
 
     bustle.run(truncate, read, read)
     log.close()
+
+
+# Threads meet by chance; a trace function makes them meet at every line.
+
+
+def at_each_line(names: frozenset[str], action: Callable[[], None]) -> Callable[[FrameType, str, Any], Any]:
+    """A trace function that calls `action` before each line of the functions of these names."""
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_name not in names:
+            return trace if event == "call" else None
+        if event == "line":
+            action()
+        return trace
+
+    return trace
+
+
+def last_batch_before(log: Log, end: int) -> tuple[int, int]:
+    with log.read(end - 1, 1 << 20, end, resident_only=True) as part:
+        headers = [header for header, _ in iterate_batches(part.read())]
+    return headers[0].base_offset, headers[-1].next_offset
+
+
+@pytest.mark.parametrize("before", [5, 2 * TAIL_BATCHES_MIN - 1, 3 * TAIL_BATCHES_MIN])
+def test_a_read_at_any_line_of_an_append_sees_what_was_visible(before: int) -> None:
+    log = new_log(MemoryFiles())
+    fill(log, before)
+    read_count = 0
+
+    def read() -> None:
+        nonlocal read_count
+        read_count += 1
+        for end in (before, before - 1):
+            assert last_batch_before(log, end) == (end - 1, end)
+
+    sys.settrace(at_each_line(frozenset({"append_as_leader", "_write", "note_appended", "trimmed"}), read))
+    try:
+        fill(log, 1)
+    finally:
+        sys.settrace(None)
+    assert read_count > 15
+    assert last_batch_before(log, before + 1) == (before, before + 1)
+
+
+@pytest.mark.parametrize("before", [5, 2 * TAIL_BATCHES_MIN - 1])
+def test_an_append_at_any_line_of_a_read_changes_nothing_for_it(before: int) -> None:
+    names = frozenset({"read", "read_slice", "_slice_of_segment", "_end_in_tail", "_make_slice", "find"})
+    for line in range(1, 200):
+        log = new_log(MemoryFiles())
+        fill(log, before)
+        passed = 0
+
+        def write() -> None:
+            nonlocal passed
+            passed += 1
+            if passed == line:  # noqa: B023
+                fill(log, 1)  # noqa: B023
+
+        sys.settrace(at_each_line(names, write))
+        try:
+            with log.read(before - 1, 1 << 20, before, resident_only=True) as part:
+                sys.settrace(None)
+                headers = [header for header, _ in iterate_batches(part.read())]
+        finally:
+            sys.settrace(None)
+        assert [(header.base_offset, header.next_offset) for header in headers] == [(before - 1, before)]
+        if passed < line:
+            assert line > 20
+            return
+    raise AssertionError("the read never came to its end")

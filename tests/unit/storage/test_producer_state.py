@@ -167,6 +167,40 @@ def test_a_damaged_snapshot_falls_back_to_an_older_one_and_the_log(damage: bytes
     assert not files.exists(newest)
 
 
+def test_batches_below_the_log_start_still_count_for_their_producer() -> None:
+    """A snapshot from before them would name a last sequence that is not the last, and the next batch would be refused."""
+    files = MemoryFiles()
+    log = new_log(files)
+    send(log, 0)
+    log.write_producer_snapshot()
+    send(log, 1)
+    send(log, 2)
+    log.advance_log_start_offset(2)
+    log.truncate_to(2)
+    assert send(log, 2) == 2
+    log.sync()
+    files.kill()
+    log = reopen(files, log_start_offset=3)
+    assert send(log, 3) == 3
+
+
+def test_a_snapshot_with_a_hole_behind_it_is_not_believed() -> None:
+    files = MemoryFiles()
+    log = new_log(files)
+    send(log, 0)
+    log.write_producer_snapshot()
+    stale = files.content(f"{DIRECTORY}/00000000000000000001.snapshot")
+    send(log, 1)
+    log.roll(NOW_MS)
+    log.advance_log_start_offset(2)
+    log.delete_old_segments()
+    files.kill()
+    files.replace(f"{DIRECTORY}/00000000000000000001.snapshot", stale)
+    files.unlink(f"{DIRECTORY}/00000000000000000002.snapshot")
+    log = reopen(files, log_start_offset=2)
+    assert send(log, 2) == 2
+
+
 def test_a_snapshot_from_beyond_the_end_is_not_believed() -> None:
     files = MemoryFiles()
     log = new_log(files)
