@@ -9,13 +9,14 @@ appends, at most one for each log: one sync serves all that wait.
 """
 
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
 from penstock.broker.ack import PendingAcks
+from penstock.broker.lane import Lane
 from penstock.broker.partition_machine import (
     AdvanceHighWatermark,
     Appended,
@@ -32,6 +33,7 @@ from penstock.broker.partition_machine import (
     Synced,
 )
 from penstock.broker.rewrite import Rewriter
+from penstock.broker.workers import run_storage
 from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode, InvalidBatch
 from penstock.protocol.produce import ProducePartitionResult
@@ -44,9 +46,16 @@ from penstock.storage.log import AppendInfo, Log, LogSlice
 from penstock.storage.log_config import LogConfig
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 SLOW_APPEND_S = 0.005
 """An append that takes longer moves the log's appends to its lane until one is faster again (DESIGN section 5)."""
+HELD_OVERHEAD_BYTES = 1024
+"""What a batch that waits for the lane takes besides its own bytes: small batches would else cost far more than is counted."""
+GONE = -1
+"""Told to fetch waiters when the partition is not served here any more."""
+NO_TIMESTAMP = -1
 ACKS_ALL = -1
 ACKS_NONE = 0
 
@@ -101,16 +110,19 @@ class Partition:
         self.machine = machine
         self.high_watermark = machine.high_watermark
         self.fetch_waiters: set[Callable[[int], None]] = set()
+        """Told how many bytes have become visible, about, or GONE."""
         self._services = services
         self._monotonic = services.clock.monotonic
         self._wall_ms = services.clock.wall_ms
         self.epoch_start_offset = 0
         """Where the present leader epoch began: until the high watermark is there, the end is not known (KIP-207)."""
         self._acks = PendingAcks()
-        self._jobs: deque[Callable[[], Awaitable[None]]] = deque()
-        self._lane_idle: trio.Event | None = None
+        self._lane = Lane(f"{topic}-{index}", services.spawn)
         self._sync_idle: trio.Event | None = None
         self._slow = False
+        self._is_broken = False
+        self._is_appending = False
+        self._epoch_to_start: int | None = None
         self._prepared_epoch = -1
         self._invisible_bytes = 0
         self._unflushed_records = 0
@@ -155,7 +167,7 @@ class Partition:
             log.warning("%s-%d: refused a batch: %s", self.topic, self.index, error)
             return True
         if (
-            self._jobs
+            self._lane.is_busy
             or self._slow
             or self._prepared_epoch != machine.leader_epoch
             or self.settings.rewriter is not None
@@ -174,11 +186,9 @@ class Partition:
         settings = self.settings
         if header.attributes & TRANSACTIONAL_FLAG:
             raise InvalidBatch(ErrorCode.INVALID_TXN_STATE, "a transactional batch outside of a transaction")
-        if header.size_bytes > settings.max_message_bytes:
-            raise InvalidBatch(
-                ErrorCode.MESSAGE_TOO_LARGE,
-                f"a batch of {header.size_bytes} bytes is over max.message.bytes={settings.max_message_bytes}",
-            )
+        self._check_size(header)
+        if settings.log_config.log_append_time or header.base_timestamp == NO_TIMESTAMP:
+            return
         if (
             header.max_timestamp - now_ms > settings.timestamp_after_max_ms
             or now_ms - header.base_timestamp > settings.timestamp_before_max_ms
@@ -187,6 +197,13 @@ class Partition:
                 ErrorCode.INVALID_TIMESTAMP,
                 f"timestamps {header.base_timestamp} to {header.max_timestamp} are out of the bounds of "
                 f"message.timestamp.before.max.ms and message.timestamp.after.max.ms",
+            )
+
+    def _check_size(self, header: BatchHeader) -> None:
+        if header.size_bytes > self.settings.max_message_bytes:
+            raise InvalidBatch(
+                ErrorCode.MESSAGE_TOO_LARGE,
+                f"a batch of {header.size_bytes} bytes is over max.message.bytes={self.settings.max_message_bytes}",
             )
 
     def _append(
@@ -208,24 +225,22 @@ class Partition:
         except PenstockError as error:
             self._append_refused(error, result)
             return True
-        return self._appended(
-            info.base_offset, info.last_offset + 1, header, info.log_append_time_ms, acks, result, done
-        )
+        return self._appended(info, header, acks, result, done)
 
     def _appended(
         self,
-        base_offset: int,
-        end_offset: int,
+        info: AppendInfo,
         header: BatchHeader,
-        log_append_time_ms: int,
         acks: int,
         result: ProducePartitionResult,
         done: Callable[[], None],
     ) -> bool:
-        result.base_offset = base_offset
-        result.log_append_time_ms = log_append_time_ms
+        result.error_code = ErrorCode.NONE
+        result.base_offset = info.base_offset
+        result.log_append_time_ms = info.log_append_time_ms
         result.log_start_offset = self.log.log_start_offset
-        self._invisible_bytes += header.size_bytes
+        if not info.is_duplicate:
+            self._invisible_bytes += header.size_bytes
         machine = self.machine
         self._do(machine.step(Appended(self.log.log_end_offset)))
         if machine.write_caching:
@@ -234,11 +249,17 @@ class Partition:
             self._start_sync()
         if acks == ACKS_NONE:
             return True
-        reached = self.high_watermark if acks == ACKS_ALL else machine.counted_end_offset
+        end_offset = info.last_offset + 1
+        reached = self._committed_end_offset if acks == ACKS_ALL else machine.counted_end_offset
         if end_offset <= reached:
             return True
         self._acks.add(end_offset, acks == ACKS_ALL, result, done)
         return False
+
+    @property
+    def _committed_end_offset(self) -> int:
+        """Up to where acks=all is kept. The high watermark alone may be above what is durable after write.caching was turned off."""
+        return min(self.high_watermark, self.machine.counted_end_offset)
 
     def _append_refused(self, error: PenstockError, result: ProducePartitionResult) -> None:
         """Nothing was appended: say why, by Kafka's code."""
@@ -257,7 +278,7 @@ class Partition:
     @property
     def refusal(self) -> ErrorCode:
         """The code for a request that only a leader can answer, where this broker is none."""
-        if self.log.failure is not None:
+        if self.log.failure is not None or self._is_broken:
             return ErrorCode.KAFKA_STORAGE_ERROR
         return ErrorCode.NOT_LEADER_OR_FOLLOWER
 
@@ -270,19 +291,24 @@ class Partition:
         done: Callable[[], None],
     ) -> None:
         """Queue the append on the lane: something must run on a worker before it, or the disk is slow."""
-        self._services.hold_bytes(len(batch))
-        result.error_code = (
-            ErrorCode.REQUEST_TIMED_OUT
-        )  # what stands there if the producer's patience ends first
+        held_bytes = len(batch) + HELD_OVERHEAD_BYTES
+        self._services.hold_bytes(held_bytes)
+        # what stands there if the producer's patience ends first
+        result.error_code = ErrorCode.REQUEST_TIMED_OUT
 
         async def job() -> None:
             try:
-                if await self._append_in_lane(batch, header, acks, result, done):
-                    done()
+                is_final = await self._append_in_lane(batch, header, acks, result, done)
+            except Exception:
+                result.error_code = ErrorCode.UNKNOWN_SERVER_ERROR
+                done()
+                raise
             finally:
-                self._services.hold_bytes(-len(batch))
+                self._services.hold_bytes(-held_bytes)
+            if is_final:
+                done()
 
-        self._enqueue(job)
+        self._lane.enqueue(job)
 
     async def _append_in_lane(
         self,
@@ -292,37 +318,46 @@ class Partition:
         result: ProducePartitionResult,
         done: Callable[[], None],
     ) -> bool:
-        """What `produce` did not do at once, in its turn; same answer as `produce`."""
-        if self.machine.role is not Role.LEADER:
-            result.error_code = self.refusal
-            return True
+        """What `produce` did not do at once, in its turn; same answer as `produce`.
+
+        Whatever is awaited, this broker may lead no longer when it comes back. And until the append is done the result stays at
+        REQUEST_TIMED_OUT: it may be sent at any time.
+        """
         now_ms = self._wall_ms()
         view = memoryview(batch)
         try:
-            if self.settings.rewriter is not None:
-                view, header = await self._services.threads.run(self.settings.rewriter, view, now_ms)
-            await self._make_ready(header, now_ms)
-            result.error_code = ErrorCode.NONE
-            if not self._slow:  # nothing in the way any more: the queue drains at the event loop's pace
-                return self._append(view, header, now_ms, acks, result, done)
-            info = await self._append_slowly(view, header, now_ms)
+            if self.settings.rewriter is not None and self.is_leader:
+                view, header = await self._run(self.settings.rewriter, view, now_ms)
+                self._check_size(header)
+            if await self._make_ready(header, now_ms):
+                if not self._slow:  # nothing in the way any more: the queue drains at the event loop's pace
+                    result.error_code = ErrorCode.NONE
+                    return self._append(view, header, now_ms, acks, result, done)
+                info = await self._append_slowly(view, header, now_ms)
+                if self.is_leader:
+                    return self._appended(info, header, acks, result, done)
         except PenstockError as error:
             self._append_refused(error, result)
             return True
-        return self._appended(
-            info.base_offset, info.last_offset + 1, header, info.log_append_time_ms, acks, result, done
-        )
+        result.error_code = self.refusal
+        return True
 
-    async def _make_ready(self, header: BatchHeader, now_ms: int) -> None:
-        """What has to be done on a worker before the batch can be appended: the epoch's first time, and a roll."""
-        run = self._services.threads.run
-        epoch = self.machine.leader_epoch
-        if self._prepared_epoch != epoch:
-            await run(self.log.prepare_append, epoch)
-            self._prepared_epoch = epoch
-        if self._needs_roll(header, now_ms):
-            await run(self.log.roll, now_ms)
-            self._do(self.machine.step(Synced(self.log.durable_end_offset)))
+    async def _make_ready(self, header: BatchHeader, now_ms: int) -> bool:
+        """What has to be done on a worker before the batch can be appended: the epoch's first time, and a roll.
+
+        False if this broker does not lead any more.
+        """
+        while self.is_leader:
+            epoch = self.machine.leader_epoch
+            if self._prepared_epoch != epoch:
+                await self._run(self.log.prepare_append, epoch)
+                self._prepared_epoch = epoch
+            elif self._needs_roll(header, now_ms):
+                await self._run(self.log.roll, now_ms)
+                self._do(self.machine.step(Synced(self.log.durable_end_offset)))
+            else:
+                return True
+        return False
 
     async def _append_slowly(self, batch: memoryview, header: BatchHeader, now_ms: int) -> AppendInfo:
         """Append on a worker, and see whether the disk has recovered."""
@@ -332,9 +367,18 @@ class Partition:
             return self.log.append_as_leader(batch, header, leader_epoch=epoch, now_ms=now_ms)
 
         started = self._monotonic()
-        info = await self._services.threads.run(append)
+        self._is_appending = True
+        try:
+            info = await self._run(append)
+        finally:
+            self._is_appending = False
+            if self._epoch_to_start is not None:
+                self._start_epoch(self._epoch_to_start)
         self._slow = self._monotonic() - started > SLOW_APPEND_S
         return info
+
+    async def _run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        return await run_storage(self._services.threads, function, *args)
 
     # Read
 
@@ -351,7 +395,7 @@ class Partition:
         def read() -> LogSlice:
             return self.log.read(offset, max_bytes, self.high_watermark, resident_only=False)
 
-        return await self._services.threads.run(read)
+        return await self._run(read)
 
     # Actions and waiters
 
@@ -376,21 +420,40 @@ class Partition:
     def _do(self, actions: "tuple[object, ...]") -> None:
         for action in actions:
             if isinstance(action, AdvanceHighWatermark):
-                self.high_watermark = action.high_watermark
-                if self.fetch_waiters:
-                    for notify in tuple(self.fetch_waiters):
-                        notify(self._invisible_bytes)
-                self._invisible_bytes = 0
+                self._advance_high_watermark(action.high_watermark)
             elif isinstance(action, BecomeLeader):
-                self.log.start_leader_epoch(action.leader_epoch)
-                self.epoch_start_offset = self.log.log_end_offset
-                log.debug("%s-%d: leading in epoch %d", self.topic, self.index, action.leader_epoch)
+                if (
+                    self._is_appending
+                ):  # an append of the epoch before is under way: this one begins behind it
+                    self._epoch_to_start = action.leader_epoch
+                else:
+                    self._start_epoch(action.leader_epoch)
             elif isinstance(action, BecomeFollower | GoOffline):
+                self._epoch_to_start = None
                 self._acks.fail_all(self.refusal)
                 for notify in tuple(self.fetch_waiters):
-                    notify(0)
+                    notify(GONE)
         if self._acks:
-            self._acks.release(self.high_watermark, self.machine.counted_end_offset)
+            self._acks.release(self._committed_end_offset, self.machine.counted_end_offset)
+
+    def _advance_high_watermark(self, high_watermark: int) -> None:
+        """Let readers see up to there. They are told how many bytes that is: estimated by offsets, exact once all is visible."""
+        old, self.high_watermark = self.high_watermark, high_watermark
+        visible_bytes = self._invisible_bytes
+        hidden_count = self.log.log_end_offset - high_watermark
+        if hidden_count > 0:
+            shown_count = high_watermark - old
+            visible_bytes = visible_bytes * shown_count // (shown_count + hidden_count)
+        self._invisible_bytes -= visible_bytes
+        if self.fetch_waiters:
+            for notify in tuple(self.fetch_waiters):
+                notify(max(visible_bytes, 1))
+
+    def _start_epoch(self, leader_epoch: int) -> None:
+        self._epoch_to_start = None
+        self.log.start_leader_epoch(leader_epoch)
+        self.epoch_start_offset = self.log.log_end_offset
+        log.debug("%s-%d: leading in epoch %d", self.topic, self.index, leader_epoch)
 
     def step(self, event: Event) -> None:
         """Feed the machine and do what it says."""
@@ -407,17 +470,22 @@ class Partition:
         """Sync as long as something is appended that isn't durable: each round serves all that came before it."""
         idle = self._sync_idle
         assert idle is not None
+        self._unflushed_since = None
         try:
             while self.log.durable_end_offset < self.log.log_end_offset and self.log.failure is None:
                 self._unflushed_records = 0
                 self._unflushed_since = None
                 async with self._services.sync_limit:
-                    durable = await self._services.threads.run(self.log.sync)
+                    durable = await self._run(self.log.sync)
                 self._do(self.machine.step(Synced(durable)))
-                if self.machine.write_caching:
+                if self.machine.write_caching and self._unflushed_records < self.settings.flush_messages:
                     break
         except StorageError as error:
             self.note_storage_error(error)
+        except Exception:
+            log.exception("%s-%d: a sync ended by a bug; the partition is offline", self.topic, self.index)
+            self._is_broken = True
+            self._do(self.machine.step(LogFailed()))
         finally:
             self._sync_idle = None
             idle.set()
@@ -438,26 +506,6 @@ class Partition:
 
     # The lane
 
-    def _enqueue(self, job: Callable[[], Awaitable[None]]) -> None:
-        self._jobs.append(job)
-        if self._lane_idle is None:
-            self._lane_idle = trio.Event()
-            self._services.spawn(self._run_lane)
-
-    async def _run_lane(self) -> None:
-        """Run the jobs in order. A job stays in the queue while it runs, so that appends queue behind it."""
-        idle = self._lane_idle
-        assert idle is not None
-        try:
-            while self._jobs:
-                try:
-                    await self._jobs[0]()
-                finally:
-                    self._jobs.popleft()
-        finally:
-            self._lane_idle = None
-            idle.set()
-
     async def run_in_lane(self, function: Callable[[], object]) -> None:
         """Run a blocking change of the log (truncation, deletion of segments, close) in order with its appends.
 
@@ -468,13 +516,15 @@ class Partition:
 
         async def job() -> None:
             try:
-                await self._services.threads.run(function)
+                await self._run(function)
             except PenstockError as error:
                 failure.append(error)
+                if isinstance(error, StorageError):
+                    self.note_storage_error(error)
             finally:
                 finished.set()
 
-        self._enqueue(job)
+        self._lane.enqueue(job)
         await finished.wait()
         if failure:
             raise failure[0]
@@ -482,8 +532,7 @@ class Partition:
     async def quiesce(self) -> None:
         """Take no further append, and return when lane and sync have come to rest. For closing and deletion."""
         self.step(Closed())
-        if self._lane_idle is not None:
-            await self._lane_idle.wait()
+        await self._lane.wait_idle()
         if self._sync_idle is not None:
             await self._sync_idle.wait()
 

@@ -58,8 +58,7 @@ async def _make_durable(broker: "Broker", moved: "list[Partition]", topics: list
         await broker.partitions.write_log_start_checkpoint()
         for partition in moved:
             await partition.run_in_lane(partition.log.delete_old_segments)
-    except StorageError as error:
-        moved[0].note_storage_error(error)
+    except StorageError:
         for topic in topics:
             for entry in topic.partitions:
                 entry.error_code = entry.error_code or ErrorCode.KAFKA_STORAGE_ERROR

@@ -12,6 +12,7 @@ Fetches with a replica id are the cluster's own; nobody is the cluster yet, so t
 from typing import TYPE_CHECKING
 
 from penstock.broker.fetch_sessions import FetchPlan
+from penstock.broker.partition import GONE
 from penstock.broker.replies import Part, Parts, Reply
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
@@ -269,7 +270,7 @@ class PendingFetch(Reply):
 
     def _notify(self, visible_bytes: int) -> None:
         self._missing_bytes -= visible_bytes
-        if self._missing_bytes <= 0 or visible_bytes == 0:  # 0: the partition is gone, which is to be told
+        if self._missing_bytes <= 0 or visible_bytes == GONE:
             self.resolve()
 
     def hurry(self) -> None:
