@@ -34,7 +34,8 @@ class MemoryFiles:
         self.short_write_bytes = 0
         """The most that one write takes; 0: all."""
         self.resident = True
-        """What residency probes answer."""
+        """What residency probes answer, for ranges up to `resident_bytes_max`."""
+        self.resident_bytes_max = 1 << 40
         self.calls: Counter[str] = Counter()
         self.open_count = 0
         self._files: dict[str, Inode] = {}
@@ -319,7 +320,7 @@ class MemoryFile:
 
     def is_resident(self, position: int, count: int) -> bool:
         self._check("is_resident")
-        return self._files.resident
+        return self._files.resident and count <= self._files.resident_bytes_max
 
     def close(self) -> None:
         if self._open:

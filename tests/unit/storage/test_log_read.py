@@ -111,7 +111,7 @@ def test_the_latest_batches_are_found_without_a_system_call(files: MemoryFiles) 
     fill(log, 3 * TAIL_BATCHES_MIN)
     files.resident = False
     before = files.calls.copy()
-    for offset in range(2 * TAIL_BATCHES_MIN + 1, 3 * TAIL_BATCHES_MIN):
+    for offset in range(2 * TAIL_BATCHES_MIN, 3 * TAIL_BATCHES_MIN):
         for end in (offset + 1, log.log_end_offset):
             part = log.read(offset, 1 << 20, end, resident_only=True)
             assert part.count > 0
@@ -159,6 +159,27 @@ def test_a_long_read_in_pieces_is_verified_piece_by_piece(files: MemoryFiles) ->
     for offset in range(0, 20, 2):
         first_last(log, offset, 300, 20, resident_only=False)
     assert first_last(log, 0, 1 << 20, 20, resident_only=True) == (0, 19)
+
+
+def test_what_lies_between_two_verified_ranges_is_not_verified(files: MemoryFiles) -> None:
+    fill(log := new_log(files), 30)
+    log.close()
+    log = reopen(files, clean=True)
+    first_last(log, 0, 300, 30, resident_only=False)
+    first_last(log, 25, 300, 30, resident_only=False)
+    first_last(log, 26, 70, 30, resident_only=True)
+    with pytest.raises(NotResident):
+        log.read(10, 300, 30, resident_only=True)
+
+
+def test_headers_in_the_cache_do_not_make_the_records_resident(files: MemoryFiles) -> None:
+    log = new_log(files)
+    append(log, batch([b"x" * 10_000]))
+    fill(log, 3 * TAIL_BATCHES_MIN)
+    files.resident_bytes_max = 5000
+    with pytest.raises(NotResident):
+        log.read(0, 1, log.log_end_offset, resident_only=True)
+    assert first_last(log, 1, 1, log.log_end_offset, resident_only=True) == (1, 1)
 
 
 def test_every_flipped_bit_is_found_on_the_first_read(files: MemoryFiles) -> None:

@@ -216,6 +216,22 @@ def test_lost_and_senseless_indexes_change_nothing(
         assert found.offset == 13
 
 
+@pytest.mark.parametrize("clean", [True, False])
+def test_an_index_that_rises_but_points_elsewhere_is_not_followed(files: MemoryFiles, clean: bool) -> None:
+    config = LogConfig(index_interval_bytes=70)
+    log = new_log(files, config)
+    fill(log, 9)
+    log.close()
+    path = log.segments[-1].file_path(".index")
+    content = files.content(path)
+    files.change(path, len(content) - 1, bytes([content[-1] - 1]))
+    log = reopen(files, config, clean=clean, recovery_point=9)
+    assert log.report.rebuilt_indexes
+    assert len(read_values(log)) == 9
+    log.close()
+    assert files.content(path) == content
+
+
 def test_index_files_come_out_the_same_however_the_log_was_opened(files: MemoryFiles) -> None:
     log = new_log(files, SMALL)
     fill(log, 20)

@@ -1,0 +1,51 @@
+"""The search for a good batch behind bytes that are none: what it overlooks would be cut off."""
+
+import pytest
+from tests.support.logs import batch, stored
+from tests.support.memory_files import MemoryFiles
+
+from penstock.storage.damage import CHUNK_BYTES, find_valid_batch
+
+PATH = "/data/log"
+GOOD = stored(batch([b"x" * 300]), 100)
+
+
+def search(content: bytes, start: int = 0, expected_offset: int = 50) -> int | None:
+    files = MemoryFiles()
+    files.make_directories("/data")
+    files.replace(PATH, content)
+    return find_valid_batch(files, PATH, start, len(content), expected_offset)
+
+
+@pytest.mark.parametrize("filler", [b"\0", b"\2", b"\xff", GOOD[:50]])
+@pytest.mark.parametrize("distance", [0, 1, 16, 60, 61, 5000])
+def test_a_good_batch_is_found_behind_any_rubbish(filler: bytes, distance: int) -> None:
+    rubbish = (filler * distance)[:distance]
+    assert search(rubbish + GOOD) == distance
+    assert search(rubbish + GOOD + rubbish) == distance
+
+
+@pytest.mark.parametrize("back", [0, 1, 15, 16, 17, 60, 61, 62, 200, 361])
+def test_a_batch_across_two_chunks_is_found(back: int) -> None:
+    distance = CHUNK_BYTES - back
+    assert search(bytes(distance) + GOOD) == distance
+
+
+def test_a_batch_before_the_start_is_not_meant() -> None:
+    assert search(GOOD + GOOD, start=1) == len(GOOD)
+    assert search(GOOD, start=1) is None
+
+
+def test_torn_and_damaged_batches_are_no_good_batches() -> None:
+    for length in range(len(GOOD)):
+        assert search(GOOD[:length]) is None
+    for position in range(21, len(GOOD)):
+        damaged = bytearray(GOOD)
+        damaged[position] ^= 4
+        assert search(bytes(damaged)) is None
+
+
+def test_a_batch_of_another_place_is_not_of_this_log() -> None:
+    assert search(GOOD, expected_offset=100) == 0
+    assert search(GOOD, expected_offset=101) is None
+    assert search(stored(batch(), 2**33), expected_offset=0) is None
