@@ -76,8 +76,12 @@ def read_partition_metadata(files: FileSystem, path: str) -> bytes | None:
 
 def write_partition_metadata(files: FileSystem, path: str, topic_id: bytes) -> None:
     """Replace the file; durable on return."""
-    text = base64.urlsafe_b64encode(topic_id).decode().rstrip("=")
-    replace_file(files, path, f"version: {VERSION}\ntopic_id: {text}".encode())
+    replace_file(files, path, f"version: {VERSION}\ntopic_id: {uuid_text(topic_id)}".encode())
+
+
+def uuid_text(uuid: bytes) -> str:
+    """16 bytes as Kafka writes a UUID: base64 with `-` and `_`, without padding."""
+    return base64.urlsafe_b64encode(uuid).decode().rstrip("=")
 
 
 def _read_lines(files: FileSystem, path: str) -> list[str]:

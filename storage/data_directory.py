@@ -32,6 +32,7 @@ from penstock.storage.checkpoint import (
     TopicPartition,
     read_offset_checkpoint,
     read_partition_metadata,
+    uuid_text,
     write_offset_checkpoint,
 )
 from penstock.storage.errors import CorruptFile, DataDirectoryInUse, TopicIdMismatch, UnsupportedFormat
@@ -114,7 +115,7 @@ class DataDirectory:
         self.recovery_points = self._read_expendable(RECOVERY_POINT_CHECKPOINT)
         self.high_watermarks = self._read_expendable(HIGH_WATERMARK_CHECKPOINT)
         if not self._properties:
-            self._write_properties(node_id, "", random.randbytes(16).hex() if random else "")
+            self._write_properties(node_id, "", uuid_text(random.randbytes(16)) if random else "")
         self._files.unlink(marker)
         # Not only for the marker: what a killed process renamed here is seen, but a power cut could still undo it.
         self._files.sync_directory(self.path)
@@ -137,7 +138,7 @@ class DataDirectory:
 
     @property
     def directory_id(self) -> str:
-        """32 hex digits that name this folder for good; empty if it was made without a source of randomness."""
+        """The UUID of this folder, as Kafka writes one (22 characters); empty if it was made without a source of randomness."""
         return self._properties.get("directory.id", "")
 
     @property

@@ -14,6 +14,7 @@ from penstock.storage.log_config import LogConfig
 
 PATH = "/srv/penstock"
 OTHER_ID = bytes(16)
+UUID = "q6urq6urq6urq6urq6urqw"
 
 
 class FixedRandom:
@@ -53,13 +54,13 @@ def test_a_folder_has_one_broker_at_a_time(files: MemoryFiles) -> None:
 
 def test_meta_properties_say_whose_folder_it_is(files: MemoryFiles) -> None:
     directory = start(files)
-    assert (directory.cluster_id, directory.directory_id) == ("", "ab" * 16)
+    assert (directory.cluster_id, directory.directory_id) == ("", UUID)
     directory.join_cluster("cluster-1")
     directory.close()
     files.power_cut()
     content = files.content(f"{PATH}/meta.properties").decode()
     assert content == (
-        f"version=1\nnode.id=1\ncluster.id=cluster-1\ndirectory.id={'ab' * 16}\npenstock.format=1\n"
+        f"version=1\nnode.id=1\ncluster.id=cluster-1\ndirectory.id={UUID}\npenstock.format=1\n"
     )
     directory = start(files)
     directory.join_cluster("cluster-1")
