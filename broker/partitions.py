@@ -5,12 +5,17 @@ each change in order. Knows no requests.
 
 A directory without a topic in the store is never deleted on that ground (the store may be the one that was lost): it is renamed to
 `*-stray` and named in the log. A topic's deletion renames its directories first, so that a new topic of that name starts empty.
+
+Checkpoints are written one after the other, each with the offsets as they are when its turn comes, and a deletion waits for the one
+under way: an offset of a deleted partition must never be found by a new one of its name (a log start above its end empties a log).
+What goes wrong with one partition's files takes that partition out of service and no other.
 """
 
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
@@ -19,12 +24,15 @@ from penstock.broker.image import ClusterImage, ImageDelta, PartitionImage, Topi
 from penstock.broker.partition import Partition, PartitionServices, PartitionSettings
 from penstock.broker.partition_machine import PartitionMachine, StateLearned
 from penstock.broker.settings import settings_for
+from penstock.broker.workers import run_storage
 from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode
 from penstock.storage.data_directory import DataDirectory
 from penstock.storage.log import Log
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 OPENERS_MAX = 4
 """Workers that open logs at once."""
@@ -55,13 +63,13 @@ class PartitionManager:
         self._services = services
         self._by_name: dict[tuple[str, int], Partition] = {}
         self._by_id: dict[tuple[bytes, int], Partition] = {}
-        self._unusable: dict[tuple[bytes, int], PenstockError] = {}
+        self._unusable: dict[tuple[bytes, int], Exception] = {}
         self._changed = trio.Event()
         self._deltas: deque[ImageDelta] = deque()
         self._noted = trio.Event()
         self._written_high_watermarks: dict[tuple[str, int], int] = {}
         self._written_recovery_points: dict[tuple[str, int], int] = {}
-        self._next_checkpoint = 0.0
+        self._writing = trio.Lock()
 
     # Looking up
 
@@ -163,12 +171,15 @@ class PartitionManager:
                 nursery.start_soon(self._open_some, openings[start : start + share], now_ms)
 
     async def _open_some(self, openings: list[_Opening], now_ms: int) -> None:
-        def open_each() -> list[Log | PenstockError]:
-            opened: list[Log | PenstockError] = []
+        def open_each() -> list[Log | Exception]:
+            opened: list[Log | Exception] = []
             for opening in openings:
                 try:
                     opened.append(self._open_log(opening, now_ms))
                 except PenstockError as error:
+                    opened.append(error)
+                except Exception as error:  # damage that nobody thought of is no reason to serve nothing
+                    log.exception("%s-%d: opening ended by a bug", opening.topic.name, opening.state.index)
                     opened.append(error)
             return opened
 
@@ -186,7 +197,12 @@ class PartitionManager:
             for topic in self._image.topics.values()
             for state in self._mine(topic.topic_id)
         }
-        for path in await self._services.threads.run(self._directory.set_strays_aside, known):
+        try:
+            paths = await self._run(self._directory.set_strays_aside, known)
+        except PenstockError as error:
+            log.error("a directory without a topic in the metadata store can't be put aside: %s", error)
+            return
+        for path in paths:
             log.warning("%s: no such topic in the metadata store; kept under this name", path)
 
     def _mine(self, topic_id: bytes) -> list[PartitionImage]:
@@ -227,52 +243,70 @@ class PartitionManager:
             del self._by_name[partition.topic, partition.index]
             del self._by_id[partition.topic_id, partition.index]
             await partition.quiesce()
-
-        def rename() -> list[Callable[[], None]]:
-            return [partition.log.delete() for partition in gone]
-
+        async with self._writing:  # a checkpoint under way may name this topic; those to come will not
+            pass
         for key in [key for key in self._unusable if key[0] == topic.topic_id]:
             del self._unusable[key]
-        try:
-            removals = await self._services.threads.run(rename)
-        except PenstockError as error:
-            log.error("topic %s is deleted, but not all of its files: %s", topic.name, error)
-            return
+        removals: list[Callable[[], None]] = []
+        for partition in gone:
+            try:
+                removals.append(await self._run(partition.log.delete))
+            except PenstockError as error:
+                log.error("topic %s is deleted, but not all of its files: %s", topic.name, error)
 
         async def remove() -> None:
             for removal in removals:
-                await self._services.threads.run(removal)
+                try:
+                    await self._run(removal)
+                except PenstockError as error:
+                    log.error(
+                        "files of the deleted topic %s are left until the next start: %s", topic.name, error
+                    )
 
         self._services.spawn(remove)
 
+    async def _run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        return await run_storage(self._services.threads, function, *args)
+
     # Checkpoints, and the end
 
-    async def sweep(self, now: float) -> None:
-        """Called every second or so: flush.ms, and the checkpoints when they are due."""
+    def flush_due(self, now: float) -> None:
+        """Begin the syncs that `flush.ms` asks for; called every second or so."""
         for partition in self._by_name.values():
             partition.flush_if_due(now)
-        if now >= self._next_checkpoint:
-            self._next_checkpoint = now + self._config.high_watermark_checkpoint_interval_ms / 1000
+
+    async def keep_checkpoints(self) -> None:
+        """Write the checkpoints every now and then, for ever. A task of its own: on a slow disk nothing else must wait for it."""
+        while True:
+            await trio.sleep(self._config.high_watermark_checkpoint_interval_ms / 1000)
             await self.write_checkpoints()
 
     async def write_checkpoints(self) -> None:
-        """Write high watermarks and recovery points if they changed since the last time."""
-        high_watermarks = {key: partition.high_watermark for key, partition in self._by_name.items()}
-        recovery_points = {key: partition.log.durable_end_offset for key, partition in self._by_name.items()}
-        try:
-            if high_watermarks != self._written_high_watermarks:
-                await self._services.threads.run(self._directory.write_high_watermarks, high_watermarks)
-                self._written_high_watermarks = high_watermarks
-            if recovery_points != self._written_recovery_points:
-                await self._services.threads.run(self._directory.write_recovery_points, recovery_points)
-                self._written_recovery_points = recovery_points
-        except PenstockError as error:
-            log.error("checkpoints can't be written: %s", error)
+        """Write high watermarks and recovery points if they changed since the last time. An error is logged: they only save time."""
+        async with self._writing:
+            high_watermarks = {key: partition.high_watermark for key, partition in self._by_name.items()}
+            recovery_points = {
+                key: partition.log.durable_end_offset for key, partition in self._by_name.items()
+            }
+            try:
+                if high_watermarks != self._written_high_watermarks:
+                    await self._run(self._directory.write_high_watermarks, high_watermarks)
+                    self._written_high_watermarks = high_watermarks
+                if recovery_points != self._written_recovery_points:
+                    await self._run(self._directory.write_recovery_points, recovery_points)
+                    self._written_recovery_points = recovery_points
+            except PenstockError as error:
+                log.error("checkpoints can't be written: %s", error)
 
     async def write_log_start_checkpoint(self) -> None:
-        """Make the log start offsets durable. Raises StorageError."""
-        starts = {key: partition.log.log_start_offset for key, partition in self._by_name.items()}
-        await self._services.threads.run(self._directory.write_log_starts, starts)
+        """Make the log start offsets durable. Raises StorageError, which is logged, too."""
+        async with self._writing:
+            starts = {key: partition.log.log_start_offset for key, partition in self._by_name.items()}
+            try:
+                await self._run(self._directory.write_log_starts, starts)
+            except PenstockError as error:
+                log.error("the log start offsets can't be written: %s", error)
+                raise
 
     async def close(self) -> None:
         """Sync and close every log, write the checkpoints, and mark the folder as cleanly closed if all went well."""
@@ -285,7 +319,7 @@ class PartitionManager:
             for partition in partitions:
                 try:
                     partition.log.close()
-                except PenstockError as error:
+                except (PenstockError, FileNotFoundError) as error:
                     clean = False
                     log.error("%s-%d: not closed cleanly: %s", partition.topic, partition.index, error)
             return clean
@@ -293,7 +327,10 @@ class PartitionManager:
         clean = await self._services.threads.run(close_all)
         await self.write_checkpoints()
         if clean and not self._unusable:
-            await self._services.threads.run(self._directory.mark_clean)
+            try:
+                await self._run(self._directory.mark_clean)
+            except PenstockError as error:
+                log.error("the next start will verify all logs: %s", error)
 
 
 def _teach(partition: Partition, state: PartitionImage) -> None:

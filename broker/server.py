@@ -74,6 +74,7 @@ async def _serve_until(
             server = Server(broker)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.sweep)
+                nursery.start_soon(broker.partitions.keep_checkpoints)
                 for name, listener in listeners.items():
                     nursery.start_soon(server.accept, name, listener, nursery)
                 started(RunningBroker(broker, addresses))
@@ -170,13 +171,13 @@ class Server:
         return ""
 
     async def sweep(self) -> None:
-        """One timer for all: deadlines of connections, flush.ms, checkpoints."""
+        """One timer for all: deadlines of connections, and flush.ms. Waits for nothing but the timer."""
         while True:
             await trio.sleep(SWEEP_S)
             now = self._clock.monotonic()
             for connection in tuple(self._connections):
                 connection.close_if_overdue(now)
-            await self._broker.partitions.sweep(now)
+            self._broker.partitions.flush_due(now)
 
     async def drain(self) -> None:
         """Let every connection end its requests in flight; cut off what takes longer than `shutdown.timeout.ms`."""

@@ -1,12 +1,15 @@
 """The data folder: one broker at a time, and no offset of one partition taken for another's."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from tests.support.logs import NOW_MS, TOPIC_ID, fill, read_values
 from tests.support.memory_files import MemoryFiles
 
 from penstock.runtime.files import DiskError, StorageError
+from penstock.runtime.posix_files import PosixFileSystem
 from penstock.storage.data_directory import DataDirectory
 from penstock.storage.errors import CorruptBatch, CorruptFile, DataDirectoryInUse, UnsupportedFormat
 from penstock.storage.log import Log
@@ -258,3 +261,20 @@ def test_a_damaged_log_start_checkpoint_stops_the_start(files: MemoryFiles) -> N
     files.replace(f"{PATH}/log-start-offset-checkpoint", b"rubbish")
     with pytest.raises(CorruptFile):
         start(files)
+
+
+def test_checkpoints_written_from_several_workers_do_not_get_into_each_others_way(tmp_path: Path) -> None:
+    directory = DataDirectory.open(PosixFileSystem(), str(tmp_path / "data"), 1)
+    topics = [f"topic-{number}" for number in range(24)]
+    directory.write_recovery_points({(topic, 0): 5 for topic in topics})
+
+    def open_anew(topic: str) -> None:
+        directory.open_log(topic, 0, TOPIC_ID, LogConfig(), NOW_MS).close()
+
+    with ThreadPoolExecutor(4) as workers:
+        openings = [workers.submit(open_anew, topic) for topic in topics]
+        writes = [workers.submit(directory.write_recovery_points, {("other", 0): n}) for n in range(24)]
+        for done in (*openings, *writes):
+            done.result()
+    assert directory.recovery_points == {("other", 0): directory.recovery_points["other", 0]}
+    directory.close()
