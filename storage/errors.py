@@ -3,9 +3,12 @@
 `StorageError` and its kin (`DiskFull`, `DiskError`) come from the file-system port; here stands what the log itself finds.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode
-from penstock.runtime.files import StorageError
+from penstock.runtime.files import DiskError, StorageError
 
 
 class CorruptBatch(StorageError):
@@ -29,6 +32,10 @@ class LogClosed(StorageError):
     """The log was closed or is marked for deletion."""
 
 
+class SegmentFull(StorageError):
+    """The batch's offsets do not fit the active segment: roll first."""
+
+
 class TopicIdMismatch(StorageError):
     """The directory holds a partition of another topic of the same name."""
 
@@ -49,6 +56,15 @@ class OffsetOutOfRange(PenstockError):
         self.offset = offset
         self.log_start_offset = log_start_offset
         self.log_end_offset = log_end_offset
+
+
+@contextmanager
+def missing_is_disk_error() -> Generator[None, None, None]:
+    """Where a file or directory can't be missing unless somebody removed it, that is an error of the disk like any other."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DiskError(f"missing: {error}") from error
 
 
 class NotResident(PenstockError):
@@ -88,8 +104,10 @@ __all__ = [
     "OffsetOutOfRange",
     "OutOfOrderSequence",
     "ProducerStateError",
+    "SegmentFull",
     "StaleLeaderEpoch",
     "StorageError",
     "TopicIdMismatch",
     "UnsupportedFormat",
+    "missing_is_disk_error",
 ]

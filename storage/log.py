@@ -22,7 +22,7 @@ from collections.abc import Callable
 from penstock.runtime.files import DiskError, FileSystem, StorageError, write_all
 from penstock.storage import recovery, time_lookup
 from penstock.storage.batch_walk import walk_batches
-from penstock.storage.errors import CorruptBatch, OffsetOutOfRange
+from penstock.storage.errors import CorruptBatch, OffsetOutOfRange, missing_is_disk_error
 from penstock.storage.layout import (
     DELETED_SUFFIX,
     SEGMENT_SUFFIXES,
@@ -127,6 +127,7 @@ class Log(LogWriter):
 
     # Cutting: workers
 
+    @missing_is_disk_error()
     def delete_old_segments(self) -> int:
         """Delete the segments that lie wholly below the log start offset, never the active one; returns how many.
 
@@ -163,7 +164,8 @@ class Log(LogWriter):
             if offset < self._log_start_offset:
                 raise OffsetOutOfRange(offset, self._log_start_offset, self._log_end_offset)
             try:
-                self._truncate(offset)
+                with missing_is_disk_error():
+                    self._truncate(offset)
             except StorageError as error:
                 self._fail(error)
 
@@ -243,7 +245,8 @@ class Log(LogWriter):
             self._check_usable()
             self._epochs.clear()
             try:
-                self._start_over_at(offset)
+                with missing_is_disk_error():
+                    self._start_over_at(offset)
             except StorageError as error:
                 self._fail(error)
 
@@ -318,6 +321,7 @@ def create_log(
     )
 
 
+@missing_is_disk_error()
 def open_log(
     files: FileSystem,
     directory: str,

@@ -37,7 +37,10 @@ from penstock.storage.errors import (
     LogClosed,
     LogFailed,
     OffsetOutOfRange,
+    OutOfOrderSequence,
+    SegmentFull,
     StaleLeaderEpoch,
+    missing_is_disk_error,
 )
 from penstock.storage.layout import (
     DELETED_DIRECTORY_SUFFIX,
@@ -52,7 +55,8 @@ from penstock.storage.layout import (
 )
 from penstock.storage.log_config import LogConfig
 from penstock.storage.log_state import OpenedState
-from penstock.storage.producer_state import AppendedBatch
+from penstock.storage.producer_recovery import batches_before
+from penstock.storage.producer_state import BATCHES_PER_PRODUCER_MAX, AppendedBatch
 from penstock.storage.segment import TAIL_BATCHES_MIN, HotTail, Segment
 
 NO_TIMESTAMP = -1
@@ -211,6 +215,7 @@ class LogWriter:
         Raises:
             OutOfOrderSequence, InvalidProducerEpoch: the producer's fault, nothing appended.
             DiskFull, TooManyOpenFiles: nothing appended, the log is as before.
+            SegmentFull: nothing appended; `needs_roll` was not asked, or without the offset span.
             LogFailed: the log is offline, or has just gone offline by this write.
             StaleLeaderEpoch: `leader_epoch` is below the log's latest.
         """
@@ -218,7 +223,10 @@ class LogWriter:
             self._raise_failure()
         has_producer = header.producer_id >= 0
         if has_producer:
-            repeated = self._producers.check(header)
+            try:
+                repeated = self._producers.check(header)
+            except OutOfOrderSequence as error:
+                repeated = self._check_again(header, error)
             if repeated is not None:
                 return self._duplicate(repeated)
         if leader_epoch != self._epoch_on_disk:
@@ -273,6 +281,7 @@ class LogWriter:
         """Let `epoch` begin at the log end offset. In memory: it reaches the disk before the first batch that bears it."""
         self._epochs.assign(epoch, self._log_end_offset)
 
+    @missing_is_disk_error()
     def prepare_append(self, leader_epoch: int) -> None:
         """Do on a worker what the first append in an epoch would otherwise do itself: open the file, write the epoch checkpoint.
 
@@ -296,9 +305,14 @@ class LogWriter:
         segment = self._active
         file = segment.file
         if file is None:
-            file = segment.open_for_append()
+            with missing_is_disk_error():
+                file = segment.open_for_append()
         position = segment.size_bytes
         size_bytes = len(batch)
+        if last_offset - segment.base_offset > RELATIVE_OFFSET_MAX:
+            raise SegmentFull(
+                "no int32 holds the offset's distance from the segment's base", path=segment.path
+            )
         try:
             written = file.pwrite(batch, position)
             if written != size_bytes:
@@ -333,6 +347,30 @@ class LogWriter:
             raise error
         self._fail(error)
 
+    def _check_again(self, header: BatchHeader, error: OutOfOrderSequence) -> AppendedBatch | None:
+        """Before a batch is refused: look in the log whether it is one of the last five, which a snapshot does not hold.
+
+        Waits for the disk, at most once for each producer after opening. Raises `error` if it is none.
+        """
+        entry = self._producers.get(header.producer_id)
+        assert entry is not None
+        missing_count = BATCHES_PER_PRODUCER_MAX - len(entry.batches)
+        if not entry.has_forgotten or missing_count == 0 or entry.epoch != header.producer_epoch:
+            raise error
+        try:
+            earlier = batches_before(
+                self._segments,
+                entry.producer_id,
+                entry.epoch,
+                entry.batches[0].base_offset,
+                missing_count,
+                self._rules,
+            )
+        except StorageError:
+            earlier = []  # damage down there is not this producer's to hear of
+        self._producers.recall(entry.producer_id, earlier)
+        return self._producers.check(header)
+
     def _duplicate(self, repeated: AppendedBatch) -> AppendInfo:
         time_ms = repeated.timestamp_ms if self._log_append_time else NO_TIMESTAMP
         return AppendInfo(repeated.base_offset, repeated.last_offset, time_ms, True, -1)
@@ -349,7 +387,10 @@ class LogWriter:
         with self._epochs_lock:
             entries = self._epochs.entries
             try:
-                write_epoch_checkpoint(self._files, f"{self.directory}/{LEADER_EPOCH_CHECKPOINT}", entries)
+                with missing_is_disk_error():
+                    write_epoch_checkpoint(
+                        self._files, f"{self.directory}/{LEADER_EPOCH_CHECKPOINT}", entries
+                    )
             except (DiskFull, TooManyOpenFiles):
                 raise
             except StorageError as error:
@@ -394,6 +435,7 @@ class LogWriter:
             self._durable_end_offset = target
         return self._durable_end_offset
 
+    @missing_is_disk_error()
     def roll(self, now_ms: int) -> None:
         """Close the active segment and begin a new one at the log end offset; does nothing to an empty segment.
 
@@ -443,6 +485,7 @@ class LogWriter:
         if len(self._segments) > 2:
             self._segments[-3].tail = None
 
+    @missing_is_disk_error()
     def write_producer_snapshot(self) -> None:
         """Write `<log end offset>.snapshot`, durable on return. Appends are held back. Raises StorageError."""
         with self._worker_lock:
@@ -480,6 +523,7 @@ class LogWriter:
         """Forget producers idle for `producer.id.expiration.ms`; returns how many. Event loop."""
         return self._producers.expire(now_ms)
 
+    @missing_is_disk_error()
     def close(self) -> None:
         """Sync, write indexes and the producer snapshot, close the files: after this a clean open finds everything.
 
@@ -499,6 +543,7 @@ class LogWriter:
             finally:
                 self._close_files()
 
+    @missing_is_disk_error()
     def delete(self) -> Callable[[], None]:
         """Take the log out of use and rename its directory to `*-delete`, durably, so that a new log can take its name.
 

@@ -7,13 +7,21 @@ the first segment would leave a hole, in which a producer's sequence went on. On
 that fails its checksum tells nothing. All of these are removed.
 """
 
+from collections.abc import Iterator
+
+from penstock.protocol.record_batch import BatchHeader
 from penstock.runtime.files import read_file
 from penstock.storage.batch_walk import ChainRules, walk_headers
 from penstock.storage.errors import CorruptFile
 from penstock.storage.layout import SNAPSHOT_SUFFIX, segment_file_name
-from penstock.storage.producer_state import ProducerState
+from penstock.storage.log_reader import floor_segment
+from penstock.storage.producer_state import AppendedBatch, ProducerState
 from penstock.storage.segment import Segment
 from penstock.storage.segment_indexes import ensure_indexes
+
+RECALL_WINDOWS_BYTES = (1 << 16, 1 << 20, 1 << 23)
+RECALL_HEADERS_MAX = 5000
+"""About ten milliseconds of looking back."""
 
 
 def load_producers(
@@ -48,6 +56,72 @@ def load_producers(
         snapshot_offsets.discard(offset)
     _replay(state, segments, start_offset, log_end_offset, now_ms, rules)
     return notes
+
+
+def batches_before(
+    segments: tuple[Segment, ...],
+    producer_id: int,
+    epoch: int,
+    before_offset: int,
+    count: int,
+    rules: ChainRules,
+) -> list[AppendedBatch]:
+    """Up to `count` of the latest batches of a producer and epoch that lie below `before_offset`, oldest first.
+
+    Looks back in growing steps and gives up after `RECALL_HEADERS_MAX` headers. Reads from the disk. Raises CorruptBatch, StorageError.
+    """
+    found: list[AppendedBatch] = []
+    budget = RECALL_HEADERS_MAX
+    for segment in reversed(segments[: floor_segment(segments, before_offset - 1) + 1]):
+        found_here: list[AppendedBatch] = []
+        for window_bytes in RECALL_WINDOWS_BYTES:
+            position = _window_start(segment, before_offset, window_bytes, rules)
+            found_here = []
+            for header in _headers_between(segment, position, before_offset):
+                budget -= 1
+                if (
+                    header.producer_id == producer_id
+                    and header.producer_epoch == epoch
+                    and not header.is_control
+                ):
+                    found_here.append(_appended(header))
+            if position == 0 or len(found) + len(found_here) >= count or budget <= 0:
+                break
+        found = found_here + found
+        if len(found) >= count or budget <= 0:
+            break
+    return found[-count:]
+
+
+def _window_start(segment: Segment, before_offset: int, window_bytes: int, rules: ChainRules) -> int:
+    """The position of an indexed batch about `window_bytes` before an offset; 0 if there is none."""
+    end = min(segment.size_bytes, _position_for(segment, before_offset, rules) + rules.index_interval_bytes)
+    indexes = segment.indexes
+    if indexes is None or end <= window_bytes:
+        return 0
+    entry = indexes.by_offset.count_below_position(end - window_bytes) - 1
+    return indexes.by_offset.positions[entry] if entry >= 0 else 0
+
+
+def _headers_between(segment: Segment, position: int, before_offset: int) -> Iterator[BatchHeader]:
+    shared = segment.pool.acquire(segment)
+    try:
+        for _, header in walk_headers(shared.file, position, segment.size_bytes):
+            if header.base_offset >= before_offset:
+                return
+            yield header
+    finally:
+        segment.pool.release(shared)
+
+
+def _appended(header: BatchHeader) -> AppendedBatch:
+    return AppendedBatch(
+        header.base_sequence,
+        header.last_sequence,
+        header.base_offset,
+        header.last_offset,
+        header.max_timestamp,
+    )
 
 
 def _replay(

@@ -9,7 +9,8 @@ have gone with old segments or by `producer.id.expiration.ms`, and refusing woul
 
 Snapshot, version 1: int16 version, uint32 CRC-32C of all that follows it, int32 count, then for each producer: id int64,
 epoch int16, last sequence int32, last offset int64, offset delta int32, timestamp int64, coordinator epoch int32, first offset of
-the open transaction int64 (-1: none). It holds only the last batch of each producer, as Kafka's does.
+the open transaction int64 (-1: none). It holds only the last batch of each producer, as Kafka's does; a producer that repeats an earlier one
+after a restart would be refused, and some clients take that for fatal. So before refusing, `Log` looks the earlier ones up in the log, once.
 
 Invariants:
     - Entries are kept in the order of their last use, so that expiry and the cap take from the front.
@@ -57,6 +58,7 @@ class ProducerEntry:
         "batches",
         "coordinator_epoch",
         "epoch",
+        "has_forgotten",
         "last_timestamp_ms",
         "producer_id",
         "transaction_first_offset",
@@ -69,6 +71,8 @@ class ProducerEntry:
         self.last_timestamp_ms = -1
         self.coordinator_epoch = -1
         self.transaction_first_offset = -1
+        self.has_forgotten = False
+        """It comes from a snapshot, which holds one batch: the log may hold earlier ones of the last five (see `recall`)."""
 
 
 class ProducerState:
@@ -143,6 +147,7 @@ class ProducerState:
             if entry.epoch != header.producer_epoch:
                 entry.epoch = header.producer_epoch
                 entry.batches.clear()
+                entry.has_forgotten = False
         entry.last_timestamp_ms = timestamp_ms
         delta = header.last_offset_delta
         if header.attributes & 0x30:
@@ -158,6 +163,13 @@ class ProducerState:
         )
         if len(batches) > BATCHES_PER_PRODUCER_MAX:
             del batches[0]
+
+    def recall(self, producer_id: int, earlier: list[AppendedBatch]) -> None:
+        """Add what was found in the log before the first batch that is known of a producer, oldest first. For once."""
+        entry = self._entries[producer_id]
+        entry.has_forgotten = False
+        missing = BATCHES_PER_PRODUCER_MAX - len(entry.batches)
+        entry.batches[:0] = earlier[-missing:] if missing > 0 else []
 
     def _note_transaction(self, header: BatchHeader, entry: ProducerEntry, base_offset: int) -> None:
         if header.is_control:
@@ -248,6 +260,7 @@ def _decode_entry(data: Buffer, position: int) -> ProducerEntry:
     entry.coordinator_epoch = coordinator_epoch
     entry.transaction_first_offset = transaction_first_offset
     if last_offset >= 0:
+        entry.has_forgotten = True
         first_sequence = (last_sequence - offset_delta) & SEQUENCE_MAX
         entry.batches.append(
             AppendedBatch(

@@ -96,6 +96,7 @@ class Segment:
         "size_bytes",
         "tail",
         "trusted_from",
+        "users",
     )
 
     def __init__(self, pool: SegmentFiles, directory: str, base_offset: int, size_bytes: int = 0) -> None:
@@ -109,6 +110,7 @@ class Segment:
         self.shared: SharedFile | None = None
         self.file: File | None = None
         """The pinned file of the active segment once it has been appended to."""
+        self.users = 0
         self.is_gone = False
         self.file_generation = 0
         self.indexes: Indexes | None = None

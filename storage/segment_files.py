@@ -8,6 +8,7 @@ is released.
 
 Invariants:
     - `users`, `retired` and a segment's `shared` change under the lock only; the lock is never held across a system call.
+    - Who holds an evicted file is still counted at its segment: only a segment without users may have its file cut in place.
     - Once retired, a file gets no new users.
 """
 
@@ -38,6 +39,8 @@ class FileOwner(Protocol):
     """A segment, as seen from here."""
 
     shared: SharedFile | None
+    users: int
+    """Of all its files that are still open, those that were retired among them."""
     is_gone: bool
     """The path is no longer this segment's: it can't be opened any more."""
     file_generation: int
@@ -83,6 +86,7 @@ class SegmentFiles:
             shared = owner.shared
             if shared is not None:
                 shared.users += 1
+                owner.users += 1
                 if not shared.pinned:
                     self._unpinned.move_to_end(shared)
             return shared
@@ -122,30 +126,27 @@ class SegmentFiles:
         """Give back what `acquire` gave."""
         with self._lock:
             shared.users -= 1
+            shared.owner.users -= 1
             closing = shared.users == 0 and shared.retired
         if closing:
             self._close(shared)
 
     def retire(self, owner: FileOwner) -> bool:
-        """Close the owner's file as soon as nobody holds it; returns whether somebody does.
+        """Close the owner's file as soon as nobody holds it; returns whether somebody holds it or one retired before.
 
         A later `acquire` opens the path again, unless the owner is gone.
         """
         with self._lock:
             owner.file_generation += 1
+            is_held = owner.users > 0
             shared = owner.shared
             if shared is None:
-                return False
+                return is_held
             self._detach(shared)
-            held = shared.users > 0
-        if not held:
+            closing = shared.users == 0
+        if closing:
             self._close(shared)
-        return held
-
-    def is_held(self, owner: FileOwner) -> bool:
-        """Whether a slice holds the owner's file."""
-        with self._lock:
-            return owner.shared is not None and owner.shared.users > 0
+        return is_held
 
     def note_indexes(self, owner: FileOwner, size_bytes: int) -> None:
         """Count the indexes that a closed segment has loaded or used again, and drop others past the bound."""

@@ -22,8 +22,8 @@ from penstock.protocol.record_batch import (
     set_log_append_time,
     verify_crc,
 )
-from penstock.runtime.files import DiskError, DiskFull, TooManyOpenFiles
-from penstock.storage.errors import CorruptBatch, LogClosed, LogFailed, StaleLeaderEpoch
+from penstock.runtime.files import DiskError, DiskFull, StorageError, TooManyOpenFiles
+from penstock.storage.errors import CorruptBatch, LogClosed, LogFailed, SegmentFull, StaleLeaderEpoch
 from penstock.storage.log_config import LogConfig
 
 
@@ -270,6 +270,33 @@ def test_a_follower_refuses_a_damaged_batch_and_keeps_those_before(files: Memory
     with pytest.raises(CorruptBatch):
         follower.append_as_follower(memoryview(stored(batch(), 0) + damaged), now_ms=NOW_MS)
     assert follower.log_end_offset == 1
+
+
+def test_a_directory_that_somebody_removed_is_an_error_of_the_disk(files: MemoryFiles) -> None:
+    log = new_log(files)
+    files.remove_tree(DIRECTORY)
+    with pytest.raises(StorageError, match="missing"):
+        append(log, batch())
+    log = new_log(files)
+    fill(log, 1)
+    files.remove_tree(DIRECTORY)
+    for use in (lambda: log.roll(NOW_MS), lambda: append(log, batch(), epoch=1), log.close):
+        with pytest.raises(StorageError):
+            use()
+    with pytest.raises(StorageError, match="missing"):
+        reopen(files)
+
+
+def test_offsets_that_no_index_entry_holds_are_refused_before_anything_is_written(files: MemoryFiles) -> None:
+    log = new_log(files, LogConfig(index_interval_bytes=0, compact=True))
+    fill(log, 2)
+    size_before = log.size_bytes
+    with pytest.raises(SegmentFull):
+        log.append_as_follower(memoryview(stored(batch(), 2**31)), now_ms=NOW_MS)
+    assert (log.log_end_offset, log.size_bytes, log.failure) == (2, size_before, None)
+    log.roll(NOW_MS)
+    log.append_as_follower(memoryview(stored(batch(), 2**31)), now_ms=NOW_MS)
+    assert [offset for offset, _ in read_values(log)] == [0, 1, 2**31]
 
 
 def test_closing_makes_everything_durable_and_closes_every_file(files: MemoryFiles) -> None:

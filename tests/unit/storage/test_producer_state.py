@@ -9,6 +9,7 @@ from tests.support.memory_files import MemoryFiles
 
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.record_batch import BatchHeader, check_produced_batch, read_batch_header
+from penstock.runtime.files import DiskFull
 from penstock.storage.errors import CorruptFile, InvalidProducerEpoch, OutOfOrderSequence, ProducerStateError
 from penstock.storage.log import Log
 from penstock.storage.log_config import DAY_MS, LogConfig
@@ -106,8 +107,6 @@ def test_an_unknown_producer_may_start_anywhere() -> None:
 
 
 def test_what_was_not_appended_is_not_remembered() -> None:
-    from penstock.runtime.files import DiskFull
-
     files = MemoryFiles()
     log = new_log(files)
     send(log, 0)
@@ -134,6 +133,60 @@ def test_duplicates_are_recognised_after_a_restart(ending: str) -> None:
     with pytest.raises(OutOfOrderSequence):
         send(log, 12)
     assert [offset for offset, _ in read_values(log)] == list(range(11))
+
+
+@pytest.mark.parametrize("segment_bytes", [100, 300, 1 << 30])
+@pytest.mark.parametrize("ending", ["close", "kill"])
+def test_all_of_the_last_five_are_recognised_after_a_restart(segment_bytes: int, ending: str) -> None:
+    """A snapshot holds one batch only, and a client that repeats an earlier one takes a refusal for fatal."""
+    files = MemoryFiles()
+    config = LogConfig(segment_bytes=segment_bytes, index_interval_bytes=200)
+    log = new_log(files, config)
+    for number in range(10):
+        send(log, number)
+        append(log, batch(producer_id=1, sequence=number))
+    if ending == "close":
+        log.close()
+    files.kill()
+    log = reopen(files, config, clean=ending == "close")
+    for number in (5, 9, 7, 6, 8):
+        assert send(log, number) == -2 * number - 1
+    with pytest.raises(OutOfOrderSequence):
+        send(log, 4)
+    assert send(log, 10) == 20
+    assert send(log, 6) == -13, "one of the last five still"
+    with pytest.raises(OutOfOrderSequence):
+        send(log, 5)
+    assert log.log_end_offset == 21
+
+
+def test_the_log_is_searched_once_for_each_producer() -> None:
+    files = MemoryFiles()
+    log = new_log(files)
+    for number in range(3):
+        send(log, number)
+    log.close()
+    log = reopen(files, clean=True)
+    for reads in (True, False):
+        before = files.calls["pread"]
+        with pytest.raises(OutOfOrderSequence):
+            send(log, 17)
+        assert (files.calls["pread"] > before) == reads
+
+
+def test_batches_of_another_epoch_are_not_recalled() -> None:
+    files = MemoryFiles()
+    log = new_log(files)
+    send(log, 0)
+    send(log, 1)
+    send(log, 0, epoch=1)
+    log.close()
+    log = reopen(files, clean=True)
+    with pytest.raises(OutOfOrderSequence):
+        send(log, 5, epoch=1)
+    with pytest.raises(InvalidProducerEpoch):
+        send(log, 1, epoch=0)
+    assert send(log, 0, epoch=2) == 3
 
 
 def test_a_torn_batch_may_be_sent_again() -> None:
