@@ -151,6 +151,9 @@ class FetchJob:
         )
         if entry.last_fetched_epoch >= 0:
             epoch, end_offset = partition.log.end_offset_for_epoch(entry.last_fetched_epoch)
+            if epoch < 0:  # an epoch that this log knows nothing of: there is no point to go back to
+                result.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
+                return result
             if epoch != entry.last_fetched_epoch or end_offset < entry.fetch_offset:
                 result.diverging_epoch = (epoch, end_offset)
                 return result

@@ -226,6 +226,10 @@ async def memory_broker(
             threads.release_all()
 
 
-def held_slices(files: Sequence[Partition]) -> bool:
+def held_slices(partitions: Sequence[Partition]) -> bool:
     """Whether a slice of any of the partitions' segments is still held."""
-    return any(segment.pool.is_held(segment) for partition in files for segment in partition.log.segments)
+    return any(
+        segment.shared is not None and segment.shared.users > 0
+        for partition in partitions
+        for segment in partition.log.segments
+    )
