@@ -43,6 +43,7 @@ from penstock.storage.layout import (
     HIGH_WATERMARK_CHECKPOINT,
     LOCK,
     LOG_START_CHECKPOINT,
+    LOG_SUFFIX,
     META_PROPERTIES,
     PARTITION_METADATA,
     RECOVERY_POINT_CHECKPOINT,
@@ -50,6 +51,7 @@ from penstock.storage.layout import (
     TEMPORARY_SUFFIX,
     parent_directory,
     parse_partition_directory_name,
+    parse_segment_file_name,
     partition_directory_name,
     put_aside_directory_name,
 )
@@ -189,7 +191,7 @@ class DataDirectory:
         Raises CorruptBatch, CorruptFile, StorageError.
         """
         path = self.partition_path(topic, partition)
-        if self._files.exists(f"{path}/{PARTITION_METADATA}"):
+        if self._holds_a_log(path):
             try:
                 return open_log(
                     self._files,
@@ -208,6 +210,15 @@ class DataDirectory:
         with self._checkpoints_lock:
             self._forget_offsets((topic, partition))
         return create_log(self._files, path, topic_id, config, pool=self.pool)
+
+    def _holds_a_log(self, path: str) -> bool:
+        """Whether a partition's directory is more than the beginning of a creation that was cut short."""
+        if self._files.exists(f"{path}/{PARTITION_METADATA}"):
+            return True
+        if not self._files.exists(path):
+            return False
+        parsed = (parse_segment_file_name(name) for name in self._files.list_directory(path))
+        return any(found is not None and found[1] == LOG_SUFFIX for found in parsed)
 
     def set_strays_aside(self, known: AbstractSet[TopicPartition]) -> list[str]:
         """Rename the directories of all partitions that are not in `known`; returns their new paths. Raises StorageError."""

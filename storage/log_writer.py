@@ -116,6 +116,9 @@ class LogWriter:
         self._config = config
         self._log_append_time = config.log_append_time
         self._index_interval_bytes = config.index_interval_bytes
+        self._producers.configure(
+            expiration_ms=config.producer_id_expiration_ms, count_max=config.producer_id_count_max
+        )
         self._rules = ChainRules(not config.compact, self._epochs.epoch_at, config.index_interval_bytes)
 
     @property

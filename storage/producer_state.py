@@ -88,6 +88,11 @@ class ProducerState:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def configure(self, *, expiration_ms: int, count_max: int) -> None:
+        """Change the bounds for what comes from now on."""
+        self._expiration_ms = expiration_ms
+        self._count_max = count_max
+
     def get(self, producer_id: int) -> ProducerEntry | None:
         """What is known of a producer."""
         return self._entries.get(producer_id)

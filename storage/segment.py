@@ -117,7 +117,7 @@ class Segment:
         self.tail: HotTail | None = None
         self.bytes_since_index_entry = 0
         self.largest_timestamp_ms = NO_TIMESTAMP
-        """Meaningless in a closed segment that has not loaded its indexes since opening."""
+        """-1 also in a closed segment that has not loaded its indexes since opening."""
         self.largest_timestamp_last_offset = base_offset
         """The last offset of the batch that holds the largest timestamp."""
         self.rolling_timestamp_ms: int | None = None

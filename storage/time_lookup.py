@@ -40,9 +40,9 @@ def find_by_timestamp(
 ) -> TimestampOffset | None:
     """The first record within [start_offset, end_offset) whose timestamp is at least `timestamp_ms`; None if there is none."""
     for segment in _segments_within(segments, start_offset, end_offset):
-        indexes = _indexes(segment, rules)
-        if segment.largest_timestamp_ms < timestamp_ms:
+        if _largest_timestamp_ms(segment, rules) < timestamp_ms:
             continue
+        indexes = _indexes(segment, rules)
         shared = segment.pool.acquire(segment)
         try:
             found = _find_in_segment(
@@ -62,9 +62,9 @@ def max_timestamp(
     best: tuple[int, Segment, int] | None = None
     first: TimestampOffset | None = None
     for segment in _segments_within(segments, start_offset, end_offset):
-        indexes = _indexes(segment, rules)
-        if best is not None and segment.largest_timestamp_ms <= best[0]:
+        if best is not None and _largest_timestamp_ms(segment, rules) <= best[0]:
             continue
+        indexes = _indexes(segment, rules)
         shared = segment.pool.acquire(segment)
         try:
             position = _start_for_max(segment, shared.file, indexes, end_offset, rules)
@@ -92,6 +92,13 @@ def _segments_within(segments: Segments, start_offset: int, end_offset: int) -> 
         is_below = number + 1 < len(segments) and segments[number + 1].base_offset <= start_offset
         if segment.base_offset < end_offset and not is_below and segment.size_bytes > 0:
             yield segment
+
+
+def _largest_timestamp_ms(segment: Segment, rules: ChainRules) -> int:
+    """Stays known once the indexes have been loaded, also when they were dropped since."""
+    if segment.largest_timestamp_ms == NO_TIMESTAMP and segment.indexes is None:
+        ensure_indexes(segment, rules)
+    return segment.largest_timestamp_ms
 
 
 def _indexes(segment: Segment, rules: ChainRules) -> Indexes:

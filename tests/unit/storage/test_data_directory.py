@@ -212,6 +212,21 @@ def test_a_creation_that_was_cut_short_is_done_again(files: MemoryFiles) -> None
             return
 
 
+def test_a_log_that_lost_its_metadata_file_is_opened_and_verified(files: MemoryFiles) -> None:
+    directory = start(files)
+    fill(log := open_orders(directory), 3)
+    log.sync()
+    directory.write_recovery_points({("orders", 0): 2})
+    files.kill()
+    files.unlink(f"{PATH}/orders-0/partition.metadata")
+    directory = start(files)
+    log = open_orders(directory)
+    assert log.report.verified_bytes > 0
+    assert "partition.metadata was missing" in log.report.notes
+    assert len(read_values(log)) == 3
+    assert directory.recovery_points == {("orders", 0): 2}
+
+
 def test_a_directory_of_an_older_topic_is_put_aside_and_kept(files: MemoryFiles) -> None:
     directory = start(files)
     fill(log := open_orders(directory), 3)

@@ -280,6 +280,14 @@ def test_producers_expire_by_the_brokers_clock_and_not_by_their_own_timestamps()
     assert state.check(header(9, producer_id=2)) is None
 
 
+def test_a_changed_expiration_holds_at_once() -> None:
+    log = new_log(MemoryFiles())
+    send(log, 0)
+    assert log.expire_producers(NOW_MS + 1000) == 0
+    log.config = LogConfig(producer_id_expiration_ms=1000)
+    assert log.expire_producers(NOW_MS + 1000) == 1
+
+
 def test_expired_producers_do_not_come_back_from_a_snapshot() -> None:
     state = new_state()
     write(state, header(0, producer_id=1), 0, NOW_MS)

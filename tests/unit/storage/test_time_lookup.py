@@ -122,3 +122,16 @@ def test_a_batch_that_reaches_below_the_log_start_counts_by_what_is_left_of_it()
     assert log.find_by_timestamp(60, 3) == TimestampOffset(70, 2, 0)
     append(log, batch(1, timestamps_ms=70))
     assert log.max_timestamp(4) == TimestampOffset(70, 2, 0), "the first of equals"
+
+
+def test_segments_that_end_before_a_time_are_not_looked_into_twice() -> None:
+    files = MemoryFiles()
+    log, _ = shuffled_log(files)
+    log.close()
+    log = reopen(files, SMALL, clean=True)
+    assert log.find_by_timestamp(10**6, log.log_end_offset) is None
+    for segment in log.segments[:-1]:
+        segment.drop_indexes()
+    before = files.calls.copy()
+    assert log.find_by_timestamp(10**6, log.log_end_offset) is None
+    assert files.calls == before
