@@ -5,6 +5,9 @@ the request's version has them; a session never mixes both.
 
 The rules (DESIGN section 4, trap 10): id 0 with epoch -1 is no session; epoch 0 asks for a new one (and closes the one named);
 a session id with epoch -1 closes it; a session id with epoch n must be the next in turn.
+
+Both sessions and the partitions in all of them are bounded: an incremental request may name new ones for ever. A session that would go
+over the bound is ended; its fetcher begins anew and is served without one.
 """
 
 from collections import OrderedDict
@@ -18,6 +21,8 @@ from penstock.runtime.clock import Random
 EPOCH_MAX = 2**31 - 1
 NO_SESSION_EPOCH = -1
 NEW_SESSION_EPOCH = 0
+PARTITIONS_MAX = 200_000
+"""In all sessions of a broker; one takes about 400 bytes."""
 
 Key = tuple[str | bytes, int]
 
@@ -97,8 +102,17 @@ class FetchPlan:
 class FetchSessions:
     """All sessions of a broker, at most `slots`; the least recently used one gives way when it was idle long enough."""
 
-    def __init__(self, slots: int, random: Random, *, evict_after_s: float = 120.0) -> None:
+    def __init__(
+        self,
+        slots: int,
+        random: Random,
+        *,
+        evict_after_s: float = 120.0,
+        partitions_max: int = PARTITIONS_MAX,
+    ) -> None:
         self._slots = slots
+        self._partitions_max = partitions_max
+        self._partition_count = 0
         self._random = random
         self._evict_after_s = evict_after_s
         self._sessions: OrderedDict[int, FetchSession] = OrderedDict()
@@ -109,7 +123,7 @@ class FetchSessions:
     def plan(self, request: FetchRequest, now: float) -> FetchPlan:
         """Decide what `request` means; `now` is monotonic seconds."""
         if request.session_epoch in (NO_SESSION_EPOCH, NEW_SESSION_EPOCH):
-            self._sessions.pop(request.session_id, None)
+            self._end(request.session_id)
             session = None
             if request.session_epoch == NEW_SESSION_EPOCH:
                 session = self._new_session(request, now)
@@ -119,7 +133,10 @@ class FetchSessions:
             return FetchPlan(None, [], is_full=False, error=ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
         if session.epoch != request.session_epoch:
             return FetchPlan(None, [], is_full=False, error=ErrorCode.INVALID_FETCH_SESSION_EPOCH)
-        session.update(request)
+        self._update(session, request)
+        if self._partition_count > self._partitions_max:
+            self._end(session.session_id)
+            return FetchPlan(None, [], is_full=False, error=ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
         session.epoch = 1 if session.epoch == EPOCH_MAX else session.epoch + 1
         session.last_used = now
         self._sessions.move_to_end(session.session_id)
@@ -129,19 +146,32 @@ class FetchSessions:
         """A session for a full fetch, or None (session id 0: the fetcher goes on with full fetches) when there is no slot."""
         if not request.partitions:
             return None
-        if len(self._sessions) >= self._slots:
+        while (
+            len(self._sessions) >= self._slots
+            or self._partition_count + len(request.partitions) > self._partitions_max
+        ):
             oldest = next(iter(self._sessions.values()), None)
             if oldest is None or now - oldest.last_used < self._evict_after_s:
                 return None
-            del self._sessions[oldest.session_id]
+            self._end(oldest.session_id)
         session_id = self._random.randrange(1, EPOCH_MAX)
         while session_id in self._sessions:
             session_id = self._random.randrange(1, EPOCH_MAX)
         session = FetchSession(session_id)
         session.last_used = now
-        session.update(request)
+        self._update(session, request)
         self._sessions[session_id] = session
         return session
+
+    def _update(self, session: FetchSession, request: FetchRequest) -> None:
+        before = len(session.partitions)
+        session.update(request)
+        self._partition_count += len(session.partitions) - before
+
+    def _end(self, session_id: int) -> None:
+        session = self._sessions.pop(session_id, None)
+        if session is not None:
+            self._partition_count -= len(session.partitions)
 
 
 def partition_key(topic: str, topic_id: bytes | None, index: int) -> Key:

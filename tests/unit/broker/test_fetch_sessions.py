@@ -132,3 +132,34 @@ def test_session_epoch_wraps_to_one() -> None:
     session.epoch = 2**31 - 1
     assert where.plan(request(session.session_id, 2**31 - 1), 1.0).error == ErrorCode.NONE
     assert session.epoch == 1
+
+
+def test_partitions_of_all_sessions_are_bounded() -> None:
+    where = FetchSessions(10, random.Random(1), partitions_max=5)
+    first = opened(where, entry(index=0), entry(index=1))
+    second = opened(where, entry(index=0), entry(index=1))
+    assert where.plan(request(epoch=0, partitions=[entry(), entry(index=1)]), 1.0).session_id == 0, "no room"
+    grown = where.plan(request(first.session_id, 1, [entry(index=2)]), 1.0)
+    assert grown.error == ErrorCode.NONE
+    over = where.plan(request(second.session_id, 1, [entry(index=2)]), 1.0)
+    assert over.error == ErrorCode.FETCH_SESSION_ID_NOT_FOUND
+    assert where.plan(request(epoch=0, partitions=[entry(), entry(index=1)]), 2.0).session_id, (
+        "its room is free again"
+    )
+    where.plan(request(first.session_id, -1), 2.0)
+    assert where.plan(request(epoch=0, partitions=[entry(index=n) for n in range(3)]), 2.0).session_id
+
+
+def test_idle_sessions_make_room_for_the_partitions_of_a_new_one() -> None:
+    where = FetchSessions(10, random.Random(1), partitions_max=4)
+    opened(where, entry(index=0), entry(index=1))
+    opened(where, entry(index=0), entry(index=1))
+    plan = where.plan(request(epoch=0, partitions=[entry(index=n) for n in range(3)]), 121.0)
+    assert (plan.session is not None, len(where)) == (True, 1)
+
+
+def test_forgotten_partitions_give_their_room_back() -> None:
+    where = FetchSessions(10, random.Random(1), partitions_max=2)
+    first = opened(where, entry(index=0), entry(index=1))
+    plan = where.plan(request(first.session_id, 1, [entry(index=2)], [("t", None, 0)]), 1.0)
+    assert (plan.error, len(plan.partitions)) == (ErrorCode.NONE, 2)
