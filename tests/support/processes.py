@@ -186,7 +186,7 @@ class KafkaServer:
         return self._broker.log_path.read_text(errors="replace")
 
 
-PENSTOCK_ONLY = {"write.caching", "memory.budget.bytes"}
+PENSTOCK_ONLY = {"write.caching"}
 
 
 @contextlib.contextmanager
