@@ -11,7 +11,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from typing import Any, cast
 
 import trio
-import trio.testing
 from tests.support.memory_files import MemoryFiles
 from tests.support.memory_metadata import MemoryMetadata
 from tests.support.metadata_plane import TrioClock, new_random

@@ -6,6 +6,7 @@ as timed out; and when nothing is held back any more, everybody has been answere
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import hypothesis.strategies as st
 import trio
@@ -109,6 +110,7 @@ class Trial:
         bench = self.bench
         bench.files.capacity_bytes = 1 << 40
         bench.threads.release_all()
+        bench.change(min_insync_replicas=1)
         self.lead()
         await settle()
         self.check()
@@ -123,11 +125,19 @@ class Trial:
         assert len(set(kept.values())) == len(kept), "nothing is there twice"
 
 
-Step = Callable[[Trial], object]
+class Step(NamedTuple):
+    """One thing that happens; shown by its name when a run fails."""
+
+    name: str
+    act: Callable[[Trial], object]
+
+    def __repr__(self) -> str:
+        return self.name
 
 
-def step(name: str, function: Step) -> tuple[str, Step]:
-    return name, function
+def step(name: str, act: Callable[[Trial], object]) -> Step:
+    """A step, with the types of its parts said."""
+    return Step(name, act)
 
 
 STEPS = st.one_of(
@@ -169,7 +179,7 @@ RARE_STEPS = st.one_of(
     st.booleans(),
 )
 def test_acks_are_honest_whatever_happens(
-    steps: list[tuple[tuple[str, Step], bool]], rare: tuple[tuple[str, Step], int] | None, caching: bool
+    steps: list[tuple[Step, bool]], rare: tuple[Step, int] | None, caching: bool
 ) -> None:
     planned = list(steps)
     if rare is not None:
@@ -178,8 +188,8 @@ def test_acks_are_honest_whatever_happens(
     async def run() -> None:
         async with partition_bench(write_caching=caching, log_config=CONFIG) as bench:
             trial = Trial(bench)
-            for (_, act), waits in planned:
-                act(trial)
+            for step, waits in planned:
+                step.act(trial)
                 trial.check()
                 if waits:
                     await settle()

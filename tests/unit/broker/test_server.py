@@ -193,10 +193,16 @@ async def refusal(folder: Path, port: int = 0) -> BaseException:
     """What a broker that can't start raises."""
     with pytest.raises(BaseExceptionGroup) as caught:
         await serve(production_environment(), config(folder, port), started=_must_not_start)
-    error: BaseException = caught.value
-    while isinstance(error, BaseExceptionGroup):
-        (error,) = error.exceptions
-    return error
+    return leaf(caught.value)
+
+
+def leaf(error: BaseException) -> BaseException:
+    """The one error in groups within groups."""
+    nested: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    if not nested:
+        return error
+    (only,) = nested
+    return leaf(only)
 
 
 def _must_not_start(running: RunningBroker) -> None:
