@@ -56,6 +56,7 @@ HELD_OVERHEAD_BYTES = 1024
 GONE = -1
 """Told to fetch waiters when the partition is not served here any more."""
 NO_TIMESTAMP = -1
+REFUSAL_LINE_S = 10.0
 ACKS_ALL = -1
 ACKS_NONE = 0
 
@@ -120,6 +121,8 @@ class Partition:
         self._lane = Lane(f"{topic}-{index}", services.spawn)
         self._sync_idle: trio.Event | None = None
         self._slow = False
+        self._refusal_count = 0
+        self._next_refusal_line = 0.0
         self._is_broken = False
         self._is_appending = False
         self._epoch_to_start: int | None = None
@@ -164,7 +167,7 @@ class Partition:
         except InvalidBatch as error:
             result.error_code = error.code
             result.error_message = str(error)
-            log.warning("%s-%d: refused a batch: %s", self.topic, self.index, error)
+            self._log_refusal(error)
             return True
         if (
             self._lane.is_busy
@@ -260,6 +263,16 @@ class Partition:
     def _committed_end_offset(self) -> int:
         """Up to where acks=all is kept. The high watermark alone may be above what is durable after write.caching was turned off."""
         return min(self.high_watermark, self.machine.counted_end_offset)
+
+    def _log_refusal(self, error: InvalidBatch) -> None:
+        """One line, and no more than one every ten seconds: a client that sends nothing else must not fill the log."""
+        now = self._monotonic()
+        self._refusal_count += 1
+        if now >= self._next_refusal_line:
+            self._next_refusal_line = now + REFUSAL_LINE_S
+            log.warning(
+                "%s-%d: refused a batch (%d so far): %s", self.topic, self.index, self._refusal_count, error
+            )
 
     def _append_refused(self, error: PenstockError, result: ProducePartitionResult) -> None:
         """Nothing was appended: say why, by Kafka's code."""

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+PRODUCER_CHECK_S = 600.0
 OPENERS_MAX = 4
 """Workers that open logs at once."""
 
@@ -64,6 +65,7 @@ class PartitionManager:
         self._by_name: dict[tuple[str, int], Partition] = {}
         self._by_id: dict[tuple[bytes, int], Partition] = {}
         self._unusable: dict[tuple[bytes, int], Exception] = {}
+        self._next_producer_check = 0.0
         self._changed = trio.Event()
         self._deltas: deque[ImageDelta] = deque()
         self._noted = trio.Event()
@@ -269,6 +271,14 @@ class PartitionManager:
         return await run_storage(self._services.threads, function, *args)
 
     # Checkpoints, and the end
+
+    def forget_idle_producers(self, now: float) -> None:
+        """Every ten minutes, drop idempotent producers that have been idle for `producer.id.expiration.ms`. `now` is monotonic."""
+        if now >= self._next_producer_check:
+            self._next_producer_check = now + PRODUCER_CHECK_S
+            now_ms = self._services.clock.wall_ms()
+            for partition in self._by_name.values():
+                partition.log.expire_producers(now_ms)
 
     def flush_due(self, now: float) -> None:
         """Begin the syncs that `flush.ms` asks for; called every second or so."""

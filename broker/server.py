@@ -171,13 +171,14 @@ class Server:
         return ""
 
     async def sweep(self) -> None:
-        """One timer for all: deadlines of connections, and flush.ms. Waits for nothing but the timer."""
+        """One timer for all: deadlines of connections, flush.ms, idle producers. Waits for nothing but the timer."""
         while True:
             await trio.sleep(SWEEP_S)
             now = self._clock.monotonic()
             for connection in tuple(self._connections):
                 connection.close_if_overdue(now)
             self._broker.partitions.flush_due(now)
+            self._broker.partitions.forget_idle_producers(now)
 
     async def drain(self) -> None:
         """Let every connection end its requests in flight; cut off what takes longer than `shutdown.timeout.ms`."""

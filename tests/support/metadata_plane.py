@@ -35,7 +35,7 @@ class TrioClock:
         return trio.current_time()
 
     def wall_ms(self) -> int:
-        return 1_700_000_000_000
+        return 1_700_000_000_000 + int(trio.current_time() * 1000)
 
 
 def new_random(seed: int = 7) -> random.Random:

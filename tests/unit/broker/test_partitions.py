@@ -343,3 +343,20 @@ async def test_changed_topic_config_holds_for_its_partitions_and_no_others() -> 
         await broker.broker.watch.wait_for(revision)
         await settle()
         assert [p.settings.max_message_bytes for p in broker.broker.partitions] == [100] * 3
+
+
+# What the sweep does
+
+
+async def test_idle_producers_are_forgotten_and_busy_ones_are_not(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with memory_broker(producer_id_expiration_ms="60000") as broker:
+        await broker.create("orders")
+        (partition,) = broker.broker.partitions
+        await broker.produced("orders", bytes(batch(producer_id=7)))
+        await trio.sleep(61)
+        await broker.produced("orders", bytes(batch(producer_id=8)))
+        assert partition.log.producer_count == 2
+        broker.broker.partitions.forget_idle_producers(trio.current_time())
+        assert partition.log.producer_count == 1
