@@ -21,13 +21,14 @@ import trio
 from penstock.broker.budget import BufferPool, ByteBudget
 from penstock.broker.replies import FileRange, Part, Parts, Reply, release
 from penstock.protocol.errors import ProtocolError
+from penstock.protocol.produce_again import RepeatedProduce
 from penstock.runtime.clock import Clock
 from penstock.runtime.files import StorageError
 from penstock.runtime.network import ConnectionLost, Stream
 
 log = logging.getLogger(__name__)
 
-SCRATCH_SIZE_BYTES = 128 * 1024
+SCRATCH_SIZE_BYTES = 256 * 1024
 FIRST_BYTES = 64 * 1024
 """What a frame is given at once; from there its buffer doubles as its bytes arrive."""
 PENDING_REPLIES_MAX = 128
@@ -91,7 +92,9 @@ class Connection:
     def __init__(self, stream: Stream, listener: str, shared: ConnectionShared) -> None:
         self.peer = stream.peer
         self.listener = listener
-        self.software = ""
+        self.repeated_produce: RepeatedProduce | None = None
+        """What the next Produce is compared with first."""
+        self.repeat_misses = 0
         self._stream = stream
         self._shared = shared
         self._outbox: deque[Parts | Reply] = deque()

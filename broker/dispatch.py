@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from penstock.broker.api.api_versions import unsupported_version_response
 from penstock.broker.api.fetch import fetch
-from penstock.broker.api.produce import produce
+from penstock.broker.api.produce import produce, produce_again
 from penstock.broker.context import ANONYMOUS, RequestContext
 from penstock.broker.replies import Parts
 from penstock.protocol.api import SERVED, ApiKey
@@ -66,6 +66,11 @@ class Dispatcher:
 
         Raises ProtocolError where the only answer is to close the connection: unknown API or version, bytes that are no request.
         """
+        known = connection.repeated_produce
+        if known is not None and (records := known.records_in(frame)) is not None:
+            if connection.repeat_misses:
+                connection.repeat_misses -= 1
+            return produce_again(self._broker, known, frame, records)
         try:
             header = read_request_header(frame)
         except UnsupportedVersion as error:
@@ -74,7 +79,7 @@ class Dispatcher:
             log.info("%s: ApiVersions version %d: answered in version 0", connection.peer, error.api_version)
             return [unsupported_version_response(error.correlation_id)]
         if header.api_key == _PRODUCE:
-            return produce(self._broker, header, frame)
+            return produce(self._broker, header, frame, connection)
         if header.api_key == _FETCH:
             return fetch(self._broker, header, frame)
         request = decode_request(header.api_key, header.api_version, frame[header.body_position :])

@@ -14,7 +14,7 @@ from penstock.broker.replies import Parts, Reply
 from penstock.protocol.api import ApiKey
 from penstock.protocol.compression import Codec
 from penstock.protocol.errors import ErrorCode, ProtocolError
-from penstock.protocol.framing import RequestHeader, response_prefix
+from penstock.protocol.framing import RequestHeader, read_request_header, response_prefix
 from penstock.protocol.produce import (
     ProducePartitionResult,
     ProduceRequest,
@@ -22,15 +22,20 @@ from penstock.protocol.produce import (
     encode_produce_refusal,
     encode_produce_response,
 )
+from penstock.protocol.produce_again import RepeatedProduce, learn
 from penstock.protocol.record_batch import ATTRIBUTES_POSITION, CODEC_MASK, HEADER_SIZE_BYTES
 
 if TYPE_CHECKING:
     from penstock.broker.broker import Broker
+    from penstock.broker.connection import Connection
 
 _KEY = int(ApiKey.PRODUCE)
 FIRST_SERVED_VERSION = 3
+REPEAT_MISSES_MAX = 64
+"""A connection whose requests are seldom like the one before (several partitions in turn) is not learned from any more."""
 FIRST_VERSION_WITH_ZSTD = 7
 _ACKS = (-1, 0, 1)
+REFUSED_WITHOUT_ACKS = "a Produce with acks=0 was refused, which only closing the connection can tell"
 
 
 class PendingProduce(Reply):
@@ -59,6 +64,10 @@ class PendingProduce(Reply):
         if self._outstanding == 0:
             self.resolve()
 
+    def refused(self, result: ProducePartitionResult) -> Parts:
+        """The response to a request of one partition that was refused at once."""
+        return [_response(self._version, self._correlation_id, [result])]
+
     def try_finish(self) -> Parts | None:
         """The response. The results of partitions that are still open stand at REQUEST_TIMED_OUT."""
         return [_response(self._version, self._correlation_id, self._results)]
@@ -69,8 +78,13 @@ def _response(version: int, correlation_id: int, results: list[ProducePartitionR
     return response_prefix(_KEY, version, correlation_id, len(body)) + body
 
 
-def produce(broker: "Broker", header: RequestHeader, frame: memoryview) -> Parts | Reply | None:
-    """Handle one Produce frame. Returns None for acks=0; raises ProtocolError where the connection must be closed."""
+def produce(
+    broker: "Broker", header: RequestHeader, frame: memoryview, connection: "Connection | None" = None
+) -> Parts | Reply | None:
+    """Handle one Produce frame. Returns None for acks=0; raises ProtocolError where the connection must be closed.
+
+    `connection` is given when the next frame that is like this one may go to `produce_again`.
+    """
     version = header.api_version
     request = decode_produce_request(version, frame[header.body_position :])
     if version < FIRST_SERVED_VERSION:
@@ -79,6 +93,9 @@ def produce(broker: "Broker", header: RequestHeader, frame: memoryview) -> Parts
         body = encode_produce_refusal(version, request)
         return [response_prefix(_KEY, version, header.correlation_id, len(body)) + body]
     refusal = _refusal(request)
+    if connection is not None and not refusal and connection.repeat_misses < REPEAT_MISSES_MAX:
+        connection.repeat_misses += 1
+        connection.repeated_produce = learn(header, frame, request)
     results: list[ProducePartitionResult] = []
     pending: PendingProduce | None = None
     outstanding = refused = 0
@@ -110,9 +127,7 @@ def produce(broker: "Broker", header: RequestHeader, frame: memoryview) -> Parts
             refused += 1
     if request.acks == 0:
         if refused:
-            raise ProtocolError(
-                "a Produce with acks=0 was refused, which only closing the connection can tell"
-            )
+            raise ProtocolError(REFUSED_WITHOUT_ACKS)
         return None
     if outstanding:
         assert pending is not None
@@ -120,6 +135,31 @@ def produce(broker: "Broker", header: RequestHeader, frame: memoryview) -> Parts
         pending.wait_for(results, outstanding, deadline)
         return pending
     return [_response(version, header.correlation_id, results)]
+
+
+def produce_again(
+    broker: "Broker", known: RepeatedProduce, frame: memoryview, records: memoryview
+) -> Parts | Reply | None:
+    """Handle a frame that is like an earlier one of its connection; `records` are those in it. Same answers as `produce`."""
+    if known.topic_id is None:
+        partition = broker.partitions.by_name(known.topic, known.index)
+    else:
+        partition = broker.partitions.by_id(known.topic_id, known.index)
+    if partition is None:
+        return produce(broker, read_request_header(frame), frame)
+    result = ProducePartitionResult(known.topic, known.topic_id, known.index, 0)
+    pending = PendingProduce(known.version, int.from_bytes(frame[4:8], "big", signed=True))
+    if not partition.produce(records, known.acks, result, pending.one_done):
+        if known.acks == 0:
+            return None
+        deadline = broker.clock.monotonic() + max(known.timeout_ms, 0) / 1000
+        pending.wait_for([result], 1, deadline)
+        return pending
+    if known.acks == 0:
+        if result.error_code:
+            raise ProtocolError(REFUSED_WITHOUT_ACKS)
+        return None
+    return [known.answer(frame, result)] if not result.error_code else pending.refused(result)
 
 
 def _is_zstd(records: memoryview) -> bool:
