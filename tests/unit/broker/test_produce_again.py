@@ -51,8 +51,10 @@ class Producer:
         answer = bytes(self.stream.sent)
         self.stream.sent.clear()
         assert struct.unpack_from(">ii", answer) == (len(answer) - 4, self.correlation_id)
-        response = decode_response(ApiKey.PRODUCE, VERSION, answer[9:])
-        return response.responses[0].partition_responses[0]
+        part: Message = (
+            decode_response(ApiKey.PRODUCE, VERSION, answer[9:]).responses[0].partition_responses[0]
+        )
+        return part
 
 
 async def test_repeated_requests_are_appended_refused_and_answered_like_any_other() -> None:
