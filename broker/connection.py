@@ -29,6 +29,8 @@ from penstock.runtime.network import ConnectionLost, Stream
 log = logging.getLogger(__name__)
 
 SCRATCH_SIZE_BYTES = 256 * 1024
+HEAD_WINDOW_BYTES = 8 * 1024
+"""What is read at once behind a large frame: the next one is likely large, and goes to a buffer of its own without a copy."""
 FIRST_BYTES = 64 * 1024
 """What a frame is given at once; from there its buffer doubles as its bytes arrive."""
 PENDING_REPLIES_MAX = 128
@@ -105,6 +107,7 @@ class Connection:
         self._stopping = False
         self._reading = trio.CancelScope()
         self._interruptible = False
+        self._expects_large = False
         self._awaited: Awaitable[None] | None = None
         self._close_reason = ""
         now = shared.clock.monotonic()
@@ -171,7 +174,8 @@ class Connection:
             self._interruptible = True
             if shared.budget.disk_is_behind:
                 await shared.budget.wait_for_disk()
-            count = await receive_into(scratch)
+            window = scratch[:HEAD_WINDOW_BYTES] if self._expects_large else scratch
+            count = await receive_into(window)
             self._interruptible = False
             if count == 0:
                 return
@@ -186,9 +190,11 @@ class Connection:
                 )  # others use the scratch while this connection waits
                 position = await self._take_slowly(view)
             if position < len(view):
-                await self._read_rest(view[position:])
-            elif self._outbox and not self._writer_running:
-                await self._send_ready()
+                total += await self._read_rest(view[position:])
+            else:
+                self._expects_large = False
+                if self._outbox and not self._writer_running:
+                    await self._send_ready()
             if len(self._outbox) >= PENDING_REPLIES_MAX:
                 await self._wait_for_outbox()
             reads += 1
@@ -232,8 +238,8 @@ class Connection:
                 break
         return position
 
-    async def _read_rest(self, rest: memoryview) -> None:
-        """Read the frame that begins with `rest` to its end, and no further, and handle it."""
+    async def _read_rest(self, rest: memoryview) -> int:
+        """Read the frame that begins with `rest` to its end, and no further, and handle it; returns its size in bytes."""
         self._frame_started = self._last_active
         if len(rest) < HEAD_BYTES:
             rest = await self._read_head(bytearray(rest))
@@ -249,6 +255,7 @@ class Connection:
             await shared.budget.wait_for_room()
             self._interruptible = False
             self._frame_started = shared.clock.monotonic()
+        self._expects_large = size >= SCRATCH_SIZE_BYTES
         head = rest[4 : 4 + size]
         buffer = shared.pool.take(size, max(min(size, FIRST_BYTES), len(head)))
         buffer[: len(head)] = head
@@ -275,6 +282,7 @@ class Connection:
             await awaited
         if self._outbox and not self._writer_running:
             await self._send_ready()
+        return size
 
     async def _read_head(self, head: bytearray) -> memoryview:
         """The first bytes of a frame: its length and, unless it is shorter, its API key."""
