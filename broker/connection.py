@@ -243,7 +243,7 @@ class Connection:
         self._frame_started = self._last_active
         if len(rest) < HEAD_BYTES:
             rest = await self._read_head(bytearray(rest))
-        (size,) = _read_size(rest, 0)
+        size: int = _read_size(rest, 0)[0]
         self._check_size(size, rest[4:HEAD_BYTES])
         shared = self._shared
         if size > FIRST_BYTES and shared.budget.is_spent:
