@@ -174,7 +174,7 @@ class BrokerConfig:
     )
     queued_max_request_bytes: int = _fixed(
         "queued.max.request.bytes",
-        128 * _MIB,
+        64 * _MIB,
         "Bytes of requests under way on all connections; past it, connections are not read until there is room.",
         low=1024,
     )
