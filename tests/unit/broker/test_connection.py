@@ -369,6 +369,27 @@ async def test_flood_of_requests_that_are_awaited_lets_others_in_and_holds_one_a
         nursery.cancel_scope.cancel()
 
 
+async def test_flood_whose_answers_are_taken_lets_others_in_between_its_requests() -> None:
+    async with running() as session, trio.open_nursery() as nursery:
+        other = ScriptedStream()
+        nursery.start_soon(Connection(other, "PLAINTEXT", session.shared).serve)
+        await session.settle()
+        seen_by_other: list[bool] = []
+
+        async def handle() -> Outcome:
+            if not seen_by_other:
+                other.feed(frame(b"b"))
+            seen_by_other.append(bool(other.sent))
+            return [b"x"]
+
+        session.echo.answers = {b"slow": handle}
+        session.stream.feed(frame(b"slow") * 500)
+        await session.settle()
+        assert len(seen_by_other) == 500
+        assert seen_by_other[10], "the other one waits for a few requests, not for all"
+        nursery.cancel_scope.cancel()
+
+
 async def test_many_awaited_requests_in_one_read_are_answered_in_order() -> None:
     async with running() as session:
         order = iter(range(1000))
