@@ -99,15 +99,17 @@ class Cluster:
             raise BrokerError(ErrorCode.NOT_CONTROLLER, "the cluster has no controller now")
         return await self.connection(self._controller_id)
 
-    async def refresh(self, topics: Iterable[str] | None) -> ClusterMetadata:
-        """Ask a broker for Metadata of these topics (None: all of them; empty: only the brokers). Never creates a topic.
+    async def refresh(self, topics: Iterable[str] | None, *, creates_topics: bool = False) -> ClusterMetadata:
+        """Ask a broker for Metadata of these topics (None: all of them; empty: only the brokers).
+
+        `creates_topics`: those that are missing are made, where the broker does that (auto.create.topics.enable).
 
         Raises:
             BootstrapFailed: nobody could be connected to.
             ConnectionLost, ProtocolError, UnsupportedByBroker: as for a request.
         """
         named = None if topics is None else [Message(name=topic) for topic in topics]
-        request = Message(topics=named, allow_auto_topic_creation=False)
+        request = Message(topics=named, allow_auto_topic_creation=creates_topics)
         connection = await self.any_connection()
         answer = await connection.request(ApiKey.METADATA, request, at_least=_METADATA_VERSION_MIN)
         if getattr(answer, "error_code", 0):
