@@ -107,12 +107,18 @@ class Connection:
         )
 
     async def request(
-        self, api_key: ApiKey, request: Message, *, at_least: int = 0, broker_wait_ms: int = 0
+        self,
+        api_key: ApiKey,
+        request: Message,
+        *,
+        at_least: int = 0,
+        at_most: int | None = None,
+        broker_wait_ms: int = 0,
     ) -> Message:
         """Send a request in the highest common version and return the decoded answer.
 
-        `at_least` is the lowest version that can say what `request` asks for. `broker_wait_ms` is how long the broker may take on
-        purpose (a long poll, a rebalance); it is added to the request timeout.
+        `at_least` and `at_most` are the lowest and highest versions that can say what `request` asks for. `broker_wait_ms` is how long
+        the broker may take on purpose (a long poll, a rebalance); it is added to the request timeout.
 
         Raises:
             UnsupportedByBroker: no common version; nothing was sent.
@@ -121,7 +127,7 @@ class Connection:
 
         Cancellation: the request may or may not have been sent; its answer is thrown away and the connection lives on.
         """
-        version = self.version(api_key, at_least=at_least)
+        version = self.version(api_key, at_least=at_least, at_most=at_most)
         body = encode_request(api_key, version, request)
         answer = await self.exchange(api_key, version, [body], broker_wait_ms=broker_wait_ms)
         try:

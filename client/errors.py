@@ -41,6 +41,14 @@ class AuthorizationFailed(BrokerError):
     """The principal may not do that."""
 
 
+class UnknownGroup(BrokerError):
+    """There is no group of that id (of the kind that was asked for)."""
+
+
+class GroupNotEmpty(BrokerError):
+    """The group has members, or is subscribed to the topic: it is not the time to delete."""
+
+
 class BootstrapFailed(PenstockError):
     """None of the bootstrap addresses could be connected to; the message says why for each."""
 
@@ -62,6 +70,9 @@ _CLASSES: dict[ErrorCode, type[BrokerError]] = {
     ErrorCode.UNKNOWN_TOPIC_ID: UnknownTopic,
     ErrorCode.TOPIC_ALREADY_EXISTS: TopicExists,
     ErrorCode.OFFSET_OUT_OF_RANGE: OffsetOutOfRange,
+    ErrorCode.GROUP_ID_NOT_FOUND: UnknownGroup,
+    ErrorCode.NON_EMPTY_GROUP: GroupNotEmpty,
+    ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC: GroupNotEmpty,
     ErrorCode.TOPIC_AUTHORIZATION_FAILED: AuthorizationFailed,
     ErrorCode.GROUP_AUTHORIZATION_FAILED: AuthorizationFailed,
     ErrorCode.CLUSTER_AUTHORIZATION_FAILED: AuthorizationFailed,
@@ -84,10 +95,12 @@ __all__ = [
     "AuthorizationFailed",
     "BootstrapFailed",
     "BrokerError",
+    "GroupNotEmpty",
     "OffsetOutOfRange",
     "RequestOutcomeUnknown",
     "ResponseTooLarge",
     "TopicExists",
+    "UnknownGroup",
     "UnknownTopic",
     "UnsupportedByBroker",
     "broker_error",
