@@ -11,7 +11,7 @@ import click
 from confluent_kafka import KafkaException
 from rich.console import Console
 
-from bench import consume_records, fetch_frames, lone_write, produce_frames, produce_records
+from bench import consume_records, end_to_end, fetch_frames, lone_write, produce_frames, produce_records
 from bench.driver import LoadFailed
 from bench.peers import PeerFailed, PeerMissing
 from bench.processes import on_cores
@@ -22,7 +22,7 @@ from bench.targets import judge
 
 BENCHES: dict[str, Callable[[], list[Case]]] = {
     module.BENCH: module.cases
-    for module in (produce_frames, fetch_frames, produce_records, consume_records, lone_write)
+    for module in (produce_frames, fetch_frames, produce_records, consume_records, lone_write, end_to_end)
 }
 RESULTS = Path(__file__).parent / "results" / "local"
 

@@ -100,6 +100,43 @@ def lone_writes(
     return Load(done, done, done * len(value), latencies_s, meter)
 
 
+def end_to_end(
+    bootstrap: str, topic: str, *, value: bytes, count: int, seconds: float, server_pid: int = 0
+) -> Load:
+    """One record at a time, each read by a consumer before the next is written. Latencies are from `produce` to the message in hand.
+
+    Raises:
+        LoadFailed: a record did not come.
+    """
+    producer = _producer(bootstrap, **{"linger.ms": 0})
+    consumer = _consumer(bootstrap)
+    latencies_s: list[float] = []
+
+    def pass_one() -> None:
+        producer.produce(topic, value, partition=0)
+        message = consumer.poll(QUIET_S)
+        if message is None or message.value() != value:
+            raise LoadFailed("a record was not read" if message is None else str(message.error()))
+        producer.poll(0)
+
+    try:
+        consumer.assign([TopicPartition(topic, 0, 0)])
+        pass_one()  # makes the connections
+        with Meter(server_pid) as meter:
+            now = perf_counter()
+            deadline = now + seconds
+            while len(latencies_s) < count and now < deadline:
+                sent = now
+                pass_one()
+                now = perf_counter()
+                latencies_s.append(now - sent)
+        producer.flush(QUIET_S)
+    finally:
+        consumer.close()
+    done = len(latencies_s)
+    return Load(done, done, done * len(value), latencies_s, meter)
+
+
 def _consumer(bootstrap: str) -> Consumer:
     return Consumer(
         {

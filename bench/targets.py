@@ -52,6 +52,7 @@ TARGETS: Sequence[Target] = [
     *_against_kafka("fetch_frames", CACHING, "mb_per_s", "cpu_s_per_gb"),
     *_against_kafka("consume_records", CACHING, "records_per_s", "cpu_s_per_gb"),
     *_against_kafka("lone_write", CACHING, "p50_us", "p99_us"),
+    *_against_kafka("end_to_end", CACHING, "p50_us", "p99_us"),
     *_against_kafka("produce_frames", DURABLE, "mb_per_s"),
     *_against_kafka("produce_records", DURABLE, "records_per_s"),
     *_against_kafka("lone_write", DURABLE, "p50_us", "p99_us"),

@@ -1,0 +1,20 @@
+"""The bench of client libraries runs to its end at next to no load, with every client in every row."""
+
+import json
+from pathlib import Path
+
+from bench.client_load import CONSUMERS, PRODUCERS
+from bench.clients import main
+from click.testing import CliRunner
+
+
+def test_every_client_moves_records_in_every_row(tmp_path: Path) -> None:
+    arguments = ["--rounds", "1", "--seconds", "0.1", "--results", str(tmp_path), "--data-dir", str(tmp_path)]
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    (path,) = tmp_path.glob("*.json")
+    rows = json.loads(path.read_text())["rows"]
+    measured = {(row["case"], row["client"]) for row in rows}
+    assert {client for _, client in measured} == {*PRODUCERS, *CONSUMERS}
+    assert len(measured) == 4 * len(PRODUCERS) + 4 * len(CONSUMERS)
+    assert all(row["records_per_s"] > 0 and row["cpu_us_per_record"] > 0 for row in rows)
