@@ -1,12 +1,13 @@
-"""The brokers of one cluster: who they are, who leads what, and one connection to each.
+"""The brokers of one cluster: who they are, who leads what, and the connections to each.
 
 Owns the bootstrap, the last Metadata answer and the pool of connections. Does not know what is asked of the brokers or which
 errors are worth another try.
 
-Invariants: at most one open connection for each node, and one to a bootstrap address; a lost one is replaced on the next use, never in the
-background. Connections live in the nursery that the owner hands in and end with it.
+Invariants: at most one open connection for each node and lane, and one to a bootstrap address; a lost one is replaced on the next use, never
+in the background. Connections live in the nursery that the owner hands in and end with it.
 """
 
+import enum
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TypeVar
@@ -28,6 +29,24 @@ _BOOTSTRAP_NODE = -1
 T = TypeVar("T")
 
 
+class ConnectionLane(enum.Enum):
+    """What a connection to a node is for.
+
+    Answers come in the order of the requests: what a broker holds back on purpose needs a lane of its own, or the rest would wait behind it.
+    """
+
+    CONTROL = enum.auto()
+    """Requests that are answered at once."""
+    FETCH = enum.auto()
+    """Long polls."""
+    COORDINATOR = enum.auto()
+    """JoinGroup and SyncGroup, which wait for the other members, and the heartbeats that follow them."""
+
+
+_Place = tuple[int, ConnectionLane]
+_BOOTSTRAP_PLACE = (_BOOTSTRAP_NODE, ConnectionLane.CONTROL)
+
+
 class Cluster:
     """Connections and metadata that one client shares between its tasks."""
 
@@ -44,8 +63,8 @@ class Cluster:
         self._settings = settings
         self._nodes: dict[int, Node] = {}
         self._controller_id = _BOOTSTRAP_NODE
-        self._connections: dict[int, Connection] = {}
-        self._locks: dict[int, trio.Lock] = {}
+        self._connections: dict[_Place, Connection] = {}
+        self._locks: dict[_Place, trio.Lock] = {}
 
     @property
     def nodes(self) -> Sequence[Node]:
@@ -58,25 +77,26 @@ class Cluster:
         Raises:
             BootstrapFailed: nobody could be connected to.
         """
-        for connection in self._connections.values():
-            if connection.is_open:
+        for (_, lane), connection in self._connections.items():
+            if lane is ConnectionLane.CONTROL and connection.is_open:
                 return connection
         for node in self._shuffled(self._nodes.values()):
             with suppress(AddressError, ConnectionLost):
                 return await self.connection(node.node_id)
         return await self._bootstrap_connection()
 
-    async def connection(self, node_id: int) -> Connection:
-        """The connection to a broker that Metadata named, opened if need be.
+    async def connection(self, node_id: int, lane: ConnectionLane = ConnectionLane.CONTROL) -> Connection:
+        """The connection to a broker that Metadata named, one for each lane, opened if need be.
 
         Raises:
             BrokerError: BROKER_NOT_AVAILABLE: no such node is known; refresh and ask again.
             AddressError, ConnectionLost: it could not be connected to.
         """
-        if (connection := self._pooled(node_id)) is not None:
+        place = (node_id, lane)
+        if (connection := self._pooled(place)) is not None:
             return connection
-        async with self._lock(node_id):
-            if (connection := self._pooled(node_id)) is not None:
+        async with self._lock(place):
+            if (connection := self._pooled(place)) is not None:
                 return connection
             node = self._nodes.get(node_id)
             if node is None:
@@ -85,7 +105,7 @@ class Cluster:
                 connection = await self._open(node.address)
             except AddressError as error:
                 raise AddressError(f"broker {node_id}, as it is advertised: {error}") from error
-            self._connections[node_id] = connection
+            self._connections[place] = connection
             return connection
 
     async def controller(self) -> Connection:
@@ -124,6 +144,14 @@ class Cluster:
             raise BrokerError(ErrorCode.LEADER_NOT_AVAILABLE, "the partition has no leader now")
         return await self.connection(partition.leader)
 
+    def learn_node(self, node: Node) -> None:
+        """Take in a broker that another answer than Metadata told of (FindCoordinator); connections to an old address of its are closed."""
+        known = self._nodes.get(node.node_id)
+        if known is not None and known.address == node.address:
+            return
+        self._close_node(node.node_id)
+        self._nodes[node.node_id] = node
+
     def close(self) -> None:
         """Close all connections at once."""
         for connection in self._connections.values():
@@ -133,18 +161,21 @@ class Cluster:
     def _learn(self, metadata: ClusterMetadata) -> None:
         if not metadata.nodes:
             return  # a broker that is just starting; what we knew is better
-        for node_id, connection in list(self._connections.items()):
-            known, now = self._nodes.get(node_id), metadata.nodes.get(node_id)
-            if known is not None and (now is None or now.address != known.address):
-                connection.close()
-                del self._connections[node_id]
+        for node_id, known in self._nodes.items():
+            now = metadata.nodes.get(node_id)
+            if now is None or now.address != known.address:
+                self._close_node(node_id)
         self._nodes = dict(metadata.nodes)
         self._controller_id = metadata.controller_id
 
+    def _close_node(self, node_id: int) -> None:
+        for place in [place for place in self._connections if place[0] == node_id]:
+            self._connections.pop(place).close()
+
     async def _bootstrap_connection(self) -> Connection:
         reasons: list[str] = []
-        async with self._lock(_BOOTSTRAP_NODE):
-            if (connection := self._pooled(_BOOTSTRAP_NODE)) is not None:
+        async with self._lock(_BOOTSTRAP_PLACE):
+            if (connection := self._pooled(_BOOTSTRAP_PLACE)) is not None:
                 return connection
             for address in self._shuffled(self._bootstrap):
                 try:
@@ -152,7 +183,7 @@ class Cluster:
                 except PenstockError as error:
                     reasons.append(str(error))
                     continue
-                self._connections[_BOOTSTRAP_NODE] = connection
+                self._connections[_BOOTSTRAP_PLACE] = connection
                 return connection
         raise BootstrapFailed("no broker to be reached: " + "; ".join(reasons))
 
@@ -161,12 +192,12 @@ class Cluster:
             self._nursery, self._environment.network, address.host, address.port, self._settings
         )
 
-    def _pooled(self, node_id: int) -> Connection | None:
-        connection = self._connections.get(node_id)
+    def _pooled(self, place: _Place) -> Connection | None:
+        connection = self._connections.get(place)
         return connection if connection is not None and connection.is_open else None
 
-    def _lock(self, node_id: int) -> trio.Lock:
-        return self._locks.setdefault(node_id, trio.Lock())
+    def _lock(self, place: _Place) -> trio.Lock:
+        return self._locks.setdefault(place, trio.Lock())
 
     def _shuffled(self, items: Iterable[T]) -> list[T]:
         """In random order, so that many clients don't all start at the same broker."""
@@ -175,4 +206,4 @@ class Cluster:
         return [left.pop(randrange(0, len(left))) for _ in range(len(left))]
 
 
-__all__ = ["Cluster"]
+__all__ = ["Cluster", "ConnectionLane"]
