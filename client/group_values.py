@@ -105,8 +105,8 @@ class GroupDescription:
     protocol: str
     """The name of the assignor; empty while there is none."""
     members: Sequence[GroupMember]
-    coordinator_id: int
-    """The node id of the broker that answered."""
+    coordinator: str
+    """`host:port` of the broker that answered."""
     epoch: int | None = None
     """The group epoch (KIP-848); None in a classic group."""
 
