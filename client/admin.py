@@ -15,7 +15,7 @@ not have been carried out; the client stays usable. Use cancel scopes for deadli
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from penstock.client import admin_messages
+from penstock.client import admin_messages, record_times
 from penstock.client.admin_base import unknown_topic
 from penstock.client.admin_groups import GroupCalls
 from penstock.client.admin_values import (
@@ -32,6 +32,7 @@ from penstock.client.admin_values import (
 from penstock.client.connection import Connection
 from penstock.client.errors import BrokerError
 from penstock.client.metadata import ClusterMetadata, TopicMetadata, TopicPartition
+from penstock.client.record_times import NoneYet
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
 
@@ -204,6 +205,43 @@ class Admin(GroupCalls):
             return admin_messages.read_offsets(answer)
 
         return await self._settle_by_leader(timestamps_ms, send)
+
+    async def first_timestamps(
+        self, offsets: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, int | BrokerError | None]:
+        """For each partition the timestamp, in ms since 1970, of the first record at or behind an offset; None where there is none yet.
+
+        Reads one batch of each partition, so it is dearer than the other calls. OffsetOutOfRange: the records are gone.
+        """
+
+        async def send(
+            connection: Connection, entries: Mapping[TopicPartition, int]
+        ) -> Mapping[TopicPartition, int | BrokerError | None]:
+            outcomes: dict[TopicPartition, int | BrokerError | None] = {}
+            left = dict(entries)
+            while left:
+                answer = await self._ask(
+                    connection,
+                    ApiKey.FETCH,
+                    record_times.fetch_request(left),
+                    at_most=record_times.FETCH_VERSION_MAX,
+                    is_repeatable=True,
+                )
+                before = dict(left)
+                for key, outcome in record_times.read_first_timestamps(answer, before).items():
+                    if not isinstance(outcome, NoneYet):
+                        outcomes[key] = outcome
+                        del left[key]
+                    elif outcome.is_at_end:
+                        outcomes[key] = None
+                        del left[key]
+                    else:
+                        left[key] = outcome.next_offset
+                if left == before:  # no partition got anything: the broker has nothing to give
+                    return outcomes | dict.fromkeys(left)
+            return outcomes
+
+        return await self._settle_by_leader(offsets, send)
 
     async def delete_records(
         self, before_offsets: Mapping[TopicPartition, int]
