@@ -1,0 +1,237 @@
+"""One member of a churning group: `python -m tests.support.churn.member CLIENT ...`. Reads, notes what it did, commits, until SIGTERM.
+
+Owns a loop for each client library, with a commit that is waited for after every poll. A refused commit (the member was fenced or the
+group rebalances) is no error: the records will be read again by whoever owns the partition next. What was processed is in the file, by one
+write for each poll, before it is committed: so a kill between the two shows as a repetition, never as a loss.
+"""
+
+import asyncio
+import importlib
+import json
+import os
+import signal
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+POLL_S = 0.1
+POLL_RECORDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """How to join. Times in ms."""
+
+    bootstrap: str
+    group: str
+    topic: str
+    protocol: str
+    assignor: str
+    session_timeout_ms: int
+    instance: str | None
+
+
+class Notes:
+    """The file of one member: a line of JSON for each event."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def write(self, event: str, **more: object) -> None:
+        """Add a line, whole or not at all."""
+        os.write(self._file, (json.dumps({"event": event, **more}) + "\n").encode())
+
+    def did(self, offsets: Iterable[tuple[int, int]]) -> dict[int, int]:
+        """Note processed (partition, offset) pairs; returns what is to be committed."""
+        pairs = list(offsets)
+        if pairs:
+            self.write("did", records=pairs)
+        return {partition: offset + 1 for partition, offset in sorted(pairs)}
+
+
+class Stop:
+    """Whether the process was asked to leave."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+
+
+def librdkafka(how: Membership, notes: Notes, stop: Stop) -> None:
+    """confluent-kafka."""
+    from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+    settings: dict[str, Any] = {
+        "bootstrap.servers": how.bootstrap,
+        "group.id": how.group,
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "reconnect.backoff.ms": 20,
+        "reconnect.backoff.max.ms": 200,
+        "retry.backoff.ms": 20,
+        "log_level": 0,
+    }
+    if how.protocol == "consumer":
+        settings |= {"group.protocol": "consumer"}
+    else:
+        settings |= {
+            "partition.assignment.strategy": how.assignor,
+            "session.timeout.ms": how.session_timeout_ms,
+            "heartbeat.interval.ms": how.session_timeout_ms // 5,
+            "max.poll.interval.ms": max(how.session_timeout_ms, 10_000),
+        }
+    if how.instance is not None:
+        settings["group.instance.id"] = how.instance
+    consumer: Any = Consumer(settings)
+
+    def note(event: str) -> Callable[[Any, list[Any]], None]:
+        return lambda _, partitions: notes.write(event, partitions=[each.partition for each in partitions])
+
+    consumer.subscribe([how.topic], on_assign=note("assign"), on_revoke=note("revoke"), on_lost=note("lose"))
+    while not stop.asked:
+        found = [message for message in consumer.consume(POLL_RECORDS, POLL_S) if not _is_trouble(message)]
+        ends = notes.did((message.partition(), message.offset()) for message in found)
+        if not ends:
+            continue
+        try:
+            consumer.commit(
+                offsets=[TopicPartition(how.topic, partition, end) for partition, end in ends.items()],
+                asynchronous=False,
+            )
+        except KafkaException as error:
+            notes.write("refused", reason=str(error))
+    del KafkaError
+    consumer.close()
+
+
+def _is_trouble(message: Any) -> bool:
+    return message.error() is not None
+
+
+def aiokafka(how: Membership, notes: Notes, stop: Stop) -> None:
+    """aiokafka."""
+    asyncio.run(_aiokafka(how, notes, stop))
+
+
+async def _aiokafka(how: Membership, notes: Notes, stop: Stop) -> None:
+    library: Any = importlib.import_module("aiokafka")
+    errors: Any = importlib.import_module("aiokafka.errors")
+    assignors: Any = importlib.import_module(f"aiokafka.coordinator.assignors.{how.assignor}")
+    assignor = {"range": "RangePartitionAssignor", "roundrobin": "RoundRobinPartitionAssignor"}[how.assignor]
+    consumer = library.AIOKafkaConsumer(
+        bootstrap_servers=how.bootstrap,
+        group_id=how.group,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        session_timeout_ms=how.session_timeout_ms,
+        heartbeat_interval_ms=how.session_timeout_ms // 5,
+        max_poll_interval_ms=max(how.session_timeout_ms, 10_000),
+        partition_assignment_strategy=(getattr(assignors, assignor),),
+        group_instance_id=how.instance,
+        retry_backoff_ms=50,
+    )
+
+    class Listener(library.ConsumerRebalanceListener):  # type: ignore[misc]
+        async def on_partitions_revoked(self, revoked: Any) -> None:
+            notes.write("revoke", partitions=[each.partition for each in revoked])
+
+        async def on_partitions_assigned(self, assigned: Any) -> None:
+            notes.write("assign", partitions=[each.partition for each in assigned])
+
+    consumer.subscribe([how.topic], listener=Listener())
+    await consumer.start()
+    try:
+        while not stop.asked:
+            found = await consumer.getmany(timeout_ms=int(POLL_S * 1000), max_records=POLL_RECORDS)
+            ends = notes.did((record.partition, record.offset) for part in found.values() for record in part)
+            if not ends:
+                continue
+            try:
+                await consumer.commit({library.TopicPartition(how.topic, p): end for p, end in ends.items()})
+            except errors.KafkaError as error:
+                notes.write("refused", reason=str(error))
+    finally:
+        await consumer.stop()
+
+
+def kafka_python(how: Membership, notes: Notes, stop: Stop) -> None:
+    """kafka-python."""
+    library: Any = importlib.import_module("kafka")
+    errors: Any = importlib.import_module("kafka.errors")
+    assignor: Any = importlib.import_module(f"kafka.coordinator.assignors.{how.assignor}")
+    name = {"range": "RangePartitionAssignor", "roundrobin": "RoundRobinPartitionAssignor"}[how.assignor]
+    consumer = library.KafkaConsumer(
+        bootstrap_servers=how.bootstrap,
+        group_id=how.group,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        session_timeout_ms=how.session_timeout_ms,
+        heartbeat_interval_ms=how.session_timeout_ms // 5,
+        max_poll_interval_ms=max(how.session_timeout_ms, 10_000),
+        partition_assignment_strategy=[getattr(assignor, name)],
+        group_instance_id=how.instance,
+        retry_backoff_ms=50,
+        reconnect_backoff_ms=20,
+        reconnect_backoff_max_ms=200,
+    )
+
+    class Listener(library.ConsumerRebalanceListener):  # type: ignore[misc]
+        def on_partitions_revoked(self, revoked: Any) -> None:
+            notes.write("revoke", partitions=[each.partition for each in revoked])
+
+        def on_partitions_assigned(self, assigned: Any) -> None:
+            notes.write("assign", partitions=[each.partition for each in assigned])
+
+    consumer.subscribe([how.topic], listener=Listener())
+    while not stop.asked:
+        found = consumer.poll(timeout_ms=POLL_S * 1000, max_records=POLL_RECORDS)
+        ends = notes.did((record.partition, record.offset) for part in found.values() for record in part)
+        if not ends:
+            continue
+        offsets = {
+            library.TopicPartition(how.topic, p): library.OffsetAndMetadata(end, "", -1)
+            for p, end in ends.items()
+        }
+        try:
+            consumer.commit(offsets)
+        except errors.KafkaError as error:
+            notes.write("refused", reason=str(error))
+    consumer.close()
+
+
+CLIENTS: Mapping[str, Callable[[Membership, Notes, Stop], None]] = {
+    "librdkafka": librdkafka,
+    "aiokafka": aiokafka,
+    "kafka-python": kafka_python,
+}
+
+
+def main() -> None:
+    """The process."""
+    parser = ArgumentParser()
+    parser.add_argument("client", choices=sorted(CLIENTS))
+    for name in ("bootstrap", "group", "topic", "protocol", "assignor", "notes"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--session-timeout-ms", type=int, required=True)
+    parser.add_argument("--instance")
+    given = parser.parse_args()
+    how = Membership(
+        given.bootstrap,
+        given.group,
+        given.topic,
+        given.protocol,
+        given.assignor,
+        given.session_timeout_ms,
+        given.instance,
+    )
+    CLIENTS[given.client](how, Notes(given.notes), Stop())
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
