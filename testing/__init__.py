@@ -1,1 +1,1 @@
-"""The in-process broker and pytest plugin (comes with the client libraries)."""
+"""Brokers for tests: `penstock.Broker` in a trio program, and a pytest plugin with one in a process of its own."""

@@ -30,6 +30,8 @@ OUTSIDE_ALLOWED: dict[str, frozenset[str]] = {
     "cli/serve.py": frozenset({"signal.SIGINT", "signal.SIGTERM", "signal.Signals", "os._exit"}),
     # The loop and the workers share a log's tables. A lock waits for nobody outside the process, and in simulation never.
     "storage/": frozenset({"threading.Lock"}),
+    # What people are handed as a broker's folder, and never opened here.
+    "testing/": frozenset({"pathlib.Path"}),
 }
 """What modules outside `runtime/` may touch by themselves, for each folder or file exactly what and why."""
 

@@ -1,0 +1,17 @@
+"""What a broker of a test is set to where its user says nothing."""
+
+from collections.abc import Mapping
+
+ANY_PORT: dict[str, str] = {"listeners": "PLAINTEXT://127.0.0.1:0"}
+"""A free port, on loopback only."""
+
+THROWN_AWAY: dict[str, str] = {"write.caching": "true"}
+"""For a broker whose records are not to outlive it: no ack waits for a disk."""
+
+
+def flags_of(properties: Mapping[str, str]) -> list[str]:
+    """The flags of `penstock serve` that set these configs."""
+    return [part for name, value in properties.items() for part in ("--set", f"{name}={value}")]
+
+
+__all__ = ["ANY_PORT", "THROWN_AWAY", "flags_of"]
