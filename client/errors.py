@@ -49,6 +49,18 @@ class GroupNotEmpty(BrokerError):
     """The group has members, or is subscribed to the topic: it is not the time to delete."""
 
 
+class GroupFenced(BrokerError):
+    """Another consumer has taken the place of this static member: it has the same group_instance_id."""
+
+
+class RebalanceInProgress(BrokerError):
+    """The group is rebalancing: try again once that is over."""
+
+
+class CommitFailed(PenstockError):
+    """The offsets were not committed and never will be: their partitions have been given to other members (or soon will be)."""
+
+
 class BootstrapFailed(PenstockError):
     """None of the bootstrap addresses could be connected to; the message says why for each."""
 
@@ -73,6 +85,9 @@ _CLASSES: dict[ErrorCode, type[BrokerError]] = {
     ErrorCode.GROUP_ID_NOT_FOUND: UnknownGroup,
     ErrorCode.NON_EMPTY_GROUP: GroupNotEmpty,
     ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC: GroupNotEmpty,
+    ErrorCode.FENCED_INSTANCE_ID: GroupFenced,
+    ErrorCode.UNRELEASED_INSTANCE_ID: GroupFenced,
+    ErrorCode.REBALANCE_IN_PROGRESS: RebalanceInProgress,
     ErrorCode.TOPIC_AUTHORIZATION_FAILED: AuthorizationFailed,
     ErrorCode.GROUP_AUTHORIZATION_FAILED: AuthorizationFailed,
     ErrorCode.CLUSTER_AUTHORIZATION_FAILED: AuthorizationFailed,
@@ -95,8 +110,11 @@ __all__ = [
     "AuthorizationFailed",
     "BootstrapFailed",
     "BrokerError",
+    "CommitFailed",
+    "GroupFenced",
     "GroupNotEmpty",
     "OffsetOutOfRange",
+    "RebalanceInProgress",
     "RequestOutcomeUnknown",
     "ResponseTooLarge",
     "TopicExists",
