@@ -4,13 +4,12 @@ Owns what is asked and shown. Where a call goes and how it is retried is `pensto
 """
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from collections.abc import Iterable
 
 import click
-import trio
 
-from penstock.cli.failure import CalledWrongly, CommandFailed, complain
+from penstock.cli.asking import bootstrap_option, counted, end, json_option, raise_error, with_admin
+from penstock.cli.failure import CalledWrongly, CommandFailed
 from penstock.cli.output import Column, print_json, print_table, topic_id_text
 from penstock.client.admin import Admin
 from penstock.client.admin_values import (
@@ -21,20 +20,8 @@ from penstock.client.admin_values import (
     NewTopic,
 )
 from penstock.client.errors import BrokerError, TopicExists, UnknownTopic
-from penstock.client.metadata import InvalidAddress
 from penstock.runtime.environment import Environment
 
-T = TypeVar("T")
-
-bootstrap_option = click.option(
-    "--bootstrap",
-    metavar="HOST:PORT,…",
-    default="localhost:9092",
-    envvar="PENSTOCK_BOOTSTRAP",
-    show_default=True,
-    help="Brokers to ask first.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 config_option = click.option(
     "--config", "configs", metavar="KEY=VALUE", multiple=True, help="Set a topic config; may be repeated."
 )
@@ -81,13 +68,13 @@ def create(
     async def act(admin: Admin) -> dict[str, CreatedTopic | BrokerError]:
         return await admin.create_topics(topics, validate_only=dry_run)
 
-    outcomes = _with_admin(bootstrap, environment, act)
+    outcomes = with_admin(bootstrap, environment, act)
     for name, outcome in outcomes.items():
         if isinstance(outcome, CreatedTopic):
             _tell_created(outcome, dry_run, as_json)
         elif if_not_exists and isinstance(outcome, TopicExists) and not as_json:
             click.echo(f"{name} is there already")
-    _end(
+    end(
         outcome
         for outcome in outcomes.values()
         if isinstance(outcome, BrokerError) and not (if_not_exists and isinstance(outcome, TopicExists))
@@ -106,7 +93,7 @@ def _tell_created(topic: CreatedTopic, dry_run: bool, as_json: bool) -> None:
             }
         )
         return
-    count = _counted(topic.partition_count, "partition")
+    count = "" if topic.partition_count is None else counted(topic.partition_count, "partition")
     click.echo(f"{'could create' if dry_run else 'created'} {topic.name}{f': {count}' if count else ''}")
 
 
@@ -117,7 +104,7 @@ def _tell_created(topic: CreatedTopic, dry_run: bool, as_json: bool) -> None:
 @click.pass_obj
 def list_(environment: Environment | None, internal: bool, bootstrap: str, as_json: bool) -> None:
     """List the topics."""
-    found = _with_admin(bootstrap, environment, lambda admin: admin.list_topics())
+    found = with_admin(bootstrap, environment, lambda admin: admin.list_topics())
     topics = [topic for topic in found if internal or not topic.is_internal]
     if as_json:
         for topic in topics:
@@ -161,9 +148,9 @@ def describe(
     """Show partitions, offsets and configs of topics."""
     from penstock.cli import topic_description
 
-    found = _with_admin(bootstrap, environment, lambda admin: topic_description.ask(admin, names))
+    found = with_admin(bootstrap, environment, lambda admin: topic_description.ask(admin, names))
     topic_description.show(found.topics, all_configs=all_configs, as_json=as_json)
-    _end(found.errors)
+    end(found.errors)
 
 
 @command.command()
@@ -201,14 +188,14 @@ def alter(
         if changes:
             resource = ConfigResource.topic(name)
             outcomes = await admin.alter_configs({resource: changes}, validate_only=dry_run)
-            _raise_error(outcomes[resource])
+            raise_error(outcomes[resource])
             _tell_altered_configs(name, changes, dry_run, as_json)
         if partition_count is not None:
             grown = await admin.create_partitions({name: partition_count}, validate_only=dry_run)
-            _raise_error(grown[name])
+            raise_error(grown[name])
             _tell_grown(name, partition_count, dry_run, as_json)
 
-    _with_admin(bootstrap, environment, act)
+    with_admin(bootstrap, environment, act)
 
 
 def _tell_altered_configs(name: str, changes: Iterable[ConfigChange], dry_run: bool, as_json: bool) -> None:
@@ -225,9 +212,7 @@ def _tell_grown(name: str, partition_count: int, dry_run: bool, as_json: bool) -
     if as_json:
         print_json({"topic": name, "partitions": partition_count, "dry_run": dry_run})
     else:
-        click.echo(
-            f"{name}: {_counted(partition_count, 'partition')}{' are possible' if dry_run else ' now'}"
-        )
+        click.echo(f"{name}: {counted(partition_count, 'partition')}{' are possible' if dry_run else ' now'}")
 
 
 @command.command()
@@ -252,7 +237,7 @@ def delete(
         what = "topic" if len(names) == 1 else "topics"
         if not click.confirm(f"Delete {what} {', '.join(names)} with all records?", err=True):
             raise CommandFailed("nothing was deleted")
-    outcomes = _with_admin(bootstrap, environment, lambda admin: admin.delete_topics(names))
+    outcomes = with_admin(bootstrap, environment, lambda admin: admin.delete_topics(names))
     for name, outcome in outcomes.items():
         if outcome is not None:
             continue
@@ -260,22 +245,11 @@ def delete(
             print_json({"topic": name, "deleted": True})
         else:
             click.echo(f"deleted {name}")
-    _end(
+    end(
         outcome
         for outcome in outcomes.values()
         if outcome is not None and not (if_exists and isinstance(outcome, UnknownTopic))
     )
-
-
-def _with_admin(bootstrap: str, environment: Environment | None, act: Callable[[Admin], Awaitable[T]]) -> T:
-    async def connected() -> T:
-        async with Admin(bootstrap, environment, client_id="penstock-cli") as admin:
-            return await act(admin)
-
-    try:
-        return trio.run(connected)
-    except InvalidAddress as error:
-        raise CalledWrongly(f"--bootstrap: {error}") from error
 
 
 def _assignments(texts: Iterable[str]) -> dict[str, str]:
@@ -289,23 +263,3 @@ def _assignments(texts: Iterable[str]) -> dict[str, str]:
             raise CalledWrongly(f"--config: {key} is set twice")
         values[key] = value
     return values
-
-
-def _end(errors: Iterable[BrokerError]) -> None:
-    """Tell of each error on a line of its own, then end with exit code 1 if there was one."""
-    told = [str(error) for error in errors]
-    for message in told[:-1]:
-        complain(message)
-    if told:
-        raise CommandFailed(told[-1])
-
-
-def _raise_error(outcome: BrokerError | None) -> None:
-    if outcome is not None:
-        raise outcome
-
-
-def _counted(count: int | None, noun: str) -> str:
-    if count is None:
-        return ""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
