@@ -5,11 +5,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
+from tests.support.memory_network import MemoryNetwork
 
 from penstock.runtime.network import Listener, Network, Stream
 from penstock.runtime.sockets import SocketNetwork
 
-NETWORKS: dict[str, Callable[[], Network]] = {"sockets": SocketNetwork}
+NETWORKS: dict[str, Callable[[], Network]] = {"memory": MemoryNetwork, "sockets": SocketNetwork}
 HOST = "127.0.0.1"
 LIMIT_S = 15
 """What takes longer hangs."""
