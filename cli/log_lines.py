@@ -8,10 +8,10 @@ import json
 import sys
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 
 import click
 
+from penstock.cli.moments import time_text
 from penstock.cli.output import Column, json_text, print_json, print_table, topic_id_text
 from penstock.protocol.errors import DecodeError
 from penstock.protocol.record_batch import BatchHeader, TimestampType
@@ -20,7 +20,6 @@ from penstock.storage.dump import DumpedBatch, Fault, PartitionVerdict
 from penstock.storage.producer_state import ProducerEntry
 
 _HEADINGS = ("OFFSETS", "POSITION", "SIZE", "RECORDS", "CODEC", "EPOCH", "CRC", "LAST TIME", "")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class BatchPrinter:
@@ -312,17 +311,6 @@ def _data_as_json(name: str, data: bytes | None) -> dict[str, object]:
         return {name: data.decode()}
     except UnicodeDecodeError:
         return {f"{name}_base64": b64encode(data).decode()}
-
-
-def time_text(timestamp_ms: object, *, with_ms: bool = True) -> str:
-    """A timestamp as UTC in ISO form; the bare number where it is none that a calendar has, `-` for -1."""
-    if timestamp_ms == -1 or not isinstance(timestamp_ms, int):
-        return "-"
-    try:
-        moment = _EPOCH + timedelta(milliseconds=timestamp_ms)
-    except OverflowError:
-        return str(timestamp_ms)
-    return moment.isoformat(timespec="milliseconds" if with_ms else "seconds").replace("+00:00", "Z")
 
 
 def _red(line: str) -> str:

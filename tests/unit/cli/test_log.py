@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.cli.log_lines import time_text
 from penstock.cli.main import run
+from penstock.cli.moments import time_text
 from penstock.protocol.compression import Codec
 from penstock.protocol.records import Record, encode_batch
 
