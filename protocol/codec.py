@@ -21,7 +21,7 @@ from penstock.protocol.limits import (
 from penstock.protocol.message import Message
 from penstock.protocol.primitives import ONE_BYTE, decode_uvarint, encode_uvarint
 from penstock.protocol.reader_source import reader_source
-from penstock.protocol.schema import load_schema
+from penstock.protocol.schema import Schema, load_schema
 from penstock.protocol.writer_source import writer_source
 
 Buffer = bytes | bytearray | memoryview
@@ -111,7 +111,13 @@ _pack = _Layouts("pack")
 
 def _compile_reader(api_key: int, version: int, *, request: bool) -> Reader:
     # librdkafka 2.16 writes the null list of Metadata 13 in four bytes instead of one, and Kafka ignores the three left over
-    source = reader_source(load_schema(api_key, version, request=request), ends_with_message=not request)
+    schema = load_schema(api_key, version, request=request)
+    return compile_reader(schema, f"{ApiKey(api_key).name} {version}", ends_with_message=not request)
+
+
+def compile_reader(schema: Schema, title: str, *, ends_with_message: bool) -> Reader:
+    """A reader of any schema; what it raises besides DecodeError is struct.error, IndexError and UnicodeDecodeError (see `_decode`)."""
+    source = reader_source(schema, ends_with_message=ends_with_message)
     namespace: dict[str, object] = {
         "Message": Message,
         "STRING_MAX": STRING_SIZE_BYTES_MAX,
@@ -125,11 +131,16 @@ def _compile_reader(api_key: int, version: int, *, request: bool) -> Reader:
         "unpack": struct.unpack_from,
         "varint": decode_uvarint,
     }
-    return cast(Reader, _compiled(source, f"read {ApiKey(api_key).name} {version}", namespace, "read"))
+    return cast(Reader, _compiled(source, f"read {title}", namespace, "read"))
 
 
 def _compile_writer(api_key: int, version: int, *, request: bool) -> Writer:
-    source, constants = writer_source(load_schema(api_key, version, request=request))
+    return compile_writer(load_schema(api_key, version, request=request), f"{ApiKey(api_key).name} {version}")
+
+
+def compile_writer(schema: Schema, title: str) -> Writer:
+    """A writer of any schema; raises struct.error, too, for numbers that do not fit (see `_encode`)."""
+    source, constants = writer_source(schema)
     namespace: dict[str, object] = {
         **constants,
         "NOTHING": Message(),
@@ -144,7 +155,7 @@ def _compile_writer(api_key: int, version: int, *, request: bool) -> Writer:
         "uuid": _uuid,
         "varint": encode_uvarint,
     }
-    return cast(Writer, _compiled(source, f"write {ApiKey(api_key).name} {version}", namespace, "write"))
+    return cast(Writer, _compiled(source, f"write {title}", namespace, "write"))
 
 
 def _compiled(source: str, title: str, namespace: dict[str, object], name: str) -> object:
