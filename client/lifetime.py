@@ -37,16 +37,17 @@ class OwnedNursery:
         assert self._manager is not None
         assert self._nursery is not None
         self._nursery.cancel_scope.cancel()
-        if error is not None and not _holds_cancelled(error):
+        if error is not None and not holds_cancelled(error):
             kind = error = traceback = None
         await self._manager.__aexit__(kind, error, traceback)
 
 
-def _holds_cancelled(error: BaseException) -> bool:
+def holds_cancelled(error: BaseException) -> bool:
+    """Whether it is a cancellation, or a group with one in it: then a cancel scope has yet to see it."""
     if isinstance(error, BaseExceptionGroup):
         group = cast(BaseExceptionGroup[BaseException], error)
-        return any(_holds_cancelled(part) for part in group.exceptions)
+        return any(holds_cancelled(part) for part in group.exceptions)
     return isinstance(error, trio.Cancelled)
 
 
-__all__ = ["OwnedNursery"]
+__all__ = ["OwnedNursery", "holds_cancelled"]

@@ -5,8 +5,7 @@ caller's own event loop; so a test can use it as its clients will use the real o
 is set up: those are the program's.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,7 @@ import trio
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.server import RunningBroker, serve
 from penstock.client.admin_values import CreatedTopic
+from penstock.client.lifetime import OwnedNursery, holds_cancelled
 from penstock.client.metadata import Address
 from penstock.runtime.environment import Environment
 from penstock.runtime.production import production_environment
@@ -55,7 +55,8 @@ class Broker:
         self._kept = None if data_directory is None else fspath(data_directory)
         self._environment = environment or production_environment()
         self._properties = {name.replace("_", "."): _text_of(value) for name, value in properties.items()}
-        self._block: AbstractAsyncContextManager[None] | None = None
+        self._background = OwnedNursery()
+        self._is_open = False
         self._directory = ""
         self._bootstrap = ""
 
@@ -81,13 +82,18 @@ class Broker:
         return await create_topic(self._bootstrap, name, partitions, configs or {}, self._environment)
 
     async def __aenter__(self) -> Self:
-        if self._block is not None:
+        if self._is_open:
             raise RuntimeError("this broker runs already; make one for each block")
-        self._block = self._serving()
+        if self._kept is None:
+            self._directory = await self._environment.threads.run(make_temporary_directory, "penstock-")
+        else:
+            self._directory = self._kept
+        nursery = await self._background.open()
+        self._is_open = True
         try:
-            await self._block.__aenter__()
-        except BaseException:
-            self._block = None
+            await nursery.start(self._serve, self._config())
+        except BaseException as error:
+            await self._end(type(error), error, error.__traceback__)
             raise
         return self
 
@@ -96,33 +102,35 @@ class Broker:
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool | None:
-        assert self._block is not None
-        block, self._block = self._block, None
-        return await block.__aexit__(kind, error, traceback)
+    ) -> None:
+        await self._end(kind, error, traceback)
 
-    @asynccontextmanager
-    async def _serving(self) -> AsyncGenerator[None]:
-        files, threads = self._environment.files, self._environment.threads
-        if self._kept is None:
-            self._directory = await threads.run(make_temporary_directory, "penstock-")
-        else:
-            self._directory = self._kept
+    async def _end(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop, and clear away. `error` is on its way out already; what is raised here takes its place."""
         failure: BaseException | None = None
         try:
-            async with trio.open_nursery(strict_exception_groups=True) as nursery:
-                await nursery.start(self._serve, self._config())
-                yield
-                nursery.cancel_scope.cancel()
+            await self._background.close(kind, error, traceback)
         except BaseExceptionGroup as group:
             # The nursery's own wrapping: what went wrong is what is in it.
             failure = group.exceptions[0] if len(group.exceptions) == 1 else group
         finally:
-            if self._kept is None:
-                with trio.CancelScope(shield=True):
-                    await threads.run(files.remove_tree, self._directory)
-        if failure is not None:
+            self._is_open = False
+            await self._clear()
+        if failure is None or failure is error:
+            return
+        if error is None or holds_cancelled(error):
             raise failure
+        raise BaseExceptionGroup("the broker failed, and the block did", [error, failure])
+
+    async def _clear(self) -> None:
+        if self._kept is None:
+            with trio.CancelScope(shield=True):
+                await self._environment.threads.run(self._environment.files.remove_tree, self._directory)
 
     def _config(self) -> BrokerConfig:
         defaults = ANY_PORT | (THROWN_AWAY if self._kept is None else {})

@@ -11,7 +11,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from penstock.client.admin import Admin as Admin
+    from penstock.client.admin_values import ConfigChange as ConfigChange
+    from penstock.client.admin_values import ConfigEntry as ConfigEntry
+    from penstock.client.admin_values import ConfigOperation as ConfigOperation
+    from penstock.client.admin_values import ConfigResource as ConfigResource
+    from penstock.client.admin_values import CreatedTopic as CreatedTopic
+    from penstock.client.admin_values import FoundOffset as FoundOffset
     from penstock.client.admin_values import NewTopic as NewTopic
+    from penstock.client.admin_values import ResourceKind as ResourceKind
     from penstock.client.errors import AuthorizationFailed as AuthorizationFailed
     from penstock.client.errors import BootstrapFailed as BootstrapFailed
     from penstock.client.errors import BrokerError as BrokerError
@@ -34,12 +41,19 @@ else:
         "BootstrapFailed": "penstock.client.errors",
         "Broker": "penstock.testing.broker",
         "BrokerError": "penstock.client.errors",
+        "ConfigChange": "penstock.client.admin_values",
+        "ConfigEntry": "penstock.client.admin_values",
+        "ConfigOperation": "penstock.client.admin_values",
+        "ConfigResource": "penstock.client.admin_values",
         "ConnectionLost": "penstock.runtime.network",
+        "CreatedTopic": "penstock.client.admin_values",
         "ErrorCode": "penstock.protocol.errors",
+        "FoundOffset": "penstock.client.admin_values",
         "NewTopic": "penstock.client.admin_values",
         "OffsetOutOfRange": "penstock.client.errors",
         "PenstockError": "penstock.errors",
         "RequestOutcomeUnknown": "penstock.client.errors",
+        "ResourceKind": "penstock.client.admin_values",
         "TopicExists": "penstock.client.errors",
         "TopicPartition": "penstock.client.metadata",
         "UnknownTopic": "penstock.client.errors",
@@ -69,12 +83,19 @@ __all__ = [
     "BootstrapFailed",
     "Broker",
     "BrokerError",
+    "ConfigChange",
+    "ConfigEntry",
+    "ConfigOperation",
+    "ConfigResource",
     "ConnectionLost",
+    "CreatedTopic",
     "ErrorCode",
+    "FoundOffset",
     "NewTopic",
     "OffsetOutOfRange",
     "PenstockError",
     "RequestOutcomeUnknown",
+    "ResourceKind",
     "TopicExists",
     "TopicPartition",
     "UnknownTopic",
