@@ -6,10 +6,9 @@ from: `penstock serve` merges flags, file and environment into one mapping. Sour
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, TypeVar
 
 from penstock.broker.config_table import (
     ConfigDefinition,
@@ -19,13 +18,14 @@ from penstock.broker.config_table import (
     Synonym,
     convert,
     definitions_by_field,
-    option,
+    fixed_option,
     parse,
     resolve,
     shown,
     values_of,
 )
 from penstock.broker.errors import ConfigError
+from penstock.broker.group_config import GroupConfig
 from penstock.broker.keys import Endpoint
 from penstock.broker.listeners import (
     ListenerAddress,
@@ -39,30 +39,10 @@ from penstock.broker.topic_config import TopicConfig, topic_config_definitions
 
 _MIB = 1024 * 1024
 _EMPTY: Mapping[str, str] = MappingProxyType({})
-T = TypeVar("T")
 
 
 def _no_properties() -> Mapping[str, str]:
     return _EMPTY
-
-
-def _fixed(
-    name: str,
-    default: T,
-    doc: str,
-    *,
-    type: ConfigType | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    aliases: tuple[str, ...] = (),
-    check: Callable[[Any], str | None] | None = None,
-    own: bool = False,
-) -> T:
-    """A config that is read at start only."""
-    names = (name, *aliases)
-    return option(
-        name, default, doc, type=type, low=low, high=high, synonyms=names, check=check, dynamic=False, own=own
-    )
 
 
 def _cluster_id_fault(cluster_id: str) -> str | None:
@@ -76,10 +56,10 @@ def _one_directory_fault(directories: tuple[str, ...]) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class BrokerConfig:
+class BrokerConfig(GroupConfig):
     """A broker's start-up configs, parsed. Made by `from_properties`; the constructor checks nothing."""
 
-    node_id: int = _fixed(
+    node_id: int = fixed_option(
         "node.id",
         1,
         "This broker's id, unique in the cluster; fixed once the data directory was made.",
@@ -87,69 +67,69 @@ class BrokerConfig:
         low=0,
         aliases=("broker.id",),
     )
-    cluster_id: str = _fixed(
+    cluster_id: str = fixed_option(
         "cluster.id",
         "",
         "The cluster this broker must belong to; empty takes the stored id, or makes one at the first start.",
         check=_cluster_id_fault,
         own=True,
     )
-    rack: str | None = _fixed(
+    rack: str | None = fixed_option(
         "broker.rack",
         None,
         "Where this broker stands, for the spreading of replicas.",
     )
-    listener_texts: tuple[str, ...] = _fixed(
+    listener_texts: tuple[str, ...] = fixed_option(
         "listeners",
         ("PLAINTEXT://localhost:9092",),
         "What to listen on, as NAME://host:port; an empty host means all addresses.",
     )
-    advertised_listener_texts: tuple[str, ...] = _fixed(
+    advertised_listener_texts: tuple[str, ...] = fixed_option(
         "advertised.listeners",
         (),
         "What clients are told to connect to, as NAME://host:port; a listener that is left out is told as it stands.",
     )
-    protocol_map_texts: tuple[str, ...] = _fixed(
+    protocol_map_texts: tuple[str, ...] = fixed_option(
         "listener.security.protocol.map",
         (),
         "Security protocols by listener, as NAME:PROTOCOL; a listener that is left out is named after its protocol.",
     )
-    inter_broker_listener: str = _fixed(
+    inter_broker_listener: str = fixed_option(
         "inter.broker.listener.name",
         "",
         "The listener by which other brokers reach this one; empty takes the first.",
     )
-    data_directories: tuple[str, ...] = _fixed(
+    data_directories: tuple[str, ...] = fixed_option(
         "log.dirs",
         ("./penstock-data",),
         "The data directory: one.",
         check=_one_directory_fault,
         aliases=("log.dir",),
     )
-    metadata_store: str = _fixed(
+    metadata_store: str = fixed_option(
         "metadata.store",
         "",
         "Where the cluster's metadata is kept: a file path (SQLite); empty is metadata.db in the data directory.",
         own=True,
     )
-    auto_create_topics_enable: bool = _fixed(
+    auto_create_topics_enable: bool = fixed_option(
         "auto.create.topics.enable",
         True,
         "Whether asking for the metadata of an unknown topic makes it.",
     )
-    delete_topic_enable: bool = _fixed(
+    delete_topic_enable: bool = fixed_option(
         "delete.topic.enable",
         True,
         "Whether topics may be deleted.",
     )
-    num_partitions: int = _fixed(
+    num_partitions: int = fixed_option(
         "num.partitions",
         1,
         "Partitions of a topic that is made without saying how many.",
         type=ConfigType.INT,
         low=1,
     )
-    default_replication_factor: int = _fixed(
+    default_replication_factor: int = fixed_option(
         "default.replication.factor",
         1,
         "Replicas of a topic that is made without saying how many.",
@@ -157,14 +137,14 @@ class BrokerConfig:
         low=1,
         high=32767,
     )
-    socket_request_max_bytes: int = _fixed(
+    socket_request_max_bytes: int = fixed_option(
         "socket.request.max.bytes",
         100 * _MIB,
         "The largest request; a longer frame closes the connection before any of it is read.",
         type=ConfigType.INT,
         low=1024,
     )
-    control_request_max_bytes: int = _fixed(
+    control_request_max_bytes: int = fixed_option(
         "control.request.max.bytes",
         _MIB,
         "The largest request other than Produce.",
@@ -172,95 +152,95 @@ class BrokerConfig:
         low=1024,
         own=True,
     )
-    queued_max_request_bytes: int = _fixed(
+    queued_max_request_bytes: int = fixed_option(
         "queued.max.request.bytes",
         64 * _MIB,
         "Bytes of requests under way on all connections; past it, connections are not read until there is room.",
         low=1024,
     )
-    max_connections: int = _fixed(
+    max_connections: int = fixed_option(
         "max.connections",
         10_000,
         "Connections at once; one more is closed at once.",
         type=ConfigType.INT,
         low=1,
     )
-    max_connections_per_ip: int = _fixed(
+    max_connections_per_ip: int = fixed_option(
         "max.connections.per.ip",
         4_000,
         "Connections at once from one address; one more is closed at once.",
         type=ConfigType.INT,
         low=1,
     )
-    connections_max_idle_ms: int = _fixed(
+    connections_max_idle_ms: int = fixed_option(
         "connections.max.idle.ms",
         600_000,
         "A connection without a request for this many milliseconds is closed.",
         low=1,
     )
-    connection_frame_timeout_ms: int = _fixed(
+    connection_frame_timeout_ms: int = fixed_option(
         "connection.frame.timeout.ms",
         30_000,
         "A request whose first byte has come must be whole within this many milliseconds, or the connection is closed.",
         low=1,
         own=True,
     )
-    connection_write_timeout_ms: int = _fixed(
+    connection_write_timeout_ms: int = fixed_option(
         "connection.write.timeout.ms",
         60_000,
         "A client that takes no byte of a response for this many milliseconds is disconnected.",
         low=1,
         own=True,
     )
-    fetch_max_bytes: int = _fixed(
+    fetch_max_bytes: int = fixed_option(
         "fetch.max.bytes",
         55 * _MIB,
         "The most bytes of records in one fetch response, whatever the client asks for.",
         type=ConfigType.INT,
         low=1024,
     )
-    fetch_session_slots: int = _fixed(
+    fetch_session_slots: int = fixed_option(
         "max.incremental.fetch.session.cache.slots",
         1_000,
         "Incremental fetch sessions that are kept.",
         type=ConfigType.INT,
         low=0,
     )
-    max_request_partitions: int = _fixed(
+    max_request_partitions: int = fixed_option(
         "max.request.partition.size.limit",
         2_000,
         "The most partitions in one answer to DescribeTopicPartitions.",
         type=ConfigType.INT,
         low=1,
     )
-    producer_id_expiration_ms: int = _fixed(
+    producer_id_expiration_ms: int = fixed_option(
         "producer.id.expiration.ms",
         86_400_000,
         "A partition forgets an idempotent producer that has not written for this many milliseconds.",
         type=ConfigType.INT,
         low=1,
     )
-    high_watermark_checkpoint_interval_ms: int = _fixed(
+    high_watermark_checkpoint_interval_ms: int = fixed_option(
         "replica.high.watermark.checkpoint.interval.ms",
         5_000,
         "How often the high watermarks are written, in milliseconds.",
         low=1,
     )
-    broker_session_timeout_ms: int = _fixed(
+    broker_session_timeout_ms: int = fixed_option(
         "broker.session.timeout.ms",
         9_000,
         "A broker that was not heard of for this long is dead for the cluster, in milliseconds.",
         type=ConfigType.INT,
         low=2_000,
     )
-    broker_heartbeat_interval_ms: int = _fixed(
+    broker_heartbeat_interval_ms: int = fixed_option(
         "broker.heartbeat.interval.ms",
         2_000,
         "How often a broker says that it lives, in milliseconds.",
         type=ConfigType.INT,
         low=100,
     )
-    shutdown_timeout_ms: int = _fixed(
+    shutdown_timeout_ms: int = fixed_option(
         "shutdown.timeout.ms",
         5_000,
         "How long a stopping broker waits for requests under way, in milliseconds.",
@@ -294,6 +274,7 @@ class BrokerConfig:
             raise ConfigError(
                 "broker.heartbeat.interval.ms must be at most half of broker.session.timeout.ms, or a lost beat ends the session"
             )
+        self.check_groups()
         if self.control_request_max_bytes > self.socket_request_max_bytes:
             raise ConfigError("control.request.max.bytes is above socket.request.max.bytes")
 

@@ -153,6 +153,25 @@ def option(
     return dataclasses.field(default=default, metadata={"definition": definition})
 
 
+def fixed_option(
+    name: str,
+    default: T,
+    doc: str,
+    *,
+    type: ConfigType | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    aliases: tuple[str, ...] = (),
+    check: Callable[[Any], str | None] | None = None,
+    own: bool = False,
+) -> T:
+    """A config that is read at start only."""
+    names = (name, *aliases)
+    return option(
+        name, default, doc, type=type, low=low, high=high, synonyms=names, check=check, dynamic=False, own=own
+    )
+
+
 def definitions_by_field(config_class: type) -> dict[str, ConfigDefinition]:
     """The definitions in a dataclass made of `option` fields, by field name; other fields are left out."""
     return {
