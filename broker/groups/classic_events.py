@@ -113,12 +113,12 @@ class StoreFinished:
 
 @dataclass(frozen=True, slots=True)
 class TimePassed:
-    """`deadline_ms` may have come. Any other event also does what is due first."""
+    """`deadline_ms` may have come. After any other event the group looks at the time, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OffsetCommitted:
-    """A member's commit was admitted by `check_commit`: as good as a heartbeat."""
+    """A member's commit was admitted by `check_commit`: as good as a heartbeat. An unknown member is passed over."""
 
     member_id: str
 
