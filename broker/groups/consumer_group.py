@@ -1,0 +1,567 @@
+"""One group of the consumer protocol (KIP-848) as its coordinator sees it: a state machine without I/O, clock or chance.
+
+Owns who is a member, the epochs, who is to get what and how far each member is on the way there. `step(event, now_ms)` takes what
+happened and returns what to do. Source: KIP-848, KIP-1082, and what Apache Kafka 4 answers (`GroupMetadataManager`).
+
+The stored tables (`StoredGroup`) are all that counts: they change by records only, and a group restored from its records goes on where
+this one was, with fresh sessions. Invariants:
+
+- At most one store is under way. What comes meanwhile queues, and is then handled at one go with one store: so a reply never shows
+  what is not committed, a failed store is undone by taking its records back, and a thousand members that join cost few appends.
+- Each prefix of a store's records is a state to go on from: nobody gets a partition in a record before the one that frees it, and a
+  group epoch comes before what is different in it.
+- A member's partitions become free by three ways only: it says that it does not own them, it is removed, or its static successor takes over.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable
+
+from penstock.broker.groups.classic_events import GroupClosed, StoreFinished, TimePassed, Token
+from penstock.broker.groups.consumer_assignors import ASSIGNORS, AssignedMember
+from penstock.broker.groups.consumer_group_events import (
+    JOIN_EPOCH,
+    LEAVE_EPOCH,
+    STATIC_LEAVE_EPOCH,
+    Action,
+    ConsumerGroupLimits,
+    ConsumerGroupState,
+    ConsumerHeartbeat,
+    ConsumerHeartbeatReply,
+    CurrentAssignment,
+    CurrentRecord,
+    DescribedMember,
+    DescribeReply,
+    DescribeRequested,
+    Event,
+    GroupEpochRecord,
+    MemberMetadata,
+    MemberRecord,
+    MemberState,
+    Record,
+    RegexRecord,
+    Reply,
+    StoreRecords,
+    SubscribedTopic,
+    TargetEpochRecord,
+    TargetRecord,
+    Topics,
+    TopicsChanged,
+)
+from penstock.broker.groups.consumer_group_state import StoredGroup, is_subset, metadata_hash
+from penstock.broker.groups.consumer_reconciliation import reconcile
+from penstock.broker.groups.member_timers import MemberTimers
+from penstock.broker.groups.topic_patterns import InvalidRegularExpression
+from penstock.errors import PenstockError
+from penstock.protocol.errors import ErrorCode
+
+_Request = ConsumerHeartbeat | DescribeRequested
+
+NO_STATE = -1
+"""The previous epoch of a member that has none."""
+
+
+class Refused(PenstockError):
+    """A heartbeat is answered with an error; the group is as it was."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class ConsumerGroup:
+    """One group. All times are monotonic ms."""
+
+    def __init__(self, group_id: str, limits: ConsumerGroupLimits, topics: Topics) -> None:
+        self.group_id = group_id
+        self.limits = limits
+        self.stored = StoredGroup()
+        self.is_dead = False
+        self._topics = topics
+        self._topics_are_stale = True
+        self._sessions = MemberTimers()
+        self._revocations = MemberTimers()
+        self._waiting: deque[_Request] = deque()
+        self._store_token: int | None = None
+        self._stores_begun = 0
+        self._records: list[Record] = []
+        self._undo: list[Record] = []
+        self._held: list[Reply] = []
+
+    # What the shell asks.
+
+    @property
+    def state(self) -> ConsumerGroupState:
+        """Where the group is, with what may not be committed yet."""
+        return ConsumerGroupState.DEAD if self.is_dead else self.stored.state()
+
+    @property
+    def deadline_ms(self) -> int | None:
+        """When the group wants to be stepped at the latest; None while nothing can expire, or a store is under way."""
+        if self._store_token is not None or self.is_dead:
+            return None
+        session_ms, revocation_ms = self._sessions.earliest_ms(), self._revocations.earliest_ms()
+        if session_ms is None or revocation_ms is None:
+            return revocation_ms if session_ms is None else session_ms
+        return min(session_ms, revocation_ms)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the group has no member and none is on its way in."""
+        return not self.stored.members and not self._waiting and self._store_token is None
+
+    def is_subscribed_to(self, topic: str) -> bool:
+        """Whether some member is subscribed to the topic, by name or by regular expression."""
+        return self.stored.is_subscribed_to(topic)
+
+    def check_commit(
+        self,
+        member_id: str,
+        generation: int,
+        group_instance_id: str | None,
+        *,
+        is_transactional: bool = False,
+    ) -> ErrorCode:
+        """Whether such a member may commit offsets now; `generation` is its member epoch."""
+        nobody = not member_id and group_instance_id is None and generation < 0
+        if generation < 0 and not self.stored.members:
+            return ErrorCode.NONE
+        if is_transactional and nobody:
+            return ErrorCode.NONE
+        return self._check_epoch(member_id, generation)
+
+    def check_fetch(self, member_id: str | None, member_epoch: int) -> ErrorCode:
+        """Whether such a member may read committed offsets (OffsetFetch 9 and later). Who names no member always may."""
+        if member_id is None and member_epoch < 0:
+            return ErrorCode.NONE
+        return self._check_epoch(member_id or "", member_epoch)
+
+    def _check_epoch(self, member_id: str, member_epoch: int) -> ErrorCode:
+        if member_id not in self.stored.members:
+            return ErrorCode.UNKNOWN_MEMBER_ID
+        if member_epoch != self.stored.current(member_id).member_epoch:
+            return ErrorCode.STALE_MEMBER_EPOCH
+        return ErrorCode.NONE
+
+    # A restart.
+
+    def replay(self, record: Record) -> None:
+        """Take a record from the log; `resume` comes after the last one."""
+        self.stored.apply(record)
+
+    def resume(self, now_ms: int) -> None:
+        """Begin anew from what was replayed: every member has a fresh session."""
+        self._set_missing_timers(now_ms)
+
+    def _set_missing_timers(self, now_ms: int) -> None:
+        """Timers for the members that there are: after a restart, and when a store that removed or changed some was undone."""
+        for timers in (self._sessions, self._revocations):
+            for member_id in timers.names() - self.stored.members.keys():
+                timers.clear(member_id)
+        for member_id, metadata in self.stored.members.items():
+            if member_id not in self._sessions:
+                self._sessions.set(member_id, now_ms + self.limits.session_timeout_ms)
+            revokes = self.stored.current(member_id).state is MemberState.UNREVOKED_PARTITIONS
+            if revokes and member_id not in self._revocations:
+                self._revocations.set(member_id, now_ms + metadata.rebalance_timeout_ms)
+            elif not revokes:
+                self._revocations.clear(member_id)
+
+    # Steps.
+
+    def step(self, event: Event, now_ms: int) -> tuple[Action, ...]:
+        """Take one event; returns what to do, in order."""
+        match event:
+            case ConsumerHeartbeat() | DescribeRequested():
+                self._waiting.append(event)
+            case TopicsChanged():
+                self._topics_are_stale = True
+            case StoreFinished(store_token=store_token, error_code=code):
+                if store_token != self._store_token:
+                    return ()
+                return (*self._finish_store(code, now_ms), *self._work(now_ms))
+            case GroupClosed(error_code=code):
+                return self._close(code)
+            case TimePassed():
+                pass
+        return self._work(now_ms)
+
+    def _work(self, now_ms: int) -> tuple[Action, ...]:
+        """Handle what waits, then what has expired: who has written in time is not expired for having waited."""
+        if self._store_token is not None or self.is_dead:
+            if self.is_dead:
+                return self._refuse_waiting(ErrorCode.NOT_COORDINATOR)
+            return ()
+        while self._waiting:
+            self._held.append(self._answer(self._waiting.popleft(), now_ms))
+        self._expire(now_ms)
+        if not self._records:
+            replies, self._held = self._held, []
+            return tuple(replies)
+        self._stores_begun += 1
+        self._store_token = self._stores_begun
+        records, self._records = self._records, []
+        return (StoreRecords(store_token=self._store_token, records=tuple(records)),)
+
+    def _finish_store(self, code: ErrorCode, now_ms: int) -> tuple[Action, ...]:
+        self._store_token = None
+        undo, self._undo = self._undo, []
+        replies, self._held = self._held, []
+        if code is ErrorCode.NONE:
+            return tuple(replies)
+        for record in reversed(undo):
+            self.stored.apply(record)
+        self._topics_are_stale = True
+        self._set_missing_timers(now_ms)
+        return tuple(_error(reply.token, reply, code, None) for reply in replies)
+
+    def _close(self, code: ErrorCode) -> tuple[Action, ...]:
+        held, self._held = self._held, []
+        self.is_dead = True
+        self._store_token = None
+        return (
+            *(_error(reply.token, reply, code, None) for reply in held),
+            *self._refuse_waiting(code),
+        )
+
+    def _refuse_waiting(self, code: ErrorCode) -> tuple[Action, ...]:
+        waiting, self._waiting = list(self._waiting), deque[_Request]()
+        return tuple(_error(request.token, request, code, None) for request in waiting)
+
+    def _put(self, record: Record) -> None:
+        self._undo.append(self.stored.apply(record))
+        self._records.append(record)
+
+    def _answer(self, request: _Request, now_ms: int) -> Reply:
+        if isinstance(request, DescribeRequested):
+            return self._describe(request.token)
+        try:
+            if request.member_epoch in (LEAVE_EPOCH, STATIC_LEAVE_EPOCH):
+                return self._leave(request, now_ms)
+            return self._heartbeat(request, now_ms)
+        except Refused as refused:
+            return _error(request.token, request, refused.code, refused.message)
+
+    # Heartbeats. Whatever refuses one does so before the first `_put`.
+
+    def _heartbeat(self, beat: ConsumerHeartbeat, now_ms: int) -> ConsumerHeartbeatReply:
+        predecessor = self._admit(beat)
+        before = self.stored.current(predecessor or beat.member_id)
+        metadata = self._introduced(beat, predecessor)
+        changed = self._subscription_changed(beat.member_id, predecessor, metadata)
+        matched = self._match(metadata.topic_regex) if changed else None
+        if beat.server_assignor is not None and beat.server_assignor not in self.limits.assignors:
+            raise Refused(
+                ErrorCode.UNSUPPORTED_ASSIGNOR,
+                f"the assignor {beat.server_assignor} is not one of {', '.join(self.limits.assignors)}",
+            )
+        if changed:
+            self._bump()
+        if predecessor is not None and predecessor != beat.member_id:
+            self._replace(predecessor, beat.member_id, metadata)
+        elif metadata != self.stored.members.get(beat.member_id):
+            self._put(MemberRecord(beat.member_id, metadata))
+        if matched is not None:
+            self._put_regex(metadata.topic_regex, matched)
+        if changed or self._topics_are_stale:
+            self._look_at_topics()
+        if self.stored.epoch > self.stored.assignment_epoch:
+            self._assign()
+        after = self._reconcile(beat, now_ms)
+        self._sessions.set(beat.member_id, now_ms + self.limits.session_timeout_ms)
+        tells = beat.is_full or after.assigned != before.assigned
+        return ConsumerHeartbeatReply(
+            token=beat.token,
+            member_id=beat.member_id,
+            member_epoch=after.member_epoch,
+            assignment=after.assigned if tells else None,
+        )
+
+    def _admit(self, beat: ConsumerHeartbeat) -> str | None:
+        """The member that the sender is, or takes over from; None for a new one. Raises Refused."""
+        joins = beat.member_epoch == JOIN_EPOCH
+        known = beat.member_id in self.stored.members
+        if not known and len(self.stored.members) >= self.limits.max_size:
+            raise Refused(
+                ErrorCode.GROUP_MAX_SIZE_REACHED, f"the group has its {self.limits.max_size} members already"
+            )
+        if beat.instance_id is None:
+            if not known and not joins:
+                raise self._unknown_member(beat.member_id)
+            predecessor = beat.member_id if known else None
+        else:
+            predecessor = self._admit_static(beat, beat.instance_id, joins)
+        if predecessor is not None and not joins:
+            self._check_member_epoch(beat, self.stored.current(predecessor))
+        return predecessor
+
+    def _admit_static(self, beat: ConsumerHeartbeat, instance_id: str, joins: bool) -> str | None:
+        owner = self.stored.static_member(instance_id)
+        if not joins:
+            return self._static_owner(beat, instance_id)
+        if owner is None:
+            return beat.member_id if beat.member_id in self.stored.members else None
+        left = self.stored.current(owner).member_epoch == STATIC_LEAVE_EPOCH
+        if not left and owner != beat.member_id:
+            raise Refused(
+                ErrorCode.UNRELEASED_INSTANCE_ID,
+                f"the instance id {instance_id} is in use by the member {owner}",
+            )
+        return owner
+
+    def _static_owner(self, beat: ConsumerHeartbeat, instance_id: str) -> str:
+        owner = self.stored.static_member(instance_id)
+        if owner is None:
+            raise Refused(ErrorCode.UNKNOWN_MEMBER_ID, f"nobody has the instance id {instance_id}")
+        if owner != beat.member_id:
+            raise Refused(
+                ErrorCode.FENCED_INSTANCE_ID,
+                f"the instance id {instance_id} was taken over by the member {owner}",
+            )
+        return owner
+
+    def _unknown_member(self, member_id: str) -> Refused:
+        return Refused(
+            ErrorCode.UNKNOWN_MEMBER_ID, f"{member_id} is not a member of the group {self.group_id}"
+        )
+
+    def _check_member_epoch(self, beat: ConsumerHeartbeat, current: CurrentAssignment) -> None:
+        """Fence who is ahead, or behind by more than a lost answer explains."""
+        if beat.member_epoch == current.member_epoch:
+            return
+        lost_answer = beat.member_epoch == current.previous_member_epoch
+        if (
+            beat.member_epoch < current.member_epoch
+            and lost_answer
+            and is_subset(beat.owned, current.assigned)
+        ):
+            return
+        raise Refused(
+            ErrorCode.FENCED_MEMBER_EPOCH,
+            f"the member's epoch {beat.member_epoch} is not the coordinator's {current.member_epoch}: "
+            "it has to give up its partitions and join again",
+        )
+
+    def _introduced(self, beat: ConsumerHeartbeat, predecessor: str | None) -> MemberMetadata:
+        """The member with what the heartbeat says anew."""
+        known = self.stored.members.get(predecessor or "", MemberMetadata())
+        names = known.topic_names if beat.topic_names is None else tuple(sorted(set(beat.topic_names)))
+        waits = beat.rebalance_timeout_ms
+        return MemberMetadata(
+            instance_id=known.instance_id if beat.instance_id is None else beat.instance_id,
+            rack_id=known.rack_id if beat.rack_id is None else beat.rack_id,
+            client_id=beat.client_id,
+            client_host=beat.client_host,
+            topic_names=names,
+            topic_regex=known.topic_regex if beat.topic_regex is None else beat.topic_regex,
+            rebalance_timeout_ms=known.rebalance_timeout_ms if waits == -1 else waits,
+            server_assignor=known.server_assignor if beat.server_assignor is None else beat.server_assignor,
+        )
+
+    def _subscription_changed(
+        self, member_id: str, predecessor: str | None, metadata: MemberMetadata
+    ) -> bool:
+        if predecessor is None:
+            return True
+        known = self.stored.members[predecessor]
+        return (known.topic_names, known.topic_regex) != (metadata.topic_names, metadata.topic_regex)
+
+    def _match(self, regex: str) -> frozenset[str] | None:
+        """The topics of a regular expression; None where there is none. Raises Refused."""
+        if not regex:
+            return None
+        try:
+            return self._topics.match(regex)
+        except InvalidRegularExpression as error:
+            raise Refused(ErrorCode.INVALID_REGULAR_EXPRESSION, str(error)) from None
+
+    def _put_regex(self, regex: str, names: frozenset[str]) -> None:
+        known = self.stored.regexes.get(regex)
+        if known is None or known.topic_names != names:
+            self._put(RegexRecord(regex, names, self._topics.revision))
+
+    def _replace(self, old_id: str, new_id: str, metadata: MemberMetadata) -> None:
+        """A static member is back under another member id: it gets what its predecessor had, without a rebalance."""
+        current, target = self.stored.current(old_id), self.stored.target(old_id)
+        self._forget(old_id)
+        self._put(MemberRecord(new_id, metadata))
+        self._put(TargetRecord(new_id, target))
+        rejoined = CurrentAssignment(
+            member_epoch=JOIN_EPOCH,
+            previous_member_epoch=NO_STATE,
+            state=MemberState.UNRELEASED_PARTITIONS,
+            assigned=current.assigned,
+        )
+        self._put(CurrentRecord(new_id, rejoined))
+
+    def _reconcile(self, beat: ConsumerHeartbeat, now_ms: int) -> CurrentAssignment:
+        member_id = beat.member_id
+        before = self.stored.current(member_id)
+
+        def is_free(topic_id: bytes, index: int) -> bool:
+            return self.stored.holder(topic_id, index) in (None, member_id)
+
+        after = reconcile(
+            before,
+            target_epoch=self.stored.assignment_epoch,
+            target=self.stored.target(member_id),
+            owned=beat.owned,
+            is_free=is_free,
+        )
+        if after is not before:
+            self._put(CurrentRecord(member_id, after))
+            if after.state is MemberState.UNREVOKED_PARTITIONS:
+                timeout_ms = self.stored.members[member_id].rebalance_timeout_ms
+                self._revocations.set(member_id, now_ms + timeout_ms)
+            else:
+                self._revocations.clear(member_id)
+        return after
+
+    # Epochs and targets.
+
+    def _bump(self) -> None:
+        self._put(GroupEpochRecord(self.stored.epoch + 1, self.stored.metadata_hash))
+
+    def _look_at_topics(self) -> None:
+        """Match regular expressions again, and bump the epoch where that or the topics' state changes anything."""
+        wanted = {metadata.topic_regex for metadata in self.stored.members.values()} - {""}
+        changed = False
+        self._forget_regexes()
+        for regex in sorted(wanted):
+            known = self.stored.regexes.get(regex)
+            try:
+                names = self._topics.match(regex)
+            except (
+                InvalidRegularExpression
+            ):  # it was valid when it came: RE2 is another one, or gone; what it meant stays
+                continue
+            if known is None or known.topic_names != names:
+                changed = True
+                self._put(RegexRecord(regex, names, self._topics.revision))
+        topics_hash = metadata_hash(self._subscribed_topics())
+        if changed or topics_hash != self.stored.metadata_hash:
+            bumped = self.stored.epoch > self.stored.assignment_epoch
+            self._put(GroupEpochRecord(self.stored.epoch + (not bumped), topics_hash))
+        self._topics_are_stale = False
+
+    def _forget_regexes(self) -> None:
+        wanted = {metadata.topic_regex for metadata in self.stored.members.values()}
+        for regex in sorted(self.stored.regexes.keys() - wanted):
+            self._put(RegexRecord(regex, None))
+
+    def _subscribed_topics(self) -> list[SubscribedTopic]:
+        names = {
+            name for member_id in self.stored.members for name in self.stored.subscribed_names(member_id)
+        }
+        return [topic for name in names if (topic := self._topics.topic(name)) is not None]
+
+    @property
+    def assignor(self) -> str:
+        """The one that most members ask for; the first of the configured ones where nobody asks."""
+        asked = Counter(
+            metadata.server_assignor
+            for metadata in self.stored.members.values()
+            if metadata.server_assignor in self.limits.assignors
+        )
+        if not asked:
+            return self.limits.assignors[0]
+        return min(asked, key=lambda name: (-asked[name], self.limits.assignors.index(name or "")))
+
+    def _assign(self) -> None:
+        topics = {topic.name: topic for topic in self._subscribed_topics()}
+        members = {
+            member_id: AssignedMember(
+                topic_ids=frozenset(
+                    topics[name].topic_id
+                    for name in self.stored.subscribed_names(member_id)
+                    if name in topics
+                ),
+                instance_id=metadata.instance_id,
+                target=self.stored.target(member_id),
+            )
+            for member_id, metadata in self.stored.members.items()
+        }
+        counts = {topic.topic_id: topic.partition_count for topic in topics.values()}
+        targets = ASSIGNORS[self.assignor](members, counts)
+        for member_id, target in targets.items():
+            if target != self.stored.targets.get(member_id):
+                self._put(TargetRecord(member_id, target))
+        self._put(TargetEpochRecord(self.stored.epoch))
+
+    # Leaving and expiring.
+
+    def _leave(self, beat: ConsumerHeartbeat, now_ms: int) -> ConsumerHeartbeatReply:
+        if beat.instance_id is not None:
+            self._static_owner(beat, beat.instance_id)
+        elif beat.member_id not in self.stored.members:
+            raise self._unknown_member(beat.member_id)
+        if beat.member_epoch == STATIC_LEAVE_EPOCH and beat.instance_id is not None:
+            current = self.stored.current(beat.member_id)
+            left = CurrentAssignment(
+                member_epoch=STATIC_LEAVE_EPOCH,
+                previous_member_epoch=current.previous_member_epoch,
+                state=MemberState.UNRELEASED_PARTITIONS,
+                assigned=current.assigned,
+            )
+            self._put(CurrentRecord(beat.member_id, left))
+            self._revocations.clear(beat.member_id)
+            self._sessions.set(beat.member_id, now_ms + self.limits.session_timeout_ms)
+        else:
+            self._remove([beat.member_id])
+        return ConsumerHeartbeatReply(
+            token=beat.token, member_id=beat.member_id, member_epoch=beat.member_epoch
+        )
+
+    def _expire(self, now_ms: int) -> None:
+        due = [*self._sessions.pop_due(now_ms), *self._revocations.pop_due(now_ms)]
+        self._remove([member_id for member_id in dict.fromkeys(due) if member_id in self.stored.members])
+
+    def _remove(self, member_ids: Iterable[str]) -> None:
+        member_ids = list(member_ids)
+        if not member_ids:
+            return
+        self._bump()
+        for member_id in member_ids:
+            self._forget(member_id)
+        self._forget_regexes()
+        self._topics_are_stale = True  # fewer topics may be subscribed to now: the hash is of what is
+
+    def _forget(self, member_id: str) -> None:
+        """Records that a member is gone; what it held is free with the first of them."""
+        self._put(CurrentRecord(member_id, None))
+        self._put(TargetRecord(member_id, None))
+        self._put(MemberRecord(member_id, None))
+        self._sessions.clear(member_id)
+        self._revocations.clear(member_id)
+
+    # A look at it.
+
+    def _describe(self, token: Token) -> DescribeReply:
+        members = tuple(
+            DescribedMember(
+                member_id=member_id,
+                metadata=metadata,
+                member_epoch=self.stored.current(member_id).member_epoch,
+                assigned=self.stored.current(member_id).assigned,
+                target=self.stored.target(member_id),
+            )
+            for member_id, metadata in sorted(self.stored.members.items())
+        )
+        return DescribeReply(
+            token=token,
+            state=self.stored.state(),
+            group_epoch=self.stored.epoch,
+            target_epoch=self.stored.assignment_epoch,
+            assignor=self.assignor,
+            members=members,
+        )
+
+
+def _error(token: Token, what: _Request | Reply, code: ErrorCode, message: str | None) -> Reply:
+    if isinstance(what, DescribeRequested | DescribeReply):
+        return DescribeReply(token=token, error_code=code)
+    return ConsumerHeartbeatReply(
+        token=token,
+        error_code=code,
+        error_message=message,
+    )
