@@ -39,6 +39,8 @@ class ConnectionLane(enum.Enum):
     """Requests that are answered at once."""
     FETCH = enum.auto()
     """Long polls."""
+    PRODUCE = enum.auto()
+    """Writes, which wait for replicas, for the disk, or for room in a bounded backlog."""
     COORDINATOR = enum.auto()
     """JoinGroup and SyncGroup, which wait for the other members, and the heartbeats that follow them."""
 

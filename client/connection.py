@@ -43,13 +43,14 @@ class ConnectionSettings:
     """A broker that is silent for longer than this, though it owes an answer, counts as lost."""
 
 
-class _Answer:
-    """The place of one request in the line of answers."""
+class PendingAnswer:
+    """The place of one request in the line of answers; made by `Connection.begin`, for `Connection.finish`."""
 
-    __slots__ = ("correlation_id", "failure", "frame", "ready")
+    __slots__ = ("correlation_id", "failure", "frame", "ready", "sent_at")
 
     def __init__(self, correlation_id: int) -> None:
         self.correlation_id = correlation_id
+        self.sent_at = trio.current_time()
         self.ready = trio.Event()
         self.frame: memoryview | None = None
         self.failure: PenstockError | None = None
@@ -63,7 +64,7 @@ class Connection:
         self._settings = settings
         self._client_id = settings.client_id.encode()
         self._next_correlation_id = 0
-        self._unanswered: deque[_Answer] = deque()
+        self._unanswered: deque[PendingAnswer] = deque()
         self._outgoing: list[Buffer] = []
         self._outgoing_lot = trio.lowlevel.ParkingLot()
         self._flushed = trio.Event()
@@ -144,9 +145,31 @@ class Connection:
         The parts must not change until the answer is there, nor after a cancellation while the connection is open. Errors and
         cancellation as for `request`.
         """
-        answer = self._send(api_key, version, body)
-        with trio.move_on_after((self._settings.request_timeout_ms + broker_wait_ms) / 1000):
-            await answer.ready.wait()
+        return await self.finish(
+            self.begin(api_key, version, body), api_key, version, broker_wait_ms=broker_wait_ms
+        )
+
+    def begin(self, api_key: ApiKey, version: int, body: Sequence[Buffer]) -> PendingAnswer:
+        """Put a request into the line, behind all that were begun before; the first half of `exchange`.
+
+        Raises:
+            ConnectionLost: the connection was lost before; nothing was sent.
+        """
+        answer = PendingAnswer(self._put(api_key, version, body))
+        self._unanswered.append(answer)
+        return answer
+
+    async def finish(
+        self, answer: PendingAnswer, api_key: ApiKey, version: int, *, broker_wait_ms: int = 0
+    ) -> memoryview:
+        """Wait for the answer to what was begun and return its body; the request timeout counts from `begin`.
+
+        Returns without a checkpoint where the answer is there. Errors and cancellation as for `request`.
+        """
+        if not answer.ready.is_set():
+            patience_s = (self._settings.request_timeout_ms + broker_wait_ms) / 1000
+            with trio.move_on_at(answer.sent_at + patience_s):
+                await answer.ready.wait()
         if answer.frame is None:
             if answer.failure is None:
                 answer.failure = ConnectionLost(f"{self.peer}: no answer to {api_key.name} in time")
@@ -221,11 +244,6 @@ class Connection:
         self._outgoing.extend(body)
         self._outgoing_lot.unpark()
         return correlation_id
-
-    def _send(self, api_key: ApiKey, version: int, body: Sequence[Buffer]) -> _Answer:
-        answer = _Answer(self._put(api_key, version, body))
-        self._unanswered.append(answer)
-        return answer
 
     def _answer_header_size_bytes(self, api_key: ApiKey, version: int, frame: memoryview) -> int:
         if response_header_version(api_key, version) == 0:
@@ -325,4 +343,4 @@ def _copy_of(failure: PenstockError) -> PenstockError:
     return copy
 
 
-__all__ = ["Connection", "ConnectionSettings", "open_connection"]
+__all__ = ["Connection", "ConnectionSettings", "PendingAnswer", "open_connection"]

@@ -61,6 +61,30 @@ class CommitFailed(PenstockError):
     """The offsets were not committed and never will be: their partitions have been given to other members (or soon will be)."""
 
 
+class BacklogFull(BrokerError):
+    """The topic's backlog is at its bound (`backlog.policy=reject`), or another policy of the broker's refuses the records. Nothing was appended."""
+
+
+class ProducerFenced(BrokerError):
+    """Another producer took over this one's identity; it can't write any more. Make a new one."""
+
+
+class DeliveryFailed(PenstockError):
+    """Records were not acked. `may_be_delivered` tells whether they may be in the log all the same."""
+
+    def __init__(self, message: str, *, may_be_delivered: bool) -> None:
+        super().__init__(message)
+        self.may_be_delivered = may_be_delivered
+
+
+class DeliveryTimedOut(DeliveryFailed):
+    """No ack within `delivery_timeout_ms`, whatever was tried; the cause is what went wrong last."""
+
+
+class BufferFull(PenstockError):
+    """There is no room for the record now, and the call does not wait."""
+
+
 class BootstrapFailed(PenstockError):
     """None of the bootstrap addresses could be connected to; the message says why for each."""
 
@@ -88,6 +112,7 @@ _CLASSES: dict[ErrorCode, type[BrokerError]] = {
     ErrorCode.FENCED_INSTANCE_ID: GroupFenced,
     ErrorCode.UNRELEASED_INSTANCE_ID: GroupFenced,
     ErrorCode.REBALANCE_IN_PROGRESS: RebalanceInProgress,
+    ErrorCode.PRODUCER_FENCED: ProducerFenced,
     ErrorCode.TOPIC_AUTHORIZATION_FAILED: AuthorizationFailed,
     ErrorCode.GROUP_AUTHORIZATION_FAILED: AuthorizationFailed,
     ErrorCode.CLUSTER_AUTHORIZATION_FAILED: AuthorizationFailed,
@@ -108,12 +133,17 @@ def broker_error(code: int, message: str | None = None, *, subject: str = "") ->
 
 __all__ = [
     "AuthorizationFailed",
+    "BacklogFull",
     "BootstrapFailed",
     "BrokerError",
+    "BufferFull",
     "CommitFailed",
+    "DeliveryFailed",
+    "DeliveryTimedOut",
     "GroupFenced",
     "GroupNotEmpty",
     "OffsetOutOfRange",
+    "ProducerFenced",
     "RebalanceInProgress",
     "RequestOutcomeUnknown",
     "ResponseTooLarge",

@@ -66,6 +66,7 @@ class TopicCache:
         self._policy = retry_policy or RetryPolicy()
         self._entries: dict[str, _Entry] = {}
         self._misses: list[_Miss] = []
+        self._forgotten: set[str] = set()  # since the request under way began
         self._asking = trio.Lock()
 
     def peek(self, topic: str) -> TopicMetadata | None:
@@ -107,6 +108,7 @@ class TopicCache:
     def invalidate(self, topic: str) -> None:
         """Forget a topic: the next `get` asks a broker."""
         self._entries.pop(topic, None)
+        self._forgotten.add(topic)
 
     async def _ask_for_misses(self) -> None:
         misses, self._misses = self._misses, []
@@ -135,9 +137,10 @@ class TopicCache:
     async def _ask_once(self, waiting: Sequence[_Miss], attempt: int) -> None:
         asked_at_s = self._environment.clock.monotonic()
         topics = {miss.topic for miss in waiting}
+        self._forgotten.clear()
         metadata = await self._cluster.refresh(sorted(topics), creates_topics=self._creates_topics)
         for name, found in metadata.topics.items():
-            if name in topics:
+            if name in topics and name not in self._forgotten:
                 self._entries[name] = _Entry(found, asked_at_s)
         for miss in waiting:
             miss.outcome = metadata.topics.get(miss.topic)
