@@ -40,6 +40,15 @@ def with_admin(bootstrap: str, environment: Environment | None, act: Callable[[A
     return run_asking(connected)
 
 
+def real_ports(environment: Environment | None) -> Environment:
+    """The environment that was handed in, or that of a real process."""
+    if environment is not None:
+        return environment
+    from penstock.runtime.production import production_environment
+
+    return production_environment()
+
+
 def run_asking(main: Callable[[], Awaitable[T]]) -> T:
     """Run the event loop of a command. A bootstrap address that is none is a wrong call."""
     try:
@@ -75,6 +84,7 @@ __all__ = [
     "end",
     "json_option",
     "raise_error",
+    "real_ports",
     "run_asking",
     "with_admin",
 ]

@@ -19,7 +19,9 @@ EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
 _COMMANDS = {
+    "group": ("penstock.cli.group", "List, describe, delete and reset consumer groups."),
     "log": ("penstock.cli.log", "Look into the files of a partition, with no broker running."),
+    "offsets": ("penstock.cli.offsets", "Show where partitions stand, and how far groups are behind."),
     "serve": ("penstock.cli.serve", "Run a broker."),
     "topic": ("penstock.cli.topic", "Create, list, describe, alter and delete topics."),
 }

@@ -7,8 +7,6 @@ import re
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
-import click
-
 from penstock.cli.failure import CalledWrongly
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -140,23 +138,9 @@ def time_text(timestamp_ms: object, *, with_ms: bool = True) -> str:
     return moment.isoformat(timespec="milliseconds" if with_ms else "seconds").replace("+00:00", "Z")
 
 
-class SpanType(click.ParamType):
-    """A length of time as an option's value, in ms."""
-
-    name = "span"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read it; a wrong call where it is none."""
-        try:
-            return value if isinstance(value, int) else parse_span_ms(str(value))
-        except NoTime as error:
-            self.fail(str(error), param, ctx)
-
-
 __all__ = [
     "TIME_HELP",
     "NoTime",
-    "SpanType",
     "parse_day",
     "parse_span_ms",
     "parse_time",

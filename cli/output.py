@@ -4,14 +4,20 @@ Owns the look. Knows nothing of topics or logs. rich is imported only when a tab
 """
 
 import json
+import re
 import sys
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 _GAP = "  "
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +30,35 @@ class Column:
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
     """Print rows under titles. None shows as `-`, so that every cell of a plain row has something in it."""
-    cells = [["-" if cell is None or cell == "" else str(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        _print_rich(columns, cells)
+        from rich.console import Console
+
+        Console(highlight=False).print(rich_table(columns, rows), markup=False)
     else:
-        _print_plain(columns, cells)
+        _print_plain(columns, _cells(rows))
+
+
+def rich_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> "Table":
+    """The same as something that rich can draw."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.is_number else "left", overflow="fold")
+    for row in _cells(rows):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _cells(rows: Iterable[Sequence[object]]) -> list[list[str]]:
+    return [[_cell(cell) for cell in row] for row in rows]
+
+
+def _cell(value: object) -> str:
+    # Names come from peers: none may move the cursor, or look like a row of its own.
+    return "-" if value is None or value == "" else CONTROL_CHARACTERS.sub("?", str(value))
 
 
 def print_json(value: Mapping[str, object]) -> None:
@@ -57,17 +87,4 @@ def _print_plain(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> N
         click.echo(_GAP.join(padded).rstrip())
 
 
-def _print_rich(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.title, justify="right" if column.is_number else "left", overflow="fold")
-    for row in cells:
-        table.add_row(*row)
-    Console(highlight=False).print(table, markup=False)
-
-
-__all__ = ["Column", "json_text", "print_json", "print_table", "topic_id_text"]
+__all__ = ["Column", "json_text", "print_json", "print_table", "rich_table", "topic_id_text"]

@@ -3,7 +3,6 @@
 Pure. Knows no connection and no retry; what a broker refused comes out as a BrokerError in the place of the result.
 """
 
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -17,11 +16,10 @@ from penstock.client.group_values import (
     OffsetAndMetadata,
 )
 from penstock.client.metadata import TopicPartition
+from penstock.protocol.consumer_protocol import PROTOCOL_TYPE, decode_assignment
 from penstock.protocol.errors import DecodeError, ErrorCode
 from penstock.protocol.message import Message
-from penstock.protocol.primitives import check_count, read_string
 
-CONSUMER_PROTOCOL_TYPE = "consumer"
 _NO_GENERATION = -1
 _NO_OFFSET = -1
 _BROKERS_RETENTION = -1
@@ -66,7 +64,7 @@ def read_classic_groups(answer: Message, coordinator: str) -> dict[str, GroupDes
 
 
 def _classic_group(entry: Message, coordinator: str) -> GroupDescription:
-    is_consumer = entry.protocol_type == CONSUMER_PROTOCOL_TYPE
+    is_consumer = entry.protocol_type == PROTOCOL_TYPE
     return GroupDescription(
         group_id=entry.group_id,
         kind=GroupKind.CLASSIC,
@@ -92,24 +90,9 @@ def _assigned(assignment: bytes) -> Sequence[TopicPartition]:
     if not assignment:
         return ()
     try:
-        return sorted(_read_assignment(memoryview(assignment)))
-    except (DecodeError, UnicodeDecodeError, struct.error):
+        return sorted(TopicPartition(*each) for each in decode_assignment(assignment).partitions)
+    except DecodeError:
         return ()
-
-
-def _read_assignment(data: memoryview) -> list[TopicPartition]:
-    found: list[TopicPartition] = []
-    topic_count, position = int.from_bytes(data[2:6], "big", signed=True), 6
-    check_count(topic_count, len(data) - position, 6, 0)
-    for _ in range(topic_count):
-        size_bytes = int.from_bytes(data[position : position + 2], "big", signed=True)
-        topic, position = read_string(data, position + 2, size_bytes)
-        count = int.from_bytes(data[position : position + 4], "big", signed=True)
-        check_count(count, len(data) - position - 4, 4, len(found))
-        indexes = struct.unpack_from(f">{count}i", data, position + 4)
-        position += 4 + 4 * count
-        found += [TopicPartition(topic, index) for index in indexes]
-    return found
 
 
 def describe_consumer_groups_request(group_ids: Sequence[str]) -> Message:
@@ -132,7 +115,7 @@ def _consumer_group(entry: Message, coordinator: str) -> GroupDescription:
         group_id=entry.group_id,
         kind=GroupKind.CONSUMER,
         state=GroupState.read(entry.group_state),
-        protocol_type=CONSUMER_PROTOCOL_TYPE,
+        protocol_type=PROTOCOL_TYPE,
         protocol=entry.assignor_name,
         members=[
             GroupMember(
