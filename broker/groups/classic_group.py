@@ -224,7 +224,7 @@ class ClassicGroup(ClassicRebalance):
 
     def _turn_away(self, event: JoinRequested) -> None:
         """The group is full: also a member that rejoins too late loses its place."""
-        self._members.pending.pop(event.member_id, None)
+        self._members.drop_pending(event.member_id)
         if (member := self._members.by_id.get(event.member_id)) is not None:
             self._remove(member)
         self._actions.append(JoinReply(token=event.token, error_code=ErrorCode.GROUP_MAX_SIZE_REACHED))
@@ -464,7 +464,7 @@ class ClassicGroup(ClassicRebalance):
         member_id = leaving.member_id
         if not member_id and leaving.group_instance_id is not None:  # an administrator's
             member_id = members.static_ids.get(leaving.group_instance_id, "")
-        elif members.pending.pop(member_id, None) is not None:
+        elif members.drop_pending(member_id):
             return ErrorCode.NONE
         if code := members.check(member_id, leaving.group_instance_id):
             return code

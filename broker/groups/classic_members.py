@@ -115,6 +115,7 @@ class ClassicMembers:
             del self.static_ids[member.group_instance_id]
         self._forget_protocols(member)
         self.unsynced.discard(member_id)
+        self._rest_if_empty()
 
     def rename(self, member: Member, member_id: str) -> None:
         """Give a static member another id; its place among the members, its assignment and its waiting requests stay."""
@@ -209,6 +210,16 @@ class ClassicMembers:
         if len(self.pending) > count_max:
             del self.pending[next(iter(self.pending))]
         self._expect_expiry(expires_ms)
+
+    def drop_pending(self, member_id: str) -> bool:
+        """Forget an id that was given out; False where it was not."""
+        was_pending = self.pending.pop(member_id, None) is not None
+        self._rest_if_empty()
+        return was_pending
+
+    def _rest_if_empty(self) -> None:
+        if not self.by_id and not self.pending:
+            self.earliest_expiry_ms = None
 
     def _expect_expiry(self, expires_ms: int) -> None:
         if self.earliest_expiry_ms is None or expires_ms < self.earliest_expiry_ms:

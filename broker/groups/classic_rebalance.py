@@ -284,7 +284,6 @@ class ClassicRebalance:
         for member in expired:
             self._remove(member)
         if expired:
-            self._members.look_for_earliest_expiry()
             self._go_on_without_some()
         elif len(self._members.pending) < pending_count:
             self._complete_join_if_ready()
