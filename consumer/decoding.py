@@ -1,0 +1,262 @@
+"""The hot loop: bytes of one record batch to records.
+
+Owns the decoding alone, without closures, generators or coroutines, so that it can be compiled (mypyc) as it stands. Does not know positions,
+compression or checksums.
+
+Invariants: no count and no length is believed: the records tile the bytes exactly, and offsets rise within the batch. Source: KIP-98, KIP-82.
+"""
+
+from typing import NamedTuple, NoReturn
+
+from penstock.consumer.record import ConsumerRecord, Headers
+from penstock.protocol.errors import DecodeError
+from penstock.protocol.record_batch import TimestampType
+
+_RECORD_MIN_BYTES = 7
+_HEADER_MIN_BYTES = 2
+_KEY_ERRORS = "surrogateescape"  # header keys are UTF-8, but no broker ever checked
+_new_record = tuple.__new__
+
+
+class Source(NamedTuple):
+    """What is the same for all records of a batch."""
+
+    topic: str
+    partition: int
+    timestamp_type: TimestampType
+    leader_epoch: int
+    base_offset: int
+    last_offset_delta: int
+    base_timestamp: int
+    append_time: int | None
+    record_count: int
+
+
+def decode_records(data: bytes, source: Source, start_offset: int, end_offset: int) -> list[ConsumerRecord]:
+    """The records with start_offset <= offset < end_offset. DecodeError where `data` is not `record_count` records."""
+    topic, partition, kind, epoch, base_offset, last_delta, base_timestamp, append_time, count = source
+    _check_count(count, len(data))
+    # One- and two-byte varints, which nearly all are, are read in line: a call for each takes twice the time.
+    first_delta = start_offset - base_offset
+    end_delta = end_offset - base_offset
+    new = _new_record
+    cls = ConsumerRecord
+    out: list[ConsumerRecord] = []
+    append = out.append
+    headers: Headers
+    key: bytes | None
+    value: bytes | None
+    position = 0
+    previous = -1
+    timestamp = append_time
+    try:
+        for _ in range(count):
+            length = data[position]
+            position += 1
+            if length > 127:
+                byte = data[position]
+                if byte < 128:
+                    length += (byte - 1) << 7
+                    position += 1
+                else:
+                    length, position = _long_varint(data, position - 1)
+            end = position + (length >> 1)
+            position += 1
+            number = data[position]
+            position += 1
+            if number > 127:
+                byte = data[position]
+                if byte < 128:
+                    number += (byte - 1) << 7
+                    position += 1
+                else:
+                    number, position = _long_varint(data, position - 1)
+            if append_time is None:
+                timestamp = base_timestamp + (number >> 1 ^ -(number & 1))
+            delta = data[position]
+            position += 1
+            if delta > 127:
+                byte = data[position]
+                if byte < 128:
+                    delta += (byte - 1) << 7
+                    position += 1
+                else:
+                    delta, position = _long_varint(data, position - 1)
+            if delta & 1:
+                _bad_record(position, end)
+            delta >>= 1
+            number = data[position]
+            position += 1
+            if number == 1:
+                key = None
+            else:
+                if number > 127:
+                    number, position = _long_varint(data, position - 1)
+                if number & 1:
+                    key = None
+                else:
+                    start = position
+                    position += number >> 1
+                    key = data[start:position]
+            number = data[position]
+            position += 1
+            if number > 127:
+                byte = data[position]
+                if byte < 128:
+                    number += (byte - 1) << 7
+                    position += 1
+                else:
+                    number, position = _long_varint(data, position - 1)
+            if number & 1:
+                value = None
+            else:
+                start = position
+                position += number >> 1
+                value = data[start:position]
+            if data[position]:
+                headers, position = _read_headers(data, position)
+            else:
+                headers = ()
+                position += 1
+            if position != end or not previous < delta <= last_delta:
+                _bad_record(position, end)
+            previous = delta
+            if first_delta <= delta < end_delta:
+                append(
+                    new(
+                        cls,
+                        (topic, partition, base_offset + delta, timestamp, kind, key, value, headers, epoch),
+                    )
+                )
+    except IndexError:
+        raise DecodeError("the records end inside a record") from None
+    if position != len(data):
+        raise DecodeError(f"{len(data) - position} bytes behind the last record")
+    return out
+
+
+def decode_values(data: bytes, source: Source, start_offset: int, end_offset: int) -> list[bytes | None]:
+    """The values of the same records. Headers and timestamps are skipped without a look."""
+    base_offset, last_delta, count = source.base_offset, source.last_offset_delta, source.record_count
+    _check_count(count, len(data))
+    first_delta = start_offset - base_offset
+    end_delta = end_offset - base_offset
+    size_bytes = len(data)
+    out: list[bytes | None] = []
+    append = out.append
+    position = 0
+    previous = -1
+    try:
+        for _ in range(count):
+            length = data[position]
+            position += 1
+            if length > 127:
+                byte = data[position]
+                if byte < 128:
+                    length += (byte - 1) << 7
+                    position += 1
+                else:
+                    length, position = _long_varint(data, position - 1)
+            end = position + (length >> 1)
+            position += 1
+            while data[position] > 127:
+                position += 1
+            position += 1
+            delta = data[position]
+            position += 1
+            if delta > 127:
+                byte = data[position]
+                if byte < 128:
+                    delta += (byte - 1) << 7
+                    position += 1
+                else:
+                    delta, position = _long_varint(data, position - 1)
+            if delta & 1:
+                _bad_record(position, end)
+            delta >>= 1
+            number = data[position]
+            position += 1
+            if number != 1:
+                if number > 127:
+                    number, position = _long_varint(data, position - 1)
+                if not number & 1:
+                    position += number >> 1
+            number = data[position]
+            position += 1
+            if number > 127:
+                byte = data[position]
+                if byte < 128:
+                    number += (byte - 1) << 7
+                    position += 1
+                else:
+                    number, position = _long_varint(data, position - 1)
+            start = position
+            if not number & 1:
+                position += number >> 1
+            if not start <= position < end <= size_bytes or not previous < delta <= last_delta:
+                _bad_record(position, end)
+            previous = delta
+            if first_delta <= delta < end_delta:
+                append(None if number & 1 else data[start:position])
+            position = end
+    except IndexError:
+        raise DecodeError("the records end inside a record") from None
+    if position != size_bytes:
+        raise DecodeError(f"{size_bytes - position} bytes behind the last record")
+    return out
+
+
+def _check_count(count: int, size_bytes: int) -> None:
+    if not 0 <= count <= size_bytes // _RECORD_MIN_BYTES:
+        raise DecodeError(f"{count} records claimed in {size_bytes} bytes")
+
+
+def _read_headers(data: bytes, position: int) -> tuple[Headers, int]:
+    """The headers at `position`, their count first, and the position behind them."""
+    count, position = _varint(data, position)
+    if not 0 <= count <= (len(data) - position) // _HEADER_MIN_BYTES:
+        raise DecodeError(f"a record claims {count} headers in {len(data) - position} bytes")
+    headers: list[tuple[str, bytes | None]] = []
+    for _ in range(count):
+        size, start = _varint(data, position)
+        if size < 0:
+            raise DecodeError("a record header without a key")
+        position = start + size
+        key = data[start:position].decode("utf-8", _KEY_ERRORS)
+        size, start = _varint(data, position)
+        if size < 0:
+            position = start
+            headers.append((key, None))
+        else:
+            position = start + size
+            headers.append((key, data[start:position]))
+    return tuple(headers), position
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    number, position = _long_varint(data, position)
+    return number >> 1 ^ -(number & 1), position
+
+
+def _long_varint(data: bytes, position: int) -> tuple[int, int]:
+    """A varint of up to ten bytes, its sign still in the low bit, and the position behind it."""
+    number = 0
+    shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number, position
+        shift += 7
+        if shift > 63:
+            raise DecodeError("a varint of more than ten bytes")
+
+
+def _bad_record(position: int, end: int) -> NoReturn:
+    raise DecodeError(
+        f"a record that by its length ends at byte {end} was read to {position}, or its offset does not fit"
+    )
+
+
+__all__ = ["Source", "decode_records", "decode_values"]
