@@ -15,6 +15,7 @@ import trio
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.budget import ByteBudget
 from penstock.broker.fetch_sessions import FetchSessions
+from penstock.broker.groups.coordinator import GroupCoordinator
 from penstock.broker.image import ClusterImage
 from penstock.broker.metadata_watch import MetadataWatch
 from penstock.broker.partition import PartitionServices
@@ -50,6 +51,7 @@ class Broker:
     partitions: PartitionManager
     fetch_sessions: FetchSessions
     budget: ByteBudget
+    groups: GroupCoordinator
     clock: Clock = field(init=False)
     threads: Threads = field(init=False)
 
@@ -87,6 +89,7 @@ async def open_broker(
                 finally:
                     # also when the background has failed and is cancelled: that is no reason to leave logs that need recovery
                     with trio.CancelScope(shield=True):
+                        broker.groups.close()
                         await broker.partitions.close()
                         await broker.registration.stop()
                     background.cancel_scope.cancel()
@@ -125,6 +128,9 @@ async def _come_up(
     watch.listen(partitions.note)
     await background.start(watch.run)
     await background.start(partitions.run)
+    topics = TopicAdmin(store, image, config, environment.random)
+    groups = GroupCoordinator(environment, config, image, watch, topics, partitions, spawn)
+    await background.start(groups.run)
     return Broker(
         environment,
         config,
@@ -133,9 +139,10 @@ async def _come_up(
         image,
         watch,
         registration,
-        TopicAdmin(store, image, config, environment.random),
+        topics,
         ProducerIds(store, spawn),
         partitions,
         FetchSessions(config.fetch_session_slots, environment.random),
         budget,
+        groups,
     )

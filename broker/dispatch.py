@@ -14,10 +14,11 @@ from penstock.broker.api.api_versions import unsupported_version_response
 from penstock.broker.api.fetch import fetch
 from penstock.broker.api.produce import produce, produce_again
 from penstock.broker.context import ANONYMOUS, RequestContext
+from penstock.broker.pending_response import PendingResponse, encode_parts
 from penstock.broker.replies import Parts
 from penstock.protocol.api import SERVED, ApiKey
-from penstock.protocol.codec import decode_request, encode_response
-from penstock.protocol.framing import RequestHeader, UnsupportedVersion, read_request_header, response_prefix
+from penstock.protocol.codec import decode_request
+from penstock.protocol.framing import RequestHeader, UnsupportedVersion, read_request_header
 from penstock.protocol.message import Message
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[["Broker", RequestContext, Message], Awaitable[Message]]
+Handler = Callable[["Broker", RequestContext, Message], Awaitable["Message | PendingResponse"]]
 
 _MODULES = {
     int(ApiKey.API_VERSIONS): "api_versions",
@@ -45,6 +46,16 @@ _MODULES = {
     int(ApiKey.DESCRIBE_TOPIC_PARTITIONS): "describe_topic_partitions",
     int(ApiKey.INIT_PRODUCER_ID): "init_producer_id",
     int(ApiKey.OFFSET_FOR_LEADER_EPOCH): "offset_for_leader_epoch",
+    int(ApiKey.OFFSET_COMMIT): "offset_commit",
+    int(ApiKey.OFFSET_FETCH): "offset_fetch",
+    int(ApiKey.OFFSET_DELETE): "offset_delete",
+    int(ApiKey.JOIN_GROUP): "join_group",
+    int(ApiKey.SYNC_GROUP): "sync_group",
+    int(ApiKey.HEARTBEAT): "heartbeat",
+    int(ApiKey.LEAVE_GROUP): "leave_group",
+    int(ApiKey.LIST_GROUPS): "list_groups",
+    int(ApiKey.DESCRIBE_GROUPS): "describe_groups",
+    int(ApiKey.DELETE_GROUPS): "delete_groups",
 }
 _PRODUCE = int(ApiKey.PRODUCE)
 _FETCH = int(ApiKey.FETCH)
@@ -94,10 +105,11 @@ class Dispatcher:
         )
         return self._handle(header, context, request)
 
-    async def _handle(self, header: RequestHeader, context: RequestContext, request: Message) -> Parts:
+    async def _handle(
+        self, header: RequestHeader, context: RequestContext, request: Message
+    ) -> "Parts | PendingResponse":
         response = await self._handler(header.api_key)(self._broker, context, request)
-        body = encode_response(header.api_key, header.api_version, response)
-        return [response_prefix(header.api_key, header.api_version, header.correlation_id, len(body)) + body]
+        return encode_parts(context, response) if isinstance(response, Message) else response
 
     def _handler(self, api_key: int) -> Handler:
         handler = self._handlers.get(api_key)

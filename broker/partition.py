@@ -37,7 +37,12 @@ from penstock.broker.workers import run_storage
 from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode, InvalidBatch
 from penstock.protocol.produce import ProducePartitionResult
-from penstock.protocol.record_batch import TRANSACTIONAL_FLAG, BatchHeader, check_produced_batch
+from penstock.protocol.record_batch import (
+    TRANSACTIONAL_FLAG,
+    BatchHeader,
+    check_produced_batch,
+    read_batch_header,
+)
 from penstock.runtime.clock import Clock
 from penstock.runtime.files import StorageError
 from penstock.runtime.threads import Threads
@@ -180,6 +185,37 @@ class Partition:
             return False
         return self._append(batch, header, now_ms, acks, result, done)
 
+    def produce_own(
+        self, batch: memoryview, result: ProducePartitionResult, done: Callable[[], None]
+    ) -> bool:
+        """Append a batch that the broker itself has made, with acks=all; same answer as `produce`.
+
+        It is neither checked nor rewritten, and it may go to internal topics, which refuse what clients produce.
+        """
+        if self.machine.role is not Role.LEADER:
+            result.error_code = self.refusal
+            return True
+        if not self.machine.has_enough_replicas:
+            result.error_code = ErrorCode.NOT_ENOUGH_REPLICAS
+            return True
+        now_ms = self._wall_ms()
+        header = read_batch_header(batch)
+        try:
+            self._check_size(header)
+        except InvalidBatch as error:
+            result.error_code = error.code
+            result.error_message = str(error)
+            return True
+        if (
+            self._lane.is_busy
+            or self._slow
+            or self._prepared_epoch != self.machine.leader_epoch
+            or self._needs_roll(header, now_ms)
+        ):
+            self._append_later(bytearray(batch), header, ACKS_ALL, result, done, is_own=True)
+            return False
+        return self._append(batch, header, now_ms, ACKS_ALL, result, done)
+
     def _needs_roll(self, header: BatchHeader, now_ms: int) -> bool:
         return self.log.needs_roll(
             header.size_bytes, header.max_timestamp, now_ms, last_offset_delta=header.last_offset_delta
@@ -302,6 +338,8 @@ class Partition:
         acks: int,
         result: ProducePartitionResult,
         done: Callable[[], None],
+        *,
+        is_own: bool = False,
     ) -> None:
         """Queue the append on the lane: something must run on a worker before it, or the disk is slow."""
         held_bytes = len(batch) + HELD_OVERHEAD_BYTES
@@ -311,7 +349,7 @@ class Partition:
 
         async def job() -> None:
             try:
-                is_final = await self._append_in_lane(batch, header, acks, result, done)
+                is_final = await self._append_in_lane(batch, header, acks, result, done, is_own=is_own)
             except Exception:
                 result.error_code = ErrorCode.UNKNOWN_SERVER_ERROR
                 done()
@@ -330,6 +368,8 @@ class Partition:
         acks: int,
         result: ProducePartitionResult,
         done: Callable[[], None],
+        *,
+        is_own: bool,
     ) -> bool:
         """What `produce` did not do at once, in its turn; same answer as `produce`.
 
@@ -339,8 +379,9 @@ class Partition:
         now_ms = self._wall_ms()
         view = memoryview(batch)
         try:
-            if self.settings.rewriter is not None and self.is_leader:
-                view, header = await self._run(self.settings.rewriter, view, now_ms)
+            rewriter = None if is_own else self.settings.rewriter
+            if rewriter is not None and self.is_leader:
+                view, header = await self._run(rewriter, view, now_ms)
                 self._check_size(header)
             if await self._make_ready(header, now_ms):
                 if not self._slow:  # nothing in the way any more: the queue drains at the event loop's pace

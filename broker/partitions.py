@@ -69,6 +69,7 @@ class PartitionManager:
         self._changed = trio.Event()
         self._deltas: deque[ImageDelta] = deque()
         self._noted = trio.Event()
+        self._listeners: list[Callable[[ImageDelta], None]] = []
         self._written_high_watermarks: dict[tuple[str, int], int] = {}
         self._written_recovery_points: dict[tuple[str, int], int] = {}
         self._writing = trio.Lock()
@@ -114,6 +115,10 @@ class PartitionManager:
 
     # Following the image
 
+    def listen(self, listener: Callable[[ImageDelta], None]) -> None:
+        """Have `listener` called with every change after it was acted on: logs are open and know who leads."""
+        self._listeners.append(listener)
+
     def note(self, delta: ImageDelta) -> None:
         """Take a change of the image; `run` acts on one after the other."""
         self._deltas.append(delta)
@@ -148,6 +153,8 @@ class PartitionManager:
         if openings:
             await self._open_all(openings)
         self._change_settings(delta)
+        for listener in self._listeners:
+            listener(delta)
         self._changed.set()
         self._changed = trio.Event()
 

@@ -1,13 +1,17 @@
-"""FindCoordinator, versions 0 to 5: there are no coordinators yet.
+"""FindCoordinator, versions 0 to 5: which broker leads the group's partition of `__consumer_offsets`.
 
-Groups and transactions come later. The API is served because librdkafka turns lz4 off, silently, for a broker that does not have it
-(DESIGN section 4, trap 3). For groups the answer is the one that Kafka gives while its coordinators start: COORDINATOR_NOT_AVAILABLE, with
-a message. A transactional id is refused for good, with the code after which librdkafka and Java's client give up and say why.
+- The first request for a group makes that topic, and waits until it can be used; where that takes too long: COORDINATOR_NOT_AVAILABLE, upon
+  which clients ask again.
+- Version 4 and up: several keys at once (KIP-699).
+- A transactional id is refused for good, as there are no transactions yet: with the code after which librdkafka and Java's client give up
+  and say why. Share groups (key type 2) come with version 6, which is not served: INVALID_REQUEST, as for any unknown key type.
 """
 
 from typing import TYPE_CHECKING
 
+from penstock.broker.cluster_view import ClusterView
 from penstock.broker.context import RequestContext
+from penstock.broker.errors import ApiError
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
 
@@ -16,22 +20,51 @@ if TYPE_CHECKING:
 
 FIRST_VERSION_WITH_KEY_LIST = 4
 NO_NODE = -1
+GROUP_KEY_TYPE = 0
 TRANSACTION_KEY_TYPE = 1
 
 
 async def handle(broker: "Broker", context: RequestContext, request: Message) -> Message:
-    """Answer for every key that nobody coordinates it."""
+    """Answer for every key who coordinates it."""
+    refusal = None
     if request.key_type == TRANSACTION_KEY_TYPE:
-        code, what = ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "transactions"
+        refusal = ApiError(
+            ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "this broker does not serve transactions yet"
+        )
+    elif request.key_type != GROUP_KEY_TYPE:
+        refusal = ApiError(ErrorCode.INVALID_REQUEST, f"unknown key type {request.key_type}")
     else:
-        code, what = ErrorCode.COORDINATOR_NOT_AVAILABLE, "consumer groups"
-    nobody = {
+        try:
+            await broker.groups.ensure_topic()
+        except ApiError as error:
+            refusal = ApiError(ErrorCode.COORDINATOR_NOT_AVAILABLE, str(error))
+    view = ClusterView(broker.image, context.listener)
+    if context.api_version < FIRST_VERSION_WITH_KEY_LIST:
+        return Message(**_find(broker, view, request.key, refusal))
+    return Message(
+        coordinators=[
+            Message(key=key, **_find(broker, view, key, refusal)) for key in request.coordinator_keys
+        ]
+    )
+
+
+def _find(broker: "Broker", view: ClusterView, group_id: str, refusal: ApiError | None) -> dict[str, object]:
+    if refusal is None:
+        leader = broker.groups.leader_of(group_id)
+        for node in view.brokers:
+            if node.node_id == leader:
+                return {
+                    "node_id": node.node_id,
+                    "host": node.endpoint.host,
+                    "port": node.endpoint.port,
+                    "error_code": ErrorCode.NONE,
+                    "error_message": None,
+                }
+        refusal = ApiError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
+    return {
         "node_id": NO_NODE,
         "host": "",
         "port": NO_NODE,
-        "error_code": code,
-        "error_message": f"this broker does not serve {what} yet",
+        "error_code": refusal.code,
+        "error_message": str(refusal),
     }
-    if context.api_version < FIRST_VERSION_WITH_KEY_LIST:
-        return Message(**nobody)
-    return Message(coordinators=[Message(key=key, **nobody) for key in request.coordinator_keys])

@@ -1,0 +1,238 @@
+"""The group coordinator of one broker: which groups it answers for, and what keeps them going.
+
+Owns the shards (one for each partition of `__consumer_offsets` that this broker leads), when they are loaded and closed, and the one timer of
+all groups. Learns of leadership from the partition manager alone. Knows no request formats: those are in `broker/api/`.
+
+Up: `run` is started after the partitions are; shards load in the background, and answer COORDINATOR_LOAD_IN_PROGRESS until they have. Down:
+`close`, while the logs are still open. A shard that can't be read says COORDINATOR_NOT_AVAILABLE, and the log says why.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+
+import trio
+
+from penstock.broker.broker_config import BrokerConfig
+from penstock.broker.errors import ApiError
+from penstock.broker.groups.classic_driver import ClassicDriver
+from penstock.broker.groups.classic_events import ClassicLimits, TimePassed
+from penstock.broker.groups.expiry import Expiry
+from penstock.broker.groups.loading import Replay, load
+from penstock.broker.groups.membership_driver import MembershipDriver
+from penstock.broker.groups.offsets_topic import OFFSETS_TOPIC, make_offsets_topic, partition_for
+from penstock.broker.groups.shard import GroupShard, ShardServices
+from penstock.broker.image import ClusterImage, ImageDelta
+from penstock.broker.metadata_watch import MetadataWatch
+from penstock.broker.partitions import PartitionManager
+from penstock.broker.topic_admin import TopicAdmin
+from penstock.errors import PenstockError
+from penstock.protocol.errors import ErrorCode
+from penstock.runtime.environment import Environment
+
+log = logging.getLogger(__name__)
+
+Spawn = Callable[[Callable[[], Awaitable[None]]], None]
+
+PARALLEL_LOADS_MAX = 2
+STEPS_PER_TURN = 50
+"""Groups whose time has come that are stepped before others get their turn."""
+TOPIC_PATIENCE_S = 5.0
+"""How long who needs the offsets topic waits for it to be made; clients ask again."""
+
+
+class GroupCoordinator:
+    """All groups of a broker."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        config: BrokerConfig,
+        image: ClusterImage,
+        watch: MetadataWatch,
+        topics: TopicAdmin,
+        partitions: PartitionManager,
+        spawn: Spawn,
+    ) -> None:
+        self.config = config
+        self.random = environment.random
+        self._threads = environment.threads
+        self._image = image
+        self._watch = watch
+        self._topics = topics
+        self._partitions = partitions
+        self._spawn = spawn
+        clock = environment.clock
+        self.classic = ClassicDriver(
+            ClassicLimits(
+                group_min_session_timeout_ms=config.group_min_session_timeout_ms,
+                group_max_session_timeout_ms=config.group_max_session_timeout_ms,
+                group_initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
+                group_max_size=config.group_max_size,
+            ),
+            clock,
+        )
+        self.consumer: MembershipDriver | None = None
+        """The driver of KIP-848's groups."""
+        drivers: list[MembershipDriver] = [self.classic]
+        self.services = ShardServices(clock, drivers, config.group_max_count)
+        self.services.wake_timer = self._wake
+        self._expiry = Expiry(self.services, image, config)
+        self._shards: dict[int, GroupShard] = {}
+        self._creating = trio.Lock()
+        self._load_limit = trio.CapacityLimiter(PARALLEL_LOADS_MAX)
+        self._woken = trio.Event()
+        self._loaded = trio.lowlevel.ParkingLot()
+        self._is_closed = False
+
+    # Looking up
+
+    def shard(self, group_id: str, *, allow_empty_id: bool = False) -> GroupShard:
+        """The shard of a group.
+
+        Raises ApiError: INVALID_GROUP_ID, NOT_COORDINATOR, COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE.
+        """
+        if not group_id and not allow_empty_id:
+            raise ApiError(ErrorCode.INVALID_GROUP_ID)
+        topic = self._image.topic(OFFSETS_TOPIC)
+        if topic is None:
+            raise ApiError(ErrorCode.NOT_COORDINATOR)
+        shard = self._shards.get(partition_for(group_id, topic.partition_count))
+        if shard is None or not shard.is_current:
+            raise ApiError(
+                ErrorCode.COORDINATOR_NOT_AVAILABLE if self._is_closed else ErrorCode.NOT_COORDINATOR
+            )
+        if not shard.is_loaded:
+            raise ApiError(
+                ErrorCode.COORDINATOR_NOT_AVAILABLE
+                if shard.failure
+                else ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
+            )
+        return shard
+
+    def shards(self) -> Iterable[GroupShard]:
+        """All shards that are loaded and led."""
+        return [shard for shard in self._shards.values() if shard.is_loaded and shard.is_current]
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether groups may be missing from `shards` because their log is still being read."""
+        return any(
+            not shard.is_loaded and shard.is_current and not shard.failure for shard in self._shards.values()
+        )
+
+    def leader_of(self, group_id: str) -> int | None:
+        """The node id of the group's coordinator, from the image; None while there is none."""
+        topic = self._image.topic(OFFSETS_TOPIC)
+        if topic is None:
+            return None
+        state = self._image.partition(topic.topic_id, partition_for(group_id, topic.partition_count))
+        return None if state is None or state.leader < 0 else state.leader
+
+    async def ensure_topic(self) -> None:
+        """Make `__consumer_offsets` where it is not there, and wait a while until this broker's part of it is loaded. Raises ApiError.
+
+        Cancellation: the topic is made or it isn't.
+        """
+        if self._image.topic(OFFSETS_TOPIC) is None:
+            with trio.move_on_after(TOPIC_PATIENCE_S):
+                async with self._creating:
+                    if self._image.topic(OFFSETS_TOPIC) is None:
+                        revision = await make_offsets_topic(
+                            self._topics, self.config, len(self._image.brokers)
+                        )
+                        await self._watch.wait_for(revision)
+        topic = self._image.topic(OFFSETS_TOPIC)
+        if topic is None:
+            raise ApiError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
+        with trio.move_on_after(TOPIC_PATIENCE_S):
+            await self._partitions.wait_ready(topic.topic_id)
+            self._reconcile()
+            while self.is_loading:
+                await self._loaded.park()
+
+    # Following leadership
+
+    def note(self, delta: ImageDelta) -> None:
+        """The partition manager has acted on a change of the image."""
+        for topic in delta.topics_removed:
+            if topic.name != OFFSETS_TOPIC:
+                self._expiry.forget_topic(self.shards(), topic)
+        self._reconcile()
+
+    def _reconcile(self) -> None:
+        """Load the shards of what is led now, and close the others."""
+        if self._is_closed:
+            return
+        for index, shard in tuple(self._shards.items()):
+            if not shard.is_current:
+                shard.close()
+                del self._shards[index]
+        topic = self._image.topic(OFFSETS_TOPIC)
+        for index in range(topic.partition_count if topic is not None else 0):
+            partition = self._partitions.by_name(OFFSETS_TOPIC, index)
+            if partition is not None and partition.is_leader and index not in self._shards:
+                self._begin(GroupShard(partition, self.services), index)
+
+    def _begin(self, shard: GroupShard, index: int) -> None:
+        self._shards[index] = shard
+        if shard.partition.log.log_start_offset == shard.partition.log.log_end_offset:
+            shard.is_loaded = True  # a new topic's first group does not wait for a task
+            return
+
+        async def load_one() -> None:
+            replay = Replay(shard, self.classic, self.consumer)
+            try:
+                async with self._load_limit:
+                    await load(shard, replay, self._threads, self.config.offsets_load_buffer_size)
+            except (PenstockError, FileNotFoundError) as error:
+                shard.failure = str(error)
+                log.error("%s-%d: its groups can't be loaded: %s", OFFSETS_TOPIC, index, error)
+            except Exception as error:
+                shard.failure = str(error)
+                log.exception("%s-%d: loading its groups ended by a bug", OFFSETS_TOPIC, index)
+            if shard.is_loaded:
+                self._expiry.forget_gone_topics(shard)
+            self._loaded.unpark_all()
+
+        self._spawn(load_one)
+
+    # Time
+
+    def _wake(self) -> None:
+        self._woken.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Follow the partitions and keep the groups' time, for ever."""
+        self._partitions.listen(self.note)
+        self._reconcile()
+        task_status.started()
+        services = self.services
+        while True:
+            self._woken = trio.Event()
+            next_ms = min(services.deadlines.next_ms or self._expiry.next_ms, self._expiry.next_ms)
+            with trio.move_on_after(max(next_ms - services.now_ms(), 0) / 1000):
+                await self._woken.wait()
+            for steps, group in enumerate(tuple(services.deadlines.due(services.now_ms())), start=1):
+                self._tick(group.shard, group.group_id)
+                if steps % STEPS_PER_TURN == 0:
+                    await trio.lowlevel.checkpoint()
+            if self._expiry.next_ms <= services.now_ms():
+                await self._expiry.run(self.shards())
+
+    def _tick(self, shard: GroupShard, group_id: str) -> None:
+        group = shard.groups.get(group_id)
+        if group is None or group.membership is None:
+            return
+        try:
+            shard.step(group, TimePassed())
+        except Exception:  # one group's bug must not stop the time of all others
+            log.exception("group %r: the passing of time met a bug", group_id)
+
+    def close(self) -> None:
+        """Answer whoever waits, and take no more requests. What was appended is still committed or not when the logs close."""
+        self._is_closed = True
+        for shard in self._shards.values():
+            shard.close()
+
+
+__all__ = ["GroupCoordinator"]

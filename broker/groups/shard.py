@@ -1,0 +1,243 @@
+"""One partition of `__consumer_offsets` that this broker leads, as groups.
+
+Owns the groups of the partition, the requests that wait for them, and the rule that memory follows the log: a commit becomes visible when
+its record is committed; a membership's machine is told when what it wanted stored is. Knows no request formats and decides nothing about members.
+
+How to use it (all on the event loop, nothing here awaits but `write`):
+
+    group = shard.groups.get(group_id) or shard.add(group_id)
+    shard.wait(token, callback)              # the callback gets the action that answers the token, once
+    shard.step(group, event)                 # steps the machine, does what it wants, and looks after its deadline
+    shard.append(records, done)              # or: code = await shard.write(records)
+
+Invariants: a shard is of one leader epoch; when leadership goes the shard is closed, whoever waits is answered NOT_COORDINATOR, and the next
+leader's shard is a replay of the log. `groups` never holds a group that was deleted, even while its tombstones are under way.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import trio
+
+from penstock.broker.errors import ApiError
+from penstock.broker.groups.classic_events import GroupClosed, Token
+from penstock.broker.groups.deadlines import Deadlines
+from penstock.broker.groups.group import Group
+from penstock.broker.groups.membership_driver import MembershipDriver
+from penstock.broker.groups.offset_table import CommittedOffset
+from penstock.broker.groups.record_writer import Done, RecordPair, RecordWriter
+from penstock.broker.partition import Partition
+from penstock.protocol.errors import ErrorCode
+from penstock.protocol.group_records import encode_offset_key
+from penstock.runtime.clock import Clock
+
+log = logging.getLogger(__name__)
+
+Waiter = Callable[[Any], None]
+
+
+class ShardServices:
+    """What all shards of a coordinator share."""
+
+    def __init__(self, clock: Clock, drivers: Sequence[MembershipDriver], group_max_count: int) -> None:
+        self.clock = clock
+        self.drivers = drivers
+        self.group_max_count = group_max_count
+        self.group_count = 0
+        """Groups of all shards."""
+        self.last_token: Token = 0
+        self.wake_timer: Callable[[], None] = lambda: None
+        self.deadlines: Deadlines[Group] = Deadlines(lambda: self.wake_timer())
+
+    def now_ms(self) -> int:
+        """Monotonic ms, as the machines take it."""
+        return int(self.clock.monotonic() * 1000)
+
+
+class GroupShard:
+    """The groups of one partition. Made empty; `loading.load` fills it, and only then it is `is_active`."""
+
+    def __init__(self, partition: Partition, services: ShardServices) -> None:
+        self.partition = partition
+        self.leader_epoch = partition.leader_epoch
+        self.groups: dict[str, Group] = {}
+        self.services = services
+        self.is_loaded = False
+        self.is_closed = False
+        self.failure: str | None = None
+        """Why loading ended, where the log can't be read."""
+        self._writer = RecordWriter(partition, services.clock)
+        self._waiting: dict[Token, Waiter] = {}
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this broker still leads the partition in the epoch that the shard is of."""
+        return (
+            not self.is_closed
+            and self.partition.is_leader
+            and self.partition.leader_epoch == self.leader_epoch
+        )
+
+    # Groups
+
+    def add(self, group_id: str) -> Group:
+        """A new group without members and offsets. Raises ApiError where there are as many as group.max.count."""
+        assert group_id not in self.groups
+        services = self.services
+        if services.group_count >= services.group_max_count:
+            log.warning(
+                "group.max.count=%d groups are kept: %r is refused", services.group_max_count, group_id
+            )
+            raise ApiError(ErrorCode.GROUP_MAX_SIZE_REACHED, "The broker keeps as many groups as it may.")
+        group = self.groups[group_id] = Group(group_id, self)
+        services.group_count += 1
+        return group
+
+    def drop(self, group: Group) -> None:
+        """Take a group out of memory; its records are not this method's business."""
+        if self.groups.get(group.group_id) is group:
+            del self.groups[group.group_id]
+            self.services.group_count -= 1
+
+    def delete(self, group: Group, done: Done) -> None:
+        """Delete a group with all that is stored of it. It is gone at once; when its tombstones can't be written, it comes back.
+
+        Whoever waits for it is answered. `done` is called when that is committed.
+        """
+        keys = [encode_offset_key(group.group_id, topic, index) for topic, index in group.offset_keys()]
+        for driver in self.services.drivers:
+            keys += driver.tombstone_keys(group)
+        membership = group.membership
+        if membership is not None:
+            self.step(group, GroupClosed(error_code=ErrorCode.UNKNOWN_MEMBER_ID))
+            group.membership = None
+        self.drop(group)
+        if not keys:
+            done(ErrorCode.NONE)
+            return
+
+        def finished(code: ErrorCode) -> None:
+            if code and not self.is_closed:
+                self._bring_back(group)
+            done(code)
+
+        self.append([(key, None) for key in keys], finished)
+
+    def _bring_back(self, group: Group) -> None:
+        """Its offsets, that is: a membership that may be deleted has no members, so nothing of it is missed."""
+        now = self.groups.get(group.group_id)
+        if now is None:
+            self.groups[group.group_id] = group
+            self.services.group_count += 1
+            return
+        for topic, index, committed in group.offsets:
+            if not now.has_offset(topic, index):
+                now.offsets.put(topic, index, committed)
+
+    # Offsets
+
+    def put_offsets(
+        self, group: Group, offsets: Iterable[tuple[str, int, CommittedOffset | None]], done: Done
+    ) -> None:
+        """Commit offsets (None deletes one). They are visible when `done` is called with NONE, and not at all otherwise."""
+        entries = tuple(offsets)
+        pending = group.pending_offsets
+        pending.update([(topic, index) for topic, index, _ in entries])
+
+        def finished(code: ErrorCode) -> None:
+            for topic, index, committed in entries:
+                key = (topic, index)
+                pending[key] -= 1
+                if not pending[key]:
+                    del pending[key]
+                if not code:
+                    group.offsets.put(topic, index, committed)
+            done(code)
+
+        group_id = group.group_id
+        self.append(
+            [
+                (encode_offset_key(group_id, topic, index), None if value is None else value.encode())
+                for topic, index, value in entries
+            ],
+            finished,
+        )
+
+    # Machines
+
+    def step(self, group: Group, event: Any) -> None:
+        """Step the group's membership and do what it wants. Whoever waits for a token may be answered before this returns."""
+        membership = group.membership
+        assert membership is not None
+        actions = membership.step(event, self.services.now_ms())
+        if actions:
+            for driver in self.services.drivers:
+                if driver.handles(group):
+                    driver.perform(group, actions)
+                    break
+        if not self.is_closed:
+            self.services.deadlines.note(group)
+
+    def wake(self, group: Group | None = None) -> None:
+        """The deadline of a group, or of any, has changed otherwise than by `step`."""
+        for each in tuple(self.groups.values()) if group is None else (group,):
+            self.services.deadlines.note(each)
+
+    def wait(self, waiter: Waiter) -> Token:
+        """A fresh token; `waiter` is called with the action that answers it."""
+        self.services.last_token += 1
+        token = self.services.last_token
+        self._waiting[token] = waiter
+        return token
+
+    def resolve(self, token: Token, action: Any) -> None:
+        """Answer a token. One that nobody waits for any more (its connection is gone) is fine."""
+        waiter = self._waiting.pop(token, None)
+        if waiter is not None:
+            waiter(action)
+
+    def abandon(self, token: Token) -> None:
+        """Nobody waits for the answer any more."""
+        self._waiting.pop(token, None)
+
+    @property
+    def waiting_count(self) -> int:
+        """Requests that wait for an answer."""
+        return len(self._waiting)
+
+    # Records
+
+    def append(self, records: Sequence[RecordPair], done: Done) -> None:
+        """Append records; `done` is called, never before this returns, when they are committed or never will be.
+
+        The code is one for clients of a coordinator. Order of calls = order in the log, and order of `done`.
+        """
+        self._writer.append(records, done)
+
+    async def write(self, records: Sequence[RecordPair]) -> ErrorCode:
+        """The same, waiting. Cancellation, or an error: the records may be in the log or not."""
+        finished = trio.Event()
+        outcome: list[ErrorCode] = []
+
+        def done(code: ErrorCode) -> None:
+            outcome.append(code)
+            finished.set()
+
+        self._writer.append(records, done)
+        await finished.wait()
+        return outcome[0]
+
+    def close(self) -> None:
+        """Leadership is gone, or the broker stops: whoever waits is told to look for the coordinator anew."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        for group in tuple(self.groups.values()):
+            if group.membership is not None:
+                self.step(group, GroupClosed(error_code=ErrorCode.NOT_COORDINATOR))
+        self.services.group_count -= len(self.groups)
+        self.groups.clear()
+
+
+__all__ = ["GroupShard", "ShardServices"]
