@@ -198,13 +198,15 @@ async def _watch_on_terminal(
     from rich.live import Live
     from rich.text import Text
 
+    console = Console(highlight=False)
+
     def picture(standing: Standing, rates: Rates, trouble: str = "") -> RenderableType:
         with_group = view.group_id is not None
         parts: list[RenderableType] = [
-            rich_table(*offsets_view.partition_table(standing, rates, with_group=with_group))
+            rich_table(*offsets_view.partition_table(standing, rates, with_group=with_group), console.width)
         ]
         if standing.groups:
-            parts += [Text(), rich_table(*offsets_view.group_table(standing.groups))]
+            parts += [Text(), rich_table(*offsets_view.group_table(standing.groups), console.width)]
         state = f", {standing.group.state}" if standing.group is not None else ""
         title = f"group {view.group_id}{state}" if with_group else ""
         taken_at = time_text(standing.taken_at_ms, with_ms=False)

@@ -12,20 +12,25 @@ from penstock.cli.output import Column
 from penstock.cli.rates import Rate, Rates
 from penstock.client.group_values import GroupMember
 
-_SHORT_ID_LENGTH = 22
+_SHORT_ID_LENGTH = 14
 Table = tuple[list[Column], list[Sequence[object]]]
 
 
 def partition_table(standing: Standing, rates: Rates | None, *, with_group: bool) -> Table:
     """Columns and rows, the sum last."""
     columns = [Column("TOPIC"), Column("PARTITION", is_number=True)]
-    columns += [Column(title, is_number=True) for title in ("START", "HIGH WATERMARK", "LAST STABLE")]
+    columns += [
+        Column("START", is_number=True, spared=4 if with_group else 0),
+        Column("HIGH WATERMARK", is_number=True, spared=1 if with_group else 0),
+        Column("LAST STABLE", is_number=True, spared=5 if with_group else 0),
+    ]
     if with_group:
-        columns += [Column(title, is_number=True) for title in ("COMMITTED", "LAG", "TIME LAG")]
+        columns.append(Column("COMMITTED", is_number=True, spared=2))
+        columns += [Column(title, is_number=True) for title in ("LAG", "TIME LAG")]
     if rates is not None:
         columns += [Column(title, is_number=True) for title in _rate_titles(with_group)]
     if with_group:
-        columns += [Column(title) for title in ("MEMBER", "CLIENT", "HOST")]
+        columns += [Column("MEMBER", spared=3), Column("CLIENT", spared=7), Column("HOST", spared=6)]
     rows = [
         _row(each, None if rates is None else rates.partitions[each.partition], with_group, rates is not None)
         for each in standing.partitions

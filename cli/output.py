@@ -14,18 +14,23 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 _GAP = "  "
+_RICH_GAP = 3
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column's title, and whether its cells are numbers (aligned to the right)."""
+    """A column's title, whether its cells are numbers (aligned to the right), and how soon a narrow terminal does without it.
+
+    `spared` 0: never; the column with the highest goes first. In a pipe every column is there.
+    """
 
     title: str
     is_number: bool = False
+    spared: int = 0
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
@@ -33,23 +38,54 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> 
     if sys.stdout.isatty():
         from rich.console import Console
 
-        Console(highlight=False).print(rich_table(columns, rows), markup=False)
+        console = Console(highlight=False)
+        console.print(rich_table(columns, rows, console.width), markup=False)
     else:
         _print_plain(columns, _cells(rows))
 
 
-def rich_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> "Table":
-    """The same as something that rich can draw."""
+def rich_table(columns: Sequence[Column], rows: Iterable[Sequence[object]], width: int) -> "RenderableType":
+    """The same as something that rich can draw on a terminal of `width` columns."""
     from rich.box import SIMPLE_HEAD
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
+    cells = _cells(rows)
+    needed = [_needed_width(column, [row[index] for row in cells]) for index, column in enumerate(columns)]
+    shown, fits = _fitting(columns, needed, width)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.title, justify="right" if column.is_number else "left", overflow="fold")
-    for row in _cells(rows):
-        table.add_row(*map(Text, row))
-    return table
+    for index in shown:
+        table.add_column(
+            columns[index].title,
+            justify="right" if columns[index].is_number else "left",
+            overflow="fold",
+            # Left to itself, rich cuts cells before it puts a title on two lines.
+            min_width=needed[index] if fits else None,
+            max_width=needed[index] if fits and len(columns[index].title) > needed[index] else None,
+        )
+    for row in cells:
+        table.add_row(*(Text(row[index]) for index in shown))
+    if len(shown) == len(columns):
+        return table
+    spared = ", ".join(column.title for index, column in enumerate(columns) if index not in shown)
+    return Group(table, Text(f"too narrow for {spared}", style="dim"))
+
+
+def _needed_width(column: Column, cells: Sequence[str]) -> int:
+    """Room for the widest cell and the longest word of the title."""
+    return max(map(len, [*column.title.split(), *cells]), default=0)
+
+
+def _fitting(columns: Sequence[Column], needed: Sequence[int], width: int) -> tuple[list[int], bool]:
+    """The columns that are shown, and whether all of them have the room that they need."""
+    shown = list(range(len(columns)))
+    while sum(needed[index] + _RICH_GAP for index in shown) - _RICH_GAP > width:
+        spare = max(shown, key=lambda index: columns[index].spared)
+        if not columns[spare].spared:
+            return shown, False
+        shown.remove(spare)
+    return shown, True
 
 
 def _cells(rows: Iterable[Sequence[object]]) -> list[list[str]]:

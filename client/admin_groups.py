@@ -217,7 +217,9 @@ class GroupCalls(AdminBase):
                     self._coordinators.forget(group_id)
             return outcomes
 
-        return await self._settle(dict.fromkeys(group_ids), send_to_coordinators, _WRONG_COORDINATOR)
+        wanted = dict.fromkeys(group_ids)
+        outcomes = await self._settle(wanted, send_to_coordinators, _WRONG_COORDINATOR)
+        return {group_id: outcomes[group_id] for group_id in wanted if group_id in outcomes}
 
     async def _ask_coordinator(
         self,
