@@ -219,7 +219,11 @@ class GroupBench:
         self._store_tokens.clear()
         self.check()
 
-    # Replies.
+    # Replies and states.
+
+    def is_in(self, state: ClassicState) -> bool:
+        """Say whether the group is in this state (asked anew each time, which a type checker must not think it knows)."""
+        return self.group.state is state
 
     def got(self, token: int, kind: type[ReplyKind]) -> ReplyKind:
         """The reply to this token, which must be there."""

@@ -45,7 +45,7 @@ def dead(bench: GroupBench) -> None:
 def in_state(put: Put, limits: ClassicLimits | None = None) -> GroupBench:
     bench = GroupBench(limits)
     put(bench)
-    expected = {
+    expected: dict[Put, ClassicState] = {
         empty: ClassicState.EMPTY,
         preparing: ClassicState.PREPARING_REBALANCE,
         completing: ClassicState.COMPLETING_REBALANCE,
@@ -110,17 +110,17 @@ def test_join_is_refused(
 def test_session_timeout_bounds_are_inclusive(session_ms: int) -> None:
     bench = GroupBench()
     bench.join(session_ms=session_ms, version=3)
-    assert bench.group.state is ClassicState.PREPARING_REBALANCE
+    assert bench.is_in(ClassicState.PREPARING_REBALANCE)
 
 
 def test_a_dynamic_member_without_an_id_is_sent_back_for_one() -> None:
     bench = GroupBench()
     reply = bench.joined(bench.join(fresh="m"))
     assert (reply.error_code, reply.member_id) == (ErrorCode.MEMBER_ID_REQUIRED, "m")
-    assert bench.group.state is ClassicState.EMPTY
+    assert bench.is_in(ClassicState.EMPTY)
     assert not bench.group.is_vacant
     bench.join("m")
-    assert bench.group.state is ClassicState.PREPARING_REBALANCE
+    assert bench.is_in(ClassicState.PREPARING_REBALANCE)
 
 
 @pytest.mark.parametrize("version", [0, 3])
@@ -246,21 +246,21 @@ def test_a_followers_rejoin_in_a_stable_group_returns_the_generation() -> None:
     bench = in_state(stable)
     reply = bench.joined(bench.join("b"))
     assert (reply.error_code, reply.generation, reply.leader, reply.members) == (NONE, 1, "a", ())
-    assert bench.group.state is ClassicState.STABLE
+    assert bench.is_in(ClassicState.STABLE)
 
 
 def test_a_leaders_rejoin_in_a_stable_group_rebalances() -> None:
     bench = in_state(stable)
     token = bench.join("a")
     assert token in bench.waiting
-    assert bench.group.state is ClassicState.PREPARING_REBALANCE
+    assert bench.is_in(ClassicState.PREPARING_REBALANCE)
 
 
 def test_a_followers_rejoin_with_other_metadata_rebalances() -> None:
     bench = in_state(stable)
     token = bench.join("b", protocols=(("range", b"more topics"),))
     assert token in bench.waiting
-    assert bench.group.state is ClassicState.PREPARING_REBALANCE
+    assert bench.is_in(ClassicState.PREPARING_REBALANCE)
 
 
 def test_a_rejoin_with_the_same_protocols_in_another_order_rebalances() -> None:
@@ -271,7 +271,7 @@ def test_a_rejoin_with_the_same_protocols_in_another_order_rebalances() -> None:
     bench.finish_joining()
     bench.sync_all("a", "b")
     bench.join("b", protocols=protocols[::-1])
-    assert bench.group.state is ClassicState.PREPARING_REBALANCE
+    assert bench.is_in(ClassicState.PREPARING_REBALANCE)
 
 
 @pytest.mark.parametrize(("name", "seen"), [("a", ["a", "b"]), ("b", [])])
@@ -280,7 +280,7 @@ def test_a_lost_join_reply_is_given_again(name: str, seen: list[str]) -> None:
     reply = bench.joined(bench.join(name))
     assert (reply.error_code, reply.generation, reply.leader) == (NONE, 1, "a")
     assert [member.member_id for member in reply.members] == seen
-    assert bench.group.state is ClassicState.COMPLETING_REBALANCE
+    assert bench.is_in(ClassicState.COMPLETING_REBALANCE)
 
 
 def test_a_rejoin_with_other_metadata_while_completing_rebalances_and_ends_the_syncs() -> None:
@@ -288,7 +288,7 @@ def test_a_rejoin_with_other_metadata_while_completing_rebalances_and_ends_the_s
     waiting = bench.sync("b")
     bench.join("b", protocols=(("range", b"other"),))
     assert bench.synced(waiting).error_code is ErrorCode.REBALANCE_IN_PROGRESS
-    assert bench.group.state is ClassicState.PREPARING_REBALANCE
+    assert bench.is_in(ClassicState.PREPARING_REBALANCE)
 
 
 def test_a_repeated_join_takes_the_place_of_the_one_that_waits() -> None:
@@ -363,14 +363,14 @@ def test_a_full_group_forgets_the_pending_id_it_turns_away() -> None:
     bench.join("b")
     token = bench.join("d")
     assert bench.joined(token).error_code is ErrorCode.GROUP_MAX_SIZE_REACHED
-    assert bench.group.state is ClassicState.COMPLETING_REBALANCE, "nobody is waited for"
+    assert bench.is_in(ClassicState.COMPLETING_REBALANCE), "nobody is waited for"
 
 
 def test_the_last_to_rejoin_a_group_that_is_over_its_size_is_out() -> None:
     bench = in_state(stable)
     bench.limits = ClassicLimits(group_max_size=1)
     bench.restart()
-    assert bench.group.state is ClassicState.PREPARING_REBALANCE
+    assert bench.is_in(ClassicState.PREPARING_REBALANCE)
     b = bench.join("b")
     a = bench.join("a")
     assert bench.joined(a).error_code is ErrorCode.GROUP_MAX_SIZE_REACHED
@@ -440,7 +440,7 @@ def test_the_assignment_is_handed_out_when_it_is_stored_and_not_before() -> None
     bench.finish_store()
     assert (bench.synced(a).assignment, bench.synced(b).assignment) == (b"1", b"2")
     assert (bench.synced(a).protocol_type, bench.synced(a).protocol_name) == ("consumer", "range")
-    assert bench.group.state is ClassicState.STABLE
+    assert bench.is_in(ClassicState.STABLE)
 
 
 def test_a_follower_alone_starts_nothing() -> None:
@@ -485,7 +485,7 @@ def test_a_failed_store_tells_who_waits_and_rebalances(code: ErrorCode) -> None:
     bench.finish_store(code)
     assert (bench.synced(a).error_code, bench.synced(b).error_code) == (code, code)
     assert bench.synced(a).assignment == b""
-    assert bench.group.state is ClassicState.PREPARING_REBALANCE
+    assert bench.is_in(ClassicState.PREPARING_REBALANCE)
     bench.join("a")
     bench.join("b")
     assert bench.group.generation == 2
@@ -497,7 +497,7 @@ def test_a_store_that_ends_after_its_rebalance_changes_nothing() -> None:
     bench.leave("b")
     assert bench.synced(a).error_code is ErrorCode.REBALANCE_IN_PROGRESS
     bench.finish_store()
-    assert bench.group.state is ClassicState.PREPARING_REBALANCE
+    assert bench.is_in(ClassicState.PREPARING_REBALANCE)
     bench.join("a")
     again = bench.sync("a", {"a": b"3"})
     bench.finish_store()
@@ -521,11 +521,11 @@ def test_who_does_not_sync_in_time_is_out() -> None:
     a = bench.sync("a", {"a": b"1"})
     bench.finish_store()
     assert bench.synced(a).assignment == b"1"
-    while bench.group.state is ClassicState.STABLE:
+    while bench.is_in(ClassicState.STABLE):
         assert bench.heartbeat("a") is NONE
         assert bench.heartbeat("b") is NONE
         bench.advance(5_000)
-    assert bench.group.state is ClassicState.PREPARING_REBALANCE
+    assert bench.is_in(ClassicState.PREPARING_REBALANCE)
     assert bench.heartbeat("b") is ErrorCode.UNKNOWN_MEMBER_ID
     assert bench.heartbeat("a") is ErrorCode.REBALANCE_IN_PROGRESS
 
@@ -576,9 +576,9 @@ def test_a_sign_of_life_is_good_for_another_session_timeout(sign_of_life: str) -
     for name in ("a", "b") if sign_of_life == "commit" else ():
         assert bench.commit(name, 1) is NONE
     bench.advance(SESSION_TIMEOUT_MS - 1)
-    assert bench.group.state is ClassicState.STABLE
+    assert bench.is_in(ClassicState.STABLE)
     bench.advance(1)
-    assert bench.group.state is ClassicState.EMPTY
+    assert bench.is_in(ClassicState.EMPTY)
 
 
 def test_a_heartbeat_that_is_read_late_still_counts() -> None:
@@ -600,7 +600,7 @@ def test_a_refused_heartbeat_keeps_nobody_alive(code: ErrorCode) -> None:
     else:
         assert bench.heartbeat("other", instance="i") is code
     bench.advance(1)
-    assert bench.group.state is ClassicState.EMPTY
+    assert bench.is_in(ClassicState.EMPTY)
 
 
 def test_who_waits_is_not_expected_to_heartbeat() -> None:
@@ -613,7 +613,7 @@ def test_who_waits_is_not_expected_to_heartbeat() -> None:
     bench.advance(5_000)
     assert bench.joined(a).error_code is NONE
     bench.advance(SESSION_TIMEOUT_MS - 1)
-    assert bench.group.state is ClassicState.COMPLETING_REBALANCE, "a has its whole session timeout again"
+    assert bench.is_in(ClassicState.COMPLETING_REBALANCE), "a has its whole session timeout again"
 
 
 def test_a_new_member_whose_client_gave_up_waits_five_minutes_at_most() -> None:
@@ -638,7 +638,7 @@ def test_a_crashed_leader_is_replaced() -> None:
 
 def test_members_that_do_not_rejoin_in_time_are_out() -> None:
     bench = in_state(preparing)
-    while bench.group.state is ClassicState.PREPARING_REBALANCE:
+    while bench.is_in(ClassicState.PREPARING_REBALANCE):
         bench.heartbeat("b")
         bench.advance(5_000)
     assert [member.member_id for member in bench.group.members()] == ["a"]
@@ -681,13 +681,13 @@ def test_leaving_a_dead_group_is_refused_as_a_whole() -> None:
 def test_a_refused_leave_disturbs_nobody() -> None:
     bench = in_state(stable)
     bench.leave("x")
-    assert bench.group.state is ClassicState.STABLE
+    assert bench.is_in(ClassicState.STABLE)
 
 
 def test_the_last_one_to_leave_makes_the_group_empty_and_that_is_stored() -> None:
     bench = in_state(stable)
     bench.leave("a", "b")
-    assert bench.group.state is ClassicState.EMPTY
+    assert bench.is_in(ClassicState.EMPTY)
     assert bench.group.empty_since_ms == bench.now_ms
     snapshot = bench.stores[0].snapshot
     assert (snapshot.generation, snapshot.protocol_type, snapshot.protocol_name) == (2, "consumer", None)
@@ -700,7 +700,7 @@ def test_an_empty_group_stays_so_however_its_store_ends(code: ErrorCode) -> None
     bench = in_state(stable)
     bench.leave("a", "b")
     assert bench.finish_store(code) == ()
-    assert bench.group.state is ClassicState.EMPTY
+    assert bench.is_in(ClassicState.EMPTY)
 
 
 def test_who_leaves_while_its_requests_wait_is_answered() -> None:
@@ -766,7 +766,7 @@ def test_commit_fencing(
 def test_a_closed_group_answers_all_that_wait() -> None:
     bench = in_state(preparing)
     join = bench.join("b", protocols=(("range", b"x"),))
-    assert bench.group.state is ClassicState.COMPLETING_REBALANCE
+    assert bench.is_in(ClassicState.COMPLETING_REBALANCE)
     sync = bench.sync("b")
     bench.close(ErrorCode.NOT_COORDINATOR)
     assert bench.synced(sync).error_code is ErrorCode.NOT_COORDINATOR
@@ -782,7 +782,7 @@ def test_a_store_that_ends_after_the_group_was_closed_changes_nothing() -> None:
     bench.sync("a", {"a": b"1"})
     bench.close()
     assert bench.finish_store() == ()
-    assert bench.group.state is ClassicState.DEAD
+    assert bench.is_in(ClassicState.DEAD)
 
 
 def test_a_lost_connection_changes_nothing() -> None:
@@ -852,7 +852,7 @@ def test_a_restored_group_is_as_it_was_stored_and_members_have_their_whole_sessi
 def test_a_restored_empty_group_knows_for_how_long(age_ms: int | None, since: int | None) -> None:
     bench = in_state(empty)
     bench.restart(state_age_ms=age_ms)
-    assert bench.group.state is ClassicState.EMPTY
+    assert bench.is_in(ClassicState.EMPTY)
     assert bench.group.empty_since_ms == (None if since is None else bench.now_ms + since)
     assert not bench.group.is_vacant
     assert bench.group.generation == 2

@@ -48,7 +48,7 @@ def test_a_follower_that_comes_back_gets_its_place_and_assignment_without_a_reba
     assert (reply.error_code, reply.generation, reply.member_id, reply.leader) == (NONE, 1, "b2", "a1")
     assert (reply.members, reply.skip_assignment) == ((), False)
     assert bench.synced(bench.sync("b2", instance="B")).assignment == b"b1"
-    assert bench.group.state is ClassicState.STABLE
+    assert bench.is_in(ClassicState.STABLE)
     assert bench.group.generation == 1
 
 
@@ -120,7 +120,7 @@ def test_the_waiting_sync_of_who_is_replaced_is_fenced_and_there_is_another_reba
     sync = bench.sync("b1", instance="B")
     bench.join(fresh="b2", instance="B")
     assert bench.synced(sync).error_code is FENCED
-    assert bench.group.state is ClassicState.PREPARING_REBALANCE, "the leader may know the old id"
+    assert bench.is_in(ClassicState.PREPARING_REBALANCE), "the leader may know the old id"
 
 
 def test_coming_back_with_another_protocol_rebalances() -> None:
@@ -133,7 +133,7 @@ def test_coming_back_with_another_protocol_rebalances() -> None:
     token = bench.join(fresh="b2", instance="B", protocols=(("sticky", b""),))
     assert token in bench.waiting
     assert not bench.stores
-    assert bench.group.state is ClassicState.PREPARING_REBALANCE
+    assert bench.is_in(ClassicState.PREPARING_REBALANCE)
     bench.join("a1", instance="A", protocols=both)
     assert bench.joined(token).protocol_name == "sticky"
 
@@ -161,7 +161,7 @@ def test_a_failed_store_gives_the_place_back(name: str, instance: str) -> None:
     assert bench.group.members() == before
     assert bench.group.leader == "a1"
     assert bench.heartbeat(name, instance=instance) is NONE
-    assert bench.group.state is ClassicState.STABLE
+    assert bench.is_in(ClassicState.STABLE)
 
 
 def test_a_rebalance_that_begins_before_the_store_ends_answers_who_came_back() -> None:
@@ -196,7 +196,7 @@ def test_who_came_back_has_its_whole_session_timeout_from_its_reply() -> None:
     bench.advance(SESSION_TIMEOUT_MS - 1)
     assert ids(bench) == ["a1", "b2"]
     bench.advance(1)
-    assert bench.group.state is ClassicState.EMPTY
+    assert bench.is_in(ClassicState.EMPTY)
 
 
 def test_a_static_member_that_is_away_stays_in_a_rebalance_and_is_not_led_by_it() -> None:
@@ -219,10 +219,10 @@ def test_a_rebalance_of_absent_static_members_ends_with_their_sessions(rebalance
     bench.sync_all("a1", "b")
     bench.group._members.by_id["a1"].rebalance_timeout_ms = rebalance_ms  # pyright: ignore[reportPrivateUsage]
     bench.leave("b")
-    assert bench.group.state is ClassicState.PREPARING_REBALANCE
+    assert bench.is_in(ClassicState.PREPARING_REBALANCE)
     assert len(bench.advance(SESSION_TIMEOUT_MS)) < 20
     bench.advance(60_000)
-    assert bench.group.state is ClassicState.EMPTY
+    assert bench.is_in(ClassicState.EMPTY)
 
 
 @pytest.mark.parametrize(
