@@ -42,7 +42,7 @@ class ConnectionLane(enum.Enum):
     PRODUCE = enum.auto()
     """Writes, which wait for replicas, for the disk, or for room in a bounded backlog."""
     COORDINATOR = enum.auto()
-    """JoinGroup and SyncGroup, which wait for the other members, and the heartbeats that follow them."""
+    """JoinGroup and SyncGroup, which wait for the other members. Heartbeats and commits go by CONTROL, beside them."""
 
 
 _Place = tuple[int, ConnectionLane]
