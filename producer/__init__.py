@@ -1,1 +1,1 @@
-"""The producer library (comes with the consumer groups)."""
+"""The producer library. A record's way: `producer` → `accumulator` (batches, pure) → `sender` and `broker_sender` (tasks) → the broker."""
