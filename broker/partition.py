@@ -32,7 +32,7 @@ from penstock.broker.partition_machine import (
     StateLearned,
     Synced,
 )
-from penstock.broker.rewrite import Rewriter
+from penstock.broker.rewrite import InternalTopicGuard, Rewriter
 from penstock.broker.workers import run_storage
 from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode, InvalidBatch
@@ -78,7 +78,7 @@ class PartitionSettings:
     timestamp_after_max_ms: int
     flush_messages: int
     flush_ms: int
-    rewriter: Rewriter | None
+    rewriter: Rewriter | InternalTopicGuard | None
     """Set where batches are changed on the way in: LogAppendTime, or a compression.type that is not the producer's."""
 
 

@@ -44,6 +44,21 @@ class Rewriter:
         return batch, read_batch_header(batch)
 
 
+class InternalTopicGuard:
+    """Stands where a rewriter does on topics that only the broker itself writes to: refuses whatever a client produces.
+
+    So the way of all other batches pays nothing for the check.
+    """
+
+    __slots__ = ()
+
+    def __call__(self, batch: memoryview, now_ms: int) -> tuple[memoryview, BatchHeader]:
+        """Raises InvalidBatch with Kafka's code for it, always."""
+        raise InvalidBatch(
+            ErrorCode.INVALID_TOPIC_EXCEPTION, "an internal topic, which only the broker writes to"
+        )
+
+
 def _check_keys(batch: memoryview) -> None:
     from penstock.protocol.records import iterate_records
 

@@ -2,8 +2,9 @@
 
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.image import ClusterImage
+from penstock.broker.names import INTERNAL_TOPICS
 from penstock.broker.partition import PartitionSettings
-from penstock.broker.rewrite import Rewriter
+from penstock.broker.rewrite import InternalTopicGuard, Rewriter
 from penstock.broker.topic_config import TopicConfig
 from penstock.protocol.compression import Codec
 
@@ -25,6 +26,8 @@ def settings_for(config: BrokerConfig, image: ClusterImage, topic: str) -> Parti
     effective = topic_config_for(config, image, topic)
     codec = _codec(effective.compression_type)
     rewriter = None
+    if topic in INTERNAL_TOPICS:
+        return _settings(config, effective, InternalTopicGuard())
     compacted = "compact" in effective.cleanup_policy
     if effective.is_log_append_time or codec is not None or compacted:
         rewriter = Rewriter(
@@ -33,6 +36,12 @@ def settings_for(config: BrokerConfig, image: ClusterImage, topic: str) -> Parti
             level=_level(effective, codec),
             require_keys=compacted,
         )
+    return _settings(config, effective, rewriter)
+
+
+def _settings(
+    config: BrokerConfig, effective: TopicConfig, rewriter: Rewriter | InternalTopicGuard | None
+) -> PartitionSettings:
     return PartitionSettings(
         log_config=effective.log_config(producer_id_expiration_ms=config.producer_id_expiration_ms),
         write_caching=effective.write_caching,

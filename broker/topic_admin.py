@@ -26,7 +26,7 @@ from penstock.broker.config_table import EffectiveConfig
 from penstock.broker.errors import ApiError, ConfigError
 from penstock.broker.image import ClusterImage, TopicImage
 from penstock.broker.keys import PartitionState, TopicRecord
-from penstock.broker.names import collision_form, topic_name_fault
+from penstock.broker.names import INTERNAL_TOPICS, collision_form, topic_name_fault
 from penstock.broker.topic_config import check_topic_configs, effective_topic_configs
 from penstock.broker.transactions import BATCH_SIZE, Transaction, metadata_failure, transact
 from penstock.protocol.errors import ErrorCode
@@ -223,6 +223,7 @@ class TopicAdmin:
 
         Cancellation: the topic is either there, whole, or gone.
         """
+        _check_not_internal(topic.name)
         if not self._config.delete_topic_enable:
             raise ApiError(ErrorCode.TOPIC_DELETION_DISABLED, "delete.topic.enable is false on this broker.")
         guard = self._controller_guard()
@@ -265,6 +266,7 @@ class TopicAdmin:
         `assignments` holds the replicas of the new partitions, by index; None has them assigned. Durable on return.
         Cancellation: the topic has either the old count or the new one.
         """
+        _check_not_internal(name)
         guard = self._controller_guard()
         try:
             # One at a time, and from the store, since the image may not show yet what the last one did.
@@ -351,6 +353,12 @@ class TopicAdmin:
 def _first_state(replicas: Iterable[int]) -> bytes:
     assigned = tuple(replicas)
     return keys.encode_partition(PartitionState(assigned, assigned, assigned[0], FIRST_LEADER_EPOCH))
+
+
+def _check_not_internal(name: str) -> None:
+    """Groups are found by the partition count of their topic, and their offsets are in it: as it was made, it stays."""
+    if name in INTERNAL_TOPICS:
+        raise ApiError(ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic '{name}' is the broker's own.")
 
 
 def _check_new_count(count: int) -> None:

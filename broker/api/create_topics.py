@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from penstock.broker.config_table import shown
 from penstock.broker.context import RequestContext
 from penstock.broker.errors import ApiError
+from penstock.broker.names import INTERNAL_TOPICS
 from penstock.broker.readiness import wait_until_seen
 from penstock.broker.topic_admin import CreatedTopic, NewTopic
 from penstock.protocol.errors import ErrorCode
@@ -36,6 +37,8 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
         try:
             if counts[topic.name] > 1:
                 raise ApiError(ErrorCode.INVALID_REQUEST, f"Topic {shown(topic.name)} is named twice.")
+            if topic.name in INTERNAL_TOPICS and broker.image.topic(topic.name) is None:
+                raise ApiError(ErrorCode.INVALID_REQUEST, f"The broker makes topic {topic.name} itself.")
             created = await broker.topics.create(_new_topic(topic), validate_only=request.validate_only)
         except ApiError as error:
             results[topic.name] = _failure(topic.name, error)

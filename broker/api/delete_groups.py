@@ -30,7 +30,7 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
 
 async def _delete(broker: "Broker", result: Message) -> None:
     try:
-        shard = broker.groups.shard(result.group_id)
+        shard = broker.groups.shard(result.group_id, allow_empty_id=True)
     except ApiError as error:
         result.error_code = error.code
         return

@@ -8,6 +8,7 @@ below it are removed in the partition's lane.
 from typing import TYPE_CHECKING
 
 from penstock.broker.context import RequestContext
+from penstock.broker.names import INTERNAL_TOPICS
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
 from penstock.runtime.files import StorageError
@@ -27,6 +28,9 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
     for topic in request.topics:
         partitions: list[Message] = []
         for entry in topic.partitions:
+            if topic.name in INTERNAL_TOPICS:
+                partitions.append(_answer(entry.partition_index, ErrorCode.INVALID_TOPIC_EXCEPTION))
+                continue
             partition = broker.partitions.by_name(topic.name, entry.partition_index)
             if partition is None:
                 code = broker.partitions.why_absent(topic.name, None, entry.partition_index)

@@ -40,7 +40,8 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
             refusal = ApiError(ErrorCode.COORDINATOR_NOT_AVAILABLE, str(error))
     view = ClusterView(broker.image, context.listener)
     if context.api_version < FIRST_VERSION_WITH_KEY_LIST:
-        return Message(**_find(broker, view, request.key, refusal))
+        found = _find(broker, view, request.key, refusal)
+        return Message(**{**found, "error_message": found["error_message"] or ErrorCode.NONE.name})
     return Message(
         coordinators=[
             Message(key=key, **_find(broker, view, key, refusal)) for key in request.coordinator_keys
@@ -58,7 +59,7 @@ def _find(broker: "Broker", view: ClusterView, group_id: str, refusal: ApiError 
                     "host": node.endpoint.host,
                     "port": node.endpoint.port,
                     "error_code": ErrorCode.NONE,
-                    "error_message": None,
+                    "error_message": "",
                 }
         refusal = ApiError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
     return {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from penstock.broker.context import RequestContext
 from penstock.broker.errors import ApiError
 from penstock.broker.groups.asking import ask, find_group
-from penstock.broker.groups.classic_events import LeaveReply, LeaveRequested, LeavingMember, Token
+from penstock.broker.groups.classic_events import LeaveReply, LeaveRequested, LeavingMember, LeftMember, Token
 from penstock.broker.groups.classic_group import ClassicGroup
 from penstock.broker.pending_response import PendingResponse
 from penstock.protocol.errors import ErrorCode
@@ -39,10 +39,29 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
         return LeaveRequested(token=token, members=leaving)
 
     try:
-        group = find_group(broker.groups.shard(request.group_id), request.group_id, ClassicGroup)
+        shard = broker.groups.shard(request.group_id)
+        known = shard.groups.get(request.group_id)
+        if known is not None and known.membership is None:
+            return _response(_nobody(leaving), has_list)
+        group = find_group(shard, request.group_id, ClassicGroup)
     except ApiError as error:
         return _refused(error.code)
     return ask(context, group, event, lambda reply: _response(reply, has_list), _refused)
+
+
+def _nobody(leaving: tuple[LeavingMember, ...]) -> LeaveReply:
+    """The answer of a group that has offsets and never had members."""
+    return LeaveReply(
+        token=0,
+        members=tuple(
+            LeftMember(
+                member_id=member.member_id,
+                group_instance_id=member.group_instance_id,
+                error_code=ErrorCode.UNKNOWN_MEMBER_ID,
+            )
+            for member in leaving
+        ),
+    )
 
 
 def _refused(code: ErrorCode) -> Message:

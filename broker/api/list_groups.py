@@ -43,7 +43,7 @@ def _listed(group: Group) -> Message:
         if membership is not None:
             state, protocol_type = membership.state.value, membership.protocol_type or ""
         return Message(
-            group_id=group.group_id, protocol_type=protocol_type, group_state=state, group_type="Classic"
+            group_id=group.group_id, protocol_type=protocol_type, group_state=state, group_type="classic"
         )
     state = str(membership.state.value)
-    return Message(group_id=group.group_id, protocol_type=CONSUMER, group_state=state, group_type="Consumer")
+    return Message(group_id=group.group_id, protocol_type=CONSUMER, group_state=state, group_type=CONSUMER)

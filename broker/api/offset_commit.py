@@ -126,7 +126,7 @@ def _admit(shard: GroupShard, context: RequestContext, request: Message) -> Grou
     membership = group.membership
     if membership is None:
         if generation >= 0:
-            raise ApiError(ErrorCode.ILLEGAL_GENERATION)
+            raise ApiError(ErrorCode.UNKNOWN_MEMBER_ID)
         return group
     code = membership.check_commit(request.member_id, generation, request.group_instance_id)
     if code == ErrorCode.STALE_MEMBER_EPOCH and context.api_version < FIRST_VERSION_WITH_GROUP_ERRORS:

@@ -69,33 +69,31 @@ def _check_member(group: Group, wanted: Message) -> None:
 
 
 def _topic(broker: "Broker", group: Group | None, wanted: Message, by_id: bool) -> Message:
-    name, code = wanted.name, ErrorCode.NONE
-    if by_id:
-        known = broker.image.topic_by_id(wanted.topic_id)
-        name = known.name if known is not None else None
-        code = ErrorCode.NONE if known is not None else ErrorCode.UNKNOWN_TOPIC_ID
+    if not by_id:
+        partitions = _partitions(group, wanted.name, wanted.partition_indexes, ErrorCode.NONE)
+        return Message(name=wanted.name, partitions=partitions)
+    known = broker.image.topic_by_id(wanted.topic_id)
+    name = known.name if known is not None else None
+    code = ErrorCode.NONE if known is not None else ErrorCode.UNKNOWN_TOPIC_ID
     return Message(
-        topic_id=wanted.topic_id,
-        name=name or "",
-        partitions=_partitions(group, name, wanted.partition_indexes, code),
+        topic_id=wanted.topic_id, partitions=_partitions(group, name, wanted.partition_indexes, code)
     )
 
 
 def _all_topics(broker: "Broker", group: Group | None, by_id: bool) -> list[Message]:
     topics: list[Message] = []
     for name in group.offsets.topics if group is not None else ():
-        known = broker.image.topic(name)
+        assert group is not None
+        known = broker.image.topic(name) if by_id else None
         if by_id and known is None:
             continue
-        assert group is not None
         indexes = [index for index, _ in group.offsets.of_topic(name)]
-        topics.append(
-            Message(
-                topic_id=known.topic_id if known is not None else bytes(16),
-                name=name,
-                partitions=_partitions(group, name, indexes, ErrorCode.NONE),
-            )
-        )
+        partitions = _partitions(group, name, indexes, ErrorCode.NONE)
+        if by_id:
+            assert known is not None
+            topics.append(Message(topic_id=known.topic_id, partitions=partitions))
+        else:
+            topics.append(Message(name=name, partitions=partitions))
     return topics
 
 
