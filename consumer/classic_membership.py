@@ -7,6 +7,7 @@ Invariant: a JoinGroup or SyncGroup that is given up takes its connection with i
 answered.
 """
 
+import re
 from collections.abc import Mapping
 
 import trio
@@ -32,7 +33,7 @@ from penstock.consumer.classic_events import (
     TopicsFetched,
     TopicsSeen,
 )
-from penstock.consumer.classic_machine import ClassicMachine
+from penstock.consumer.classic_machine import ClassicMachine, Phase
 from penstock.consumer.membership import GroupIdentity, GroupListener, GroupProtocol, MembershipOptions
 from penstock.consumer.membership_events import ForgetCoordinator
 from penstock.consumer.membership_shell import MembershipShell
@@ -73,6 +74,7 @@ class ClassicMembership(MembershipShell):
         self._looked_ms = _NEVER_MS
         self._look_again = trio.Event()
         self._watched: object = None
+        _check_pattern(subscription)
 
     @property
     def identity(self) -> GroupIdentity:
@@ -83,12 +85,14 @@ class ClassicMembership(MembershipShell):
             self._machine.generation,
             self._options.group_instance_id,
             GroupProtocol.CLASSIC,
+            is_rebalancing=self._machine.phase in (Phase.JOINING, Phase.LEADING, Phase.SYNCING),
         )
 
     def change_subscription(self, subscription: Subscription) -> None:
         """See Membership."""
         if subscription == self._subscription:
             return
+        _check_pattern(subscription)
         self._subscription = subscription
         self._looked_ms = _NEVER_MS
         if self._nursery is not None:
@@ -265,6 +269,12 @@ class ClassicMembership(MembershipShell):
             if not error.is_retriable and not isinstance(error, UnknownTopic):
                 return error
         return None
+
+
+def _check_pattern(subscription: Subscription) -> None:
+    """Raises re.error here, in the user's call, rather than later in a task."""
+    if subscription.pattern is not None:
+        re.compile(subscription.pattern)
 
 
 def _partition_counts(metadata: ClusterMetadata) -> Mapping[str, int]:

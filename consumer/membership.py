@@ -10,7 +10,7 @@ too late for that, since the broker has decided already. A `lose` cancels a `rev
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from penstock.client.cluster import Cluster
@@ -43,6 +43,8 @@ class GroupIdentity:
     """The generation (classic) or the member epoch (KIP-848)."""
     group_instance_id: str | None = None
     protocol: GroupProtocol = GroupProtocol.CLASSIC
+    is_rebalancing: bool = field(default=False, compare=False)
+    """Whether the generation may be over already, and the next one not yet known (classic)."""
 
     @property
     def is_member(self) -> bool:
