@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from penstock.broker.errors import ConfigError as ConfigError
     from penstock.client.admin import Admin as Admin
     from penstock.client.admin_values import ConfigChange as ConfigChange
     from penstock.client.admin_values import ConfigEntry as ConfigEntry
@@ -20,15 +21,48 @@ if TYPE_CHECKING:
     from penstock.client.admin_values import NewTopic as NewTopic
     from penstock.client.admin_values import ResourceKind as ResourceKind
     from penstock.client.errors import AuthorizationFailed as AuthorizationFailed
+    from penstock.client.errors import BacklogFull as BacklogFull
     from penstock.client.errors import BootstrapFailed as BootstrapFailed
     from penstock.client.errors import BrokerError as BrokerError
+    from penstock.client.errors import BufferFull as BufferFull
+    from penstock.client.errors import CommitFailed as CommitFailed
+    from penstock.client.errors import DeliveryFailed as DeliveryFailed
+    from penstock.client.errors import DeliveryTimedOut as DeliveryTimedOut
+    from penstock.client.errors import GroupFenced as GroupFenced
+    from penstock.client.errors import GroupNotEmpty as GroupNotEmpty
     from penstock.client.errors import OffsetOutOfRange as OffsetOutOfRange
+    from penstock.client.errors import ProducerFenced as ProducerFenced
+    from penstock.client.errors import RebalanceInProgress as RebalanceInProgress
     from penstock.client.errors import RequestOutcomeUnknown as RequestOutcomeUnknown
     from penstock.client.errors import TopicExists as TopicExists
+    from penstock.client.errors import UnknownGroup as UnknownGroup
     from penstock.client.errors import UnknownTopic as UnknownTopic
     from penstock.client.errors import UnsupportedByBroker as UnsupportedByBroker
+    from penstock.client.group_values import GroupDescription as GroupDescription
+    from penstock.client.group_values import GroupKind as GroupKind
+    from penstock.client.group_values import GroupListing as GroupListing
+    from penstock.client.group_values import GroupMember as GroupMember
+    from penstock.client.group_values import GroupState as GroupState
+    from penstock.client.group_values import OffsetAndMetadata as OffsetAndMetadata
+    from penstock.client.metadata import ClusterMetadata as ClusterMetadata
+    from penstock.client.metadata import InvalidAddress as InvalidAddress
+    from penstock.client.metadata import TopicMetadata as TopicMetadata
     from penstock.client.metadata import TopicPartition as TopicPartition
+    from penstock.consumer.batch import ConsumerBatch as ConsumerBatch
+    from penstock.consumer.errors import CorruptRecords as CorruptRecords
+    from penstock.consumer.errors import LogTruncated as LogTruncated
+    from penstock.consumer.errors import NoInitialOffset as NoInitialOffset
+    from penstock.consumer.errors import PartitionError as PartitionError
+    from penstock.consumer.errors import PositionOutOfRange as PositionOutOfRange
+    from penstock.consumer.record import ConsumerRecord as ConsumerRecord
     from penstock.errors import PenstockError as PenstockError
+    from penstock.producer.batch import Delivery as Delivery
+    from penstock.producer.batch import RecordMetadata as RecordMetadata
+    from penstock.producer.many import OffsetRange as OffsetRange
+    from penstock.producer.many import SendManyResult as SendManyResult
+    from penstock.producer.producer import OutgoingRecord as OutgoingRecord
+    from penstock.producer.producer import Producer as Producer
+    from penstock.producer.producer import RecordTooLarge as RecordTooLarge
     from penstock.protocol.errors import ErrorCode as ErrorCode
     from penstock.runtime.network import AddressError as AddressError
     from penstock.runtime.network import ConnectionLost as ConnectionLost
@@ -38,24 +72,58 @@ else:
         "AddressError": "penstock.runtime.network",
         "Admin": "penstock.client.admin",
         "AuthorizationFailed": "penstock.client.errors",
+        "BacklogFull": "penstock.client.errors",
         "BootstrapFailed": "penstock.client.errors",
         "Broker": "penstock.testing.broker",
         "BrokerError": "penstock.client.errors",
+        "BufferFull": "penstock.client.errors",
+        "ClusterMetadata": "penstock.client.metadata",
+        "CommitFailed": "penstock.client.errors",
         "ConfigChange": "penstock.client.admin_values",
         "ConfigEntry": "penstock.client.admin_values",
+        "ConfigError": "penstock.broker.errors",
         "ConfigOperation": "penstock.client.admin_values",
         "ConfigResource": "penstock.client.admin_values",
         "ConnectionLost": "penstock.runtime.network",
+        "ConsumerBatch": "penstock.consumer.batch",
+        "ConsumerRecord": "penstock.consumer.record",
+        "CorruptRecords": "penstock.consumer.errors",
         "CreatedTopic": "penstock.client.admin_values",
+        "Delivery": "penstock.producer.batch",
+        "DeliveryFailed": "penstock.client.errors",
+        "DeliveryTimedOut": "penstock.client.errors",
         "ErrorCode": "penstock.protocol.errors",
         "FoundOffset": "penstock.client.admin_values",
+        "GroupDescription": "penstock.client.group_values",
+        "GroupFenced": "penstock.client.errors",
+        "GroupKind": "penstock.client.group_values",
+        "GroupListing": "penstock.client.group_values",
+        "GroupMember": "penstock.client.group_values",
+        "GroupNotEmpty": "penstock.client.errors",
+        "GroupState": "penstock.client.group_values",
+        "InvalidAddress": "penstock.client.metadata",
+        "LogTruncated": "penstock.consumer.errors",
         "NewTopic": "penstock.client.admin_values",
+        "NoInitialOffset": "penstock.consumer.errors",
+        "OffsetAndMetadata": "penstock.client.group_values",
         "OffsetOutOfRange": "penstock.client.errors",
+        "OffsetRange": "penstock.producer.many",
+        "OutgoingRecord": "penstock.producer.producer",
+        "PartitionError": "penstock.consumer.errors",
         "PenstockError": "penstock.errors",
+        "PositionOutOfRange": "penstock.consumer.errors",
+        "Producer": "penstock.producer.producer",
+        "ProducerFenced": "penstock.client.errors",
+        "RebalanceInProgress": "penstock.client.errors",
+        "RecordMetadata": "penstock.producer.batch",
+        "RecordTooLarge": "penstock.producer.producer",
         "RequestOutcomeUnknown": "penstock.client.errors",
         "ResourceKind": "penstock.client.admin_values",
+        "SendManyResult": "penstock.producer.many",
         "TopicExists": "penstock.client.errors",
+        "TopicMetadata": "penstock.client.metadata",
         "TopicPartition": "penstock.client.metadata",
+        "UnknownGroup": "penstock.client.errors",
         "UnknownTopic": "penstock.client.errors",
         "UnsupportedByBroker": "penstock.client.errors",
     }
@@ -80,24 +148,58 @@ __all__ = [
     "AddressError",
     "Admin",
     "AuthorizationFailed",
+    "BacklogFull",
     "BootstrapFailed",
     "Broker",
     "BrokerError",
+    "BufferFull",
+    "ClusterMetadata",
+    "CommitFailed",
     "ConfigChange",
     "ConfigEntry",
+    "ConfigError",
     "ConfigOperation",
     "ConfigResource",
     "ConnectionLost",
+    "ConsumerBatch",
+    "ConsumerRecord",
+    "CorruptRecords",
     "CreatedTopic",
+    "Delivery",
+    "DeliveryFailed",
+    "DeliveryTimedOut",
     "ErrorCode",
     "FoundOffset",
+    "GroupDescription",
+    "GroupFenced",
+    "GroupKind",
+    "GroupListing",
+    "GroupMember",
+    "GroupNotEmpty",
+    "GroupState",
+    "InvalidAddress",
+    "LogTruncated",
     "NewTopic",
+    "NoInitialOffset",
+    "OffsetAndMetadata",
     "OffsetOutOfRange",
+    "OffsetRange",
+    "OutgoingRecord",
+    "PartitionError",
     "PenstockError",
+    "PositionOutOfRange",
+    "Producer",
+    "ProducerFenced",
+    "RebalanceInProgress",
+    "RecordMetadata",
+    "RecordTooLarge",
     "RequestOutcomeUnknown",
     "ResourceKind",
+    "SendManyResult",
     "TopicExists",
+    "TopicMetadata",
     "TopicPartition",
+    "UnknownGroup",
     "UnknownTopic",
     "UnsupportedByBroker",
     "__version__",

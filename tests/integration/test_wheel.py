@@ -1,14 +1,16 @@
 """What people install is the wheel, not the tree: it must be whole, and ask for all that it imports.
 
-The wheel goes into a fresh venv that has nothing but the distributions which the wheel asks for; these are linked from the
+The wheel is built from the source distribution, as an index would offer both. It goes into a fresh venv that has nothing but the distributions which the wheel asks for; these are linked from the
 environment that runs the tests, so that nothing is downloaded but the build backend.
 """
 
 import importlib.metadata
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,21 +24,25 @@ from tests.support.requirements import need
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
+BACKEND = PROJECT["build-system"]["requires"][0]
+PAGES = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")
 LIMIT_S = 30
 
 
 @dataclass(frozen=True)
 class Installed:
-    """A venv with the wheel in it."""
+    """A venv with the wheel in it, and the source distribution that it was built from."""
 
     folder: Path
+    sdist: Path
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a program of the venv, away from the tree."""
         program = str(self.folder / "bin" / command[0])
         return subprocess.run(
             [program, *command[1:]],
             cwd=self.folder,
+            env={**os.environ, **variables},
             capture_output=True,
             text=True,
             timeout=LIMIT_S,
@@ -48,7 +54,8 @@ class Installed:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("wheel")
     copy_sources(folder / "tree")
-    wheel = build_wheel(folder / "tree", folder / "dist")
+    sdist = build_sdist(folder / "tree", folder / "dist")
+    wheel = build_wheel(sdist, folder / "dist")
     venv = folder / "venv"
     check_call(sys.executable, "-m", "venv", "--without-pip", str(venv))
     link_dependencies(wheel, venv)
@@ -65,17 +72,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
         "--no-index",
         str(wheel),
     )
-    return Installed(venv)
+    return Installed(venv, sdist)
 
 
 def copy_sources(target: Path) -> None:
     """What a build looks at, without what earlier builds in the tree have left there."""
     target.mkdir()
-    for name in ("pyproject.toml", "LICENSE", "README.md"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, target)
+    for name in ("pyproject.toml", "MANIFEST.in", "LICENSE", *PAGES):
+        shutil.copy(ROOT / name, target)
     folders = {Path(path).parts[0] for path in SETUPTOOLS["package-dir"].values()}
-    for name in folders:
+    for name in (*folders, "docs", "examples"):
         shutil.copytree(
             ROOT / name,
             target / name,
@@ -84,18 +90,40 @@ def copy_sources(target: Path) -> None:
         )
 
 
-def build_wheel(tree: Path, target: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(target), str(tree)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    backend = PROJECT["build-system"]["requires"][0]
-    need(f"for {backend}" not in done.stderr, f"the build backend {backend}, which pip could not fetch")
-    assert done.returncode == 0, done.stderr
+def build_sdist(tree: Path, target: Path) -> Path:
+    """Ask the build backend itself: pip builds wheels only."""
+    backend = target.parent / "backend"
+    pip("install", "--target", str(backend), BACKEND)
+    program = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+    check_call(sys.executable, "-c", program, str(target), cwd=tree, PYTHONPATH=str(backend))
+    (sdist,) = target.glob("*.tar.gz")
+    return sdist
+
+
+def build_wheel(source: Path, target: Path) -> Path:
+    pip("wheel", "--no-deps", "--wheel-dir", str(target), str(source))
     (wheel,) = target.glob("*.whl")
     return wheel
 
 
-def check_call(*command: str) -> None:
+def pip(*arguments: str) -> None:
+    """Run pip; a skip where the build backend can't be had."""
+    command = [sys.executable, "-m", "pip", *arguments[:1], "-q", *arguments[1:]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    need(f"for {BACKEND}" not in done.stderr, f"the build backend {BACKEND}, which pip could not fetch")
+    assert done.returncode == 0, done.stderr
+
+
+def check_call(*command: str, cwd: Path | None = None, **variables: str) -> None:
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
 
 
@@ -103,7 +131,12 @@ def link_dependencies(wheel: Path, venv: Path) -> None:
     """Give the venv each distribution that the wheel asks for, directly or not, and no other."""
     (site_packages,) = venv.glob("lib/python*/site-packages")
     (metadata,) = importlib.metadata.distributions(path=[str(wheel)])
-    wanted = required_by(metadata.requires or ())
+    linked = link(required_by(metadata.requires or ()), site_packages)
+    assert "trio" in linked
+
+
+def link(wanted: list[str], folder: Path) -> set[str]:
+    """Link distributions and all that they ask for into a folder; returns their names."""
     seen: set[str] = set()
     while wanted:
         name = wanted.pop()
@@ -111,12 +144,12 @@ def link_dependencies(wheel: Path, venv: Path) -> None:
             continue
         seen.add(name)
         distribution = importlib.metadata.distribution(name)
-        wanted += required_by(distribution.requires or ())
+        wanted = wanted + required_by(distribution.requires or ())
         for top in {file.parts[0] for file in distribution.files or () if file.parts[0] != ".."}:
-            target = site_packages / top
+            target = folder / top
             if top != "__pycache__" and not target.exists():
                 target.symlink_to(str(distribution.locate_file(top)))
-    assert "trio" in seen
+    return seen
 
 
 def required_by(requirements: Sequence[str]) -> list[str]:
@@ -137,7 +170,8 @@ for name in sys.argv[1:]:
     package = importlib.import_module(name)
     print(package.__file__)
     for module in pkgutil.iter_modules(package.__path__, name + "."):
-        importlib.import_module(module.name)
+        if module.name != "penstock.testing.pytest_plugin":  # pytest itself loads it
+            importlib.import_module(module.name)
 assert importlib.util.find_spec("pytest") is None, "the venv is not clean"
 """
     packages = SETUPTOOLS["packages"]
@@ -160,6 +194,36 @@ for codec in Codec:
 
 def test_type_checkers_are_told_that_there_are_types(installed: Installed) -> None:
     assert list(installed.folder.glob("lib/python*/site-packages/penstock/py.typed"))
+
+
+def test_public_names_are_found(installed: Installed) -> None:
+    program = "import penstock; print(*[getattr(penstock, name) for name in penstock.__all__], sep='\\n')"
+    done = installed.run("python", "-W", "error", "-c", program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_pytest_finds_the_plugin_and_its_fixtures_work(installed: Installed, tmp_path: Path) -> None:
+    link(["pytest"], tmp_path)
+    suite = installed.folder / "test_it.py"
+    suite.write_text(
+        "def test_it(penstock_broker, penstock_topic):\n    assert penstock_broker.data_directory.is_dir()\n"
+    )
+    arguments = ("-m", "pytest", "--trace-config", "-W", "error", "-p", "no:cacheprovider", str(suite))
+    done = installed.run("python", *arguments, PYTHONPATH=str(tmp_path))
+    assert "penstock.testing.pytest_plugin" in done.stdout, done.stdout + done.stderr
+    assert f"penstock-{PROJECT['project']['version']} at {installed.folder}" in done.stdout
+    assert "1 passed" in done.stdout
+
+
+def test_the_source_distribution_has_the_pages_and_the_examples(installed: Installed) -> None:
+    with tarfile.open(installed.sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {
+        str(path.relative_to(ROOT)) for folder in ("docs", "examples") for path in (ROOT / folder).glob("*.*")
+    }
+    assert len(wanted) > 8
+    assert wanted | {*PAGES, "LICENSE", "pyproject.toml", "src/penstock/py.typed"} <= names
+    assert not any("__pycache__" in name or name.startswith("tests") for name in names)
 
 
 @pytest.fixture

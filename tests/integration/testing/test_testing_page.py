@@ -1,0 +1,39 @@
+"""The examples of docs/testing.md, run as they stand by a pytest that knows nothing of this tree."""
+
+from pathlib import Path
+
+import pytest
+from tests.support.console_pages import code_blocks
+
+pytest_plugins = ("pytester",)
+
+PAGE = (Path(__file__).parents[3] / "docs" / "testing.md").read_text()
+EXAMPLES = code_blocks(PAGE, "python")
+LINES_MAX = 14
+LIMIT_S = 60
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_an_example_of_the_page_passes(pytester: pytest.Pytester, number: int) -> None:
+    pytester.makeini("[pytest]\ntrio_mode = true\nfilterwarnings = error")
+    pytester.makepyfile(EXAMPLES[number])
+    pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=LIMIT_S).assert_outcomes(passed=1)
+
+
+def test_every_example_is_about_ten_lines_and_each_client_has_one() -> None:
+    for client in ("confluent_kafka", "aiokafka", "penstock.Producer", "penstock.Broker"):
+        assert any(client in example for example in EXAMPLES), client
+    for example in EXAMPLES:
+        lines = [line for line in example.splitlines() if line and not line.startswith(("import", "from"))]
+        assert len(lines) <= LINES_MAX
+
+
+def test_the_ini_file_of_the_page_is_taken(pytester: pytest.Pytester) -> None:
+    (ini,) = code_blocks(PAGE, "ini")
+    pytester.makeini(ini)
+    pytester.makepyfile("""
+        def test_it(penstock_broker):
+            penstock_broker.create_topic("orders", partitions=-1)
+            assert (penstock_broker.data_directory / "orders-2").is_dir()
+    """)
+    pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=LIMIT_S).assert_outcomes(passed=1)
