@@ -43,6 +43,8 @@ _MODULES = {
     int(ApiKey.DELETE_RECORDS): "delete_records",
     int(ApiKey.DESCRIBE_CLUSTER): "describe_cluster",
     int(ApiKey.DESCRIBE_LOG_DIRS): "describe_log_dirs",
+    int(ApiKey.CONSUMER_GROUP_HEARTBEAT): "consumer_group_heartbeat",
+    int(ApiKey.CONSUMER_GROUP_DESCRIBE): "consumer_group_describe",
     int(ApiKey.DESCRIBE_TOPIC_PARTITIONS): "describe_topic_partitions",
     int(ApiKey.INIT_PRODUCER_ID): "init_producer_id",
     int(ApiKey.OFFSET_FOR_LEADER_EPOCH): "offset_for_leader_epoch",

@@ -207,7 +207,7 @@ _TABLE = (
     Api(ApiKey.SYNC_GROUP, "SyncGroup", _versions(0, 5), "0.2.0"),
     Api(ApiKey.DESCRIBE_GROUPS, "DescribeGroups", _versions(0, 6), "0.2.0"),
     Api(ApiKey.LIST_GROUPS, "ListGroups", _versions(0, 5), "0.2.0"),
-    Api(ApiKey.API_VERSIONS, "ApiVersions", _versions(0, 4), "0.1.0", "finalized features"),
+    Api(ApiKey.API_VERSIONS, "ApiVersions", _versions(0, 4), "0.1.0"),
     Api(ApiKey.CREATE_TOPICS, "CreateTopics", _versions(2, 7), "0.1.0"),
     Api(ApiKey.DELETE_TOPICS, "DeleteTopics", _versions(1, 6), "0.1.0"),
     Api(ApiKey.DELETE_RECORDS, "DeleteRecords", _versions(0, 2), "0.1.0"),
@@ -251,6 +251,8 @@ _TABLE = (
     ),
     Api(ApiKey.OFFSET_DELETE, "OffsetDelete", _versions(0, 0), "0.2.0"),
     Api(ApiKey.DESCRIBE_CLUSTER, "DescribeCluster", _versions(0, 2), "0.1.0", "controllers as endpoints"),
+    Api(ApiKey.CONSUMER_GROUP_HEARTBEAT, "ConsumerGroupHeartbeat", _versions(0, 1), "0.1.0"),
+    Api(ApiKey.CONSUMER_GROUP_DESCRIBE, "ConsumerGroupDescribe", _versions(0, 1), "0.1.0"),
     Api(
         ApiKey.DESCRIBE_TOPIC_PARTITIONS,
         "DescribeTopicPartitions",

@@ -1,7 +1,7 @@
 """ApiVersions, versions 0 to 4 (KIP-511).
 
 The response's header is always version 0, and a request of a version that we don't know is answered in version 0 with error 35 and
-the one range that the client needs, that of ApiVersions itself: its body is never looked at.
+the one range that the client needs, that of ApiVersions itself: its body is never looked at. Features (KIP-584) are those that clients ask for.
 """
 
 import re
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 _KEY = int(ApiKey.API_VERSIONS)
 _SOFTWARE = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?")
 FIRST_VERSION_WITH_SOFTWARE = 3
+FIRST_VERSION_WITH_LEVEL_ZERO = 4
+"""Java clients that ask in version 3 fail over a supported feature whose lowest level is 0, so it is not told there, as in Kafka."""
+
+FEATURES = {"group.version": 1}
+"""The feature levels that clients and tools look for, as far as they are true here: 1 is the consumer protocol (KIP-848)."""
+FEATURES_EPOCH = 0
+"""No feature is ever changed while the cluster runs."""
 
 
 async def handle(broker: "Broker", context: RequestContext, request: Message) -> Message:
@@ -29,7 +36,20 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
         and _SOFTWARE.fullmatch(request.client_software_version)
     ):
         return Message(error_code=ErrorCode.INVALID_REQUEST, api_keys=[])
-    return Message(error_code=ErrorCode.NONE, api_keys=[_range(key) for key in SERVED])
+    return Message(
+        error_code=ErrorCode.NONE,
+        api_keys=[_range(key) for key in SERVED],
+        supported_features=[
+            Message(name=name, min_version=0, max_version=level)
+            for name, level in FEATURES.items()
+            if context.api_version >= FIRST_VERSION_WITH_LEVEL_ZERO
+        ],
+        finalized_features_epoch=FEATURES_EPOCH,
+        finalized_features=[
+            Message(name=name, min_version_level=level, max_version_level=level)
+            for name, level in FEATURES.items()
+        ],
+    )
 
 
 def unsupported_version_response(correlation_id: int) -> bytes:

@@ -8,6 +8,7 @@ this one was, with fresh sessions. Invariants:
 
 - At most one store is under way. What comes meanwhile queues, and is then handled at one go with one store: so a reply never shows
   what is not committed, a failed store is undone by taking its records back, and a thousand members that join cost few appends.
+- A store that failed may be in the log all the same (a timeout says nothing). So the next one begins with the records that take it back.
 - Each prefix of a store's records is a state to go on from: nobody gets a partition in a record before the one that frees it, and a
   group epoch comes before what is different in it.
 - A member's partitions become free by three ways only: it says that it does not own them, it is removed, or its static successor takes over.
@@ -16,7 +17,14 @@ this one was, with fresh sessions. Invariants:
 from collections import Counter, deque
 from collections.abc import Iterable
 
-from penstock.broker.groups.classic_events import GroupClosed, StoreFinished, TimePassed, Token
+from penstock.broker.groups.classic_events import (
+    GroupClosed,
+    OffsetCommitted,
+    StoreFinished,
+    TimePassed,
+    Token,
+    TokenAbandoned,
+)
 from penstock.broker.groups.consumer_assignors import ASSIGNORS, AssignedMember
 from penstock.broker.groups.consumer_group_events import (
     JOIN_EPOCH,
@@ -77,6 +85,8 @@ class ConsumerGroup:
         self.limits = limits
         self.stored = StoredGroup()
         self.is_dead = False
+        self.empty_since_ms: int | None = None
+        """Since when the group has had no member (monotonic ms; a restart counts from then on); None while it has one, or never had any."""
         self._topics = topics
         self._topics_are_stale = True
         self._sessions = MemberTimers()
@@ -86,6 +96,7 @@ class ConsumerGroup:
         self._stores_begun = 0
         self._records: list[Record] = []
         self._undo: list[Record] = []
+        self._repair: list[Record] = []
         self._held: list[Reply] = []
 
     # What the shell asks.
@@ -93,7 +104,17 @@ class ConsumerGroup:
     @property
     def state(self) -> ConsumerGroupState:
         """Where the group is, with what may not be committed yet."""
-        return ConsumerGroupState.DEAD if self.is_dead else self.stored.state()
+        if self.is_dead:
+            return ConsumerGroupState.DEAD
+        state = self.stored.state()
+        if state is ConsumerGroupState.EMPTY and self._waiting:
+            return ConsumerGroupState.ASSIGNING  # somebody is on the way in
+        return state
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything is stored of the group."""
+        return self.stored.group_epoch is not None or bool(self.stored.members)
 
     @property
     def deadline_ms(self) -> int | None:
@@ -106,9 +127,9 @@ class ConsumerGroup:
         return min(session_ms, revocation_ms)
 
     @property
-    def is_empty(self) -> bool:
-        """Whether the group has no member and none is on its way in."""
-        return not self.stored.members and not self._waiting and self._store_token is None
+    def is_unused(self) -> bool:
+        """Whether nothing is stored, under way or waiting."""
+        return not (self.exists or self._waiting or self._store_token or self._repair)
 
     def is_subscribed_to(self, topic: str) -> bool:
         """Whether some member is subscribed to the topic, by name or by regular expression."""
@@ -143,6 +164,14 @@ class ConsumerGroup:
             return ErrorCode.STALE_MEMBER_EPOCH
         return ErrorCode.NONE
 
+    def tombstones(self) -> list[Record]:
+        """What deletes all that may be stored of the group, a store that is under way or failed included."""
+        gone = {_key(record): record for record in self.stored.tombstones()}
+        for record in (*self._undo, *self._repair):
+            key = _key(record)
+            gone.setdefault(key, _tombstone(record))
+        return list(gone.values())
+
     # A restart.
 
     def replay(self, record: Record) -> None:
@@ -152,6 +181,13 @@ class ConsumerGroup:
     def resume(self, now_ms: int) -> None:
         """Begin anew from what was replayed: every member has a fresh session."""
         self._set_missing_timers(now_ms)
+        self._note_emptiness(now_ms)
+
+    def _note_emptiness(self, now_ms: int) -> None:
+        if self.stored.members or not self.exists:
+            self.empty_since_ms = None
+        elif self.empty_since_ms is None:
+            self.empty_since_ms = now_ms
 
     def _set_missing_timers(self, now_ms: int) -> None:
         """Timers for the members that there are: after a restart, and when a store that removed or changed some was undone."""
@@ -179,28 +215,33 @@ class ConsumerGroup:
             case StoreFinished(store_token=store_token, error_code=code):
                 if store_token != self._store_token:
                     return ()
-                return (*self._finish_store(code, now_ms), *self._work(now_ms))
+                return (*self._finish_store(code, now_ms), *self._work(now_ms, repairs=False))
             case GroupClosed(error_code=code):
                 return self._close(code)
+            case OffsetCommitted() | TokenAbandoned():
+                return ()  # only heartbeats keep a member alive, and a connection that is gone says nothing about its member
             case TimePassed():
                 pass
         return self._work(now_ms)
 
-    def _work(self, now_ms: int) -> tuple[Action, ...]:
-        """Handle what waits, then what has expired: who has written in time is not expired for having waited."""
-        if self._store_token is not None or self.is_dead:
-            if self.is_dead:
-                return self._refuse_waiting(ErrorCode.NOT_COORDINATOR)
+    def _work(self, now_ms: int, *, repairs: bool = True) -> tuple[Action, ...]:
+        """Handle what waits, then what has expired: who has written in time is not expired for having waited.
+
+        Right after a failure there are no `repairs` for their own sake: a log that can't be written would be tried for ever.
+        """
+        if self.is_dead:
+            return self._refuse_waiting(ErrorCode.NOT_COORDINATOR)
+        if self._store_token is not None:
             return ()
         while self._waiting:
             self._held.append(self._answer(self._waiting.popleft(), now_ms))
         self._expire(now_ms)
-        if not self._records:
+        if not self._records and not (self._repair and repairs):
             replies, self._held = self._held, []
             return tuple(replies)
         self._stores_begun += 1
         self._store_token = self._stores_begun
-        records, self._records = self._records, []
+        records, self._records = [*self._repair, *self._records], []
         return (StoreRecords(store_token=self._store_token, records=tuple(records)),)
 
     def _finish_store(self, code: ErrorCode, now_ms: int) -> tuple[Action, ...]:
@@ -208,9 +249,13 @@ class ConsumerGroup:
         undo, self._undo = self._undo, []
         replies, self._held = self._held, []
         if code is ErrorCode.NONE:
+            self._repair = []
+            self._note_emptiness(now_ms)
             return tuple(replies)
-        for record in reversed(undo):
+        undo.reverse()
+        for record in undo:
             self.stored.apply(record)
+        self._repair = [*undo, *self._repair]
         self._topics_are_stale = True
         self._set_missing_timers(now_ms)
         return tuple(_error(reply.token, reply, code, None) for reply in replies)
@@ -565,3 +610,28 @@ def _error(token: Token, what: _Request | Reply, code: ErrorCode, message: str |
         error_code=code,
         error_message=message,
     )
+
+
+def _key(record: Record) -> tuple[type[Record], str]:
+    """What the record is the value of: kind and name."""
+    match record:
+        case MemberRecord(name) | TargetRecord(name) | CurrentRecord(name) | RegexRecord(name):
+            return type(record), name
+        case GroupEpochRecord() | TargetEpochRecord():
+            return type(record), ""
+
+
+def _tombstone(record: Record) -> Record:
+    match record:
+        case MemberRecord(name):
+            return MemberRecord(name, None)
+        case TargetRecord(name):
+            return TargetRecord(name, None)
+        case CurrentRecord(name):
+            return CurrentRecord(name, None)
+        case RegexRecord(name):
+            return RegexRecord(name, None)
+        case GroupEpochRecord():
+            return GroupEpochRecord(None)
+        case TargetEpochRecord():
+            return TargetEpochRecord(None)

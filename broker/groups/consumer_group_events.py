@@ -10,7 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from penstock.broker.groups.classic_events import GroupClosed, StoreFinished, TimePassed, Token
+from penstock.broker.groups.classic_events import (
+    GroupClosed,
+    OffsetCommitted,
+    StoreFinished,
+    TimePassed,
+    Token,
+    TokenAbandoned,
+)
 from penstock.protocol.errors import ErrorCode
 
 Assignment = Mapping[bytes, frozenset[int]]
@@ -127,7 +134,16 @@ class DescribeRequested:
     token: Token
 
 
-Event = ConsumerHeartbeat | TopicsChanged | DescribeRequested | StoreFinished | TimePassed | GroupClosed
+Event = (
+    ConsumerHeartbeat
+    | TopicsChanged
+    | DescribeRequested
+    | StoreFinished
+    | TimePassed
+    | GroupClosed
+    | OffsetCommitted
+    | TokenAbandoned
+)
 
 
 # What is stored.

@@ -16,6 +16,8 @@ from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.errors import ApiError
 from penstock.broker.groups.classic_driver import ClassicDriver
 from penstock.broker.groups.classic_events import ClassicLimits, TimePassed
+from penstock.broker.groups.consumer_group_events import ConsumerGroupLimits
+from penstock.broker.groups.consumer_group_store import ConsumerGroupDriver
 from penstock.broker.groups.expiry import Expiry
 from penstock.broker.groups.loading import Replay, load
 from penstock.broker.groups.membership_driver import MembershipDriver
@@ -71,9 +73,17 @@ class GroupCoordinator:
             ),
             clock,
         )
-        self.consumer: MembershipDriver | None = None
+        self.consumer = ConsumerGroupDriver(
+            ConsumerGroupLimits(
+                session_timeout_ms=config.group_consumer_session_timeout_ms,
+                max_size=config.group_consumer_max_size,
+                assignors=tuple(config.group_consumer_assignors),
+            ),
+            image,
+            clock,
+        )
         """The driver of KIP-848's groups."""
-        drivers: list[MembershipDriver] = [self.classic]
+        drivers: list[MembershipDriver] = [self.classic, self.consumer]
         self.services = ShardServices(clock, drivers, config.group_max_count)
         self.services.wake_timer = self._wake
         self._expiry = Expiry(self.services, image, config)
@@ -157,6 +167,7 @@ class GroupCoordinator:
         for topic in delta.topics_removed:
             if topic.name != OFFSETS_TOPIC:
                 self._expiry.forget_topic(self.shards(), topic)
+        self.consumer.note(self.shards(), delta)
         self._reconcile()
 
     def _reconcile(self) -> None:
