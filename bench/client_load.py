@@ -8,18 +8,26 @@ everything is acked or has been read; every value's length is looked at. Imports
 import asyncio
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import cycle, islice
+from random import Random
+from typing import TYPE_CHECKING, Any
 
 import click
+import trio
 
 from bench.processes import Meter
+
+if TYPE_CHECKING:
+    from penstock.consumer.consumer import Consumer
+    from penstock.producer.producer import Producer
 
 BATCH_BYTES = 1 << 20
 LINGER_MS = 5
 POLL_RECORDS = 10_000
 QUIET_S = 30.0
+DISTINCT_VALUES = 1000
 
 
 class NothingCame(Exception):
@@ -42,9 +50,20 @@ class Task:
             raise NothingCame(f"{record_count} of {self.record_count} records")
 
     @property
-    def value(self) -> bytes:
-        """The value of every record."""
-        return b"v" * self.value_size_bytes
+    def distinct(self) -> list[bytes]:
+        """A thousand values that differ, so that nobody profits from one that is always the same."""
+        random = Random(1)
+        return [random.randbytes(self.value_size_bytes) for _ in range(DISTINCT_VALUES)]
+
+    @property
+    def values(self) -> Iterator[bytes]:
+        """One for each record: the distinct ones again and again."""
+        return islice(cycle(self.distinct), self.record_count)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all values."""
+        return self.record_count * self.value_size_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +82,92 @@ def _untyped(name: str) -> Any:
 
 def _measured(task: Task, size_bytes: int, meter: Meter) -> Measured:
     return Measured(task.record_count, size_bytes, meter.seconds, meter.driver_cpu_seconds)
+
+
+# Penstock
+
+
+def penstock_send_many(task: Task) -> Measured:
+    """`send_many`: an iterable of values in one call."""
+    return _penstock_produce(task, _send_many)
+
+
+def penstock_enqueue(task: Task) -> Measured:
+    """`await enqueue(...)` for each record, and one `flush`."""
+    return _penstock_produce(task, _enqueue)
+
+
+async def _send_many(producer: "Producer", task: Task) -> None:
+    result = await producer.send_many(task.topic, task.values)
+    task.check(result.record_count)
+
+
+async def _enqueue(producer: "Producer", task: Task) -> None:
+    enqueue, topic = producer.enqueue, task.topic
+    for value in task.values:
+        await enqueue(topic, value)
+    await producer.flush()
+
+
+def _penstock_produce(task: Task, load: "Callable[[Producer, Task], Awaitable[None]]") -> Measured:
+    async def run() -> Measured:
+        from penstock.producer.producer import Producer
+
+        settings: dict[str, Any] = {"linger_ms": LINGER_MS, "idempotence": False}
+        async with Producer(task.bootstrap, batch_size_bytes=BATCH_BYTES, **settings) as producer:
+            await producer.send(task.topic, b"first", partition=0)
+            with Meter() as meter:
+                await load(producer, task)
+        return _measured(task, task.size_bytes, meter)
+
+    return trio.run(run)
+
+
+def penstock_batches(task: Task) -> Measured:
+    """`batches()`: the records of a fetched batch at a time, each looked at."""
+    return _penstock_consume(task, _read_batches)
+
+
+def penstock_iterate(task: Task) -> Measured:
+    """`async for record in consumer`."""
+    return _penstock_consume(task, _read_records)
+
+
+async def _read_batches(consumer: "Consumer", task: Task) -> int:
+    read = size_bytes = 0
+    async for batch in consumer.batches():
+        for record in batch:
+            size_bytes += len(record.value or b"")
+        read += len(batch)
+        if read >= task.record_count:
+            break
+    return size_bytes
+
+
+async def _read_records(consumer: "Consumer", task: Task) -> int:
+    left, size_bytes = task.record_count, 0
+    async for record in consumer:
+        size_bytes += len(record.value or b"")
+        left -= 1
+        if not left:
+            break
+    return size_bytes
+
+
+def _penstock_consume(task: Task, load: "Callable[[Consumer, Task], Awaitable[int]]") -> Measured:
+    async def run() -> Measured:
+        from penstock.client.metadata import TopicPartition
+        from penstock.consumer.consumer import Consumer
+
+        places = [TopicPartition(task.topic, index) for index in range(task.partition_count)]
+        async with Consumer(task.bootstrap, auto_offset_reset="earliest") as consumer:
+            await consumer.end_offsets(places)
+            consumer.assign(places)
+            with Meter() as meter:
+                size_bytes = await load(consumer, task)
+        return _measured(task, size_bytes, meter)
+
+    return trio.run(run)
 
 
 # confluent-kafka
@@ -88,10 +193,10 @@ def _confluent_producer(task: Task) -> Any:
 
 def confluent_produce(task: Task) -> Measured:
     """The loop of its own examples: `produce` for each record, `poll` now and then."""
-    producer, value, topic = _confluent_producer(task), task.value, task.topic
+    producer, values, topic = _confluent_producer(task), task.values, task.topic
     with Meter() as meter:
         produce = producer.produce
-        for index in range(task.record_count):
+        for index, value in enumerate(values):
             try:
                 produce(topic, value)
             except BufferError:
@@ -100,13 +205,13 @@ def confluent_produce(task: Task) -> Measured:
             if not index & 1023:
                 producer.poll(0)
         task.check(task.record_count - producer.flush(QUIET_S))
-    return _measured(task, task.record_count * len(value), meter)
+    return _measured(task, task.size_bytes, meter)
 
 
 def confluent_produce_batch(task: Task) -> Measured:
     """`produce_batch`: a list of a thousand records in each call."""
-    producer, value = _confluent_producer(task), task.value
-    chunk = [{"value": value}] * 1000
+    producer = _confluent_producer(task)
+    chunk = [{"value": value} for value in task.distinct]
     sent = 0
     with Meter() as meter:
         while sent < task.record_count:
@@ -115,7 +220,7 @@ def confluent_produce_batch(task: Task) -> Measured:
             sent += producer.produce_batch(task.topic, chunk[: task.record_count - sent])
             producer.poll(0)
         task.check(task.record_count - producer.flush(QUIET_S))
-    return _measured(task, task.record_count * len(value), meter)
+    return _measured(task, task.size_bytes, meter)
 
 
 def _confluent_consumer(task: Task) -> Any:
@@ -176,14 +281,14 @@ def aiokafka_send(task: Task) -> Measured:
             bootstrap_servers=task.bootstrap, acks="all", linger_ms=LINGER_MS, max_batch_size=BATCH_BYTES
         )
         await producer.start()
-        value, topic = task.value, task.topic
+        values, topic = task.values, task.topic
         await producer.send_and_wait(topic, b"first", partition=0)
         with Meter() as meter:
-            for _ in range(task.record_count):
+            for value in values:
                 await producer.send(topic, value)
             await producer.flush()
         await producer.stop()
-        return _measured(task, task.record_count * len(value), meter)
+        return _measured(task, task.size_bytes, meter)
 
     return asyncio.run(run())
 
@@ -220,14 +325,14 @@ def kafka_python_send(task: Task) -> Measured:
     producer = _untyped("kafka").KafkaProducer(
         bootstrap_servers=task.bootstrap, acks="all", linger_ms=LINGER_MS, batch_size=BATCH_BYTES
     )
-    value, topic = task.value, task.topic
+    values, topic = task.values, task.topic
     producer.send(topic, b"first", partition=0).get(QUIET_S)
     with Meter() as meter:
-        for _ in range(task.record_count):
+        for value in values:
             producer.send(topic, value)
         producer.flush()
     producer.close()
-    return _measured(task, task.record_count * len(value), meter)
+    return _measured(task, task.size_bytes, meter)
 
 
 def kafka_python_poll(task: Task) -> Measured:
@@ -250,12 +355,16 @@ def kafka_python_poll(task: Task) -> Measured:
 
 
 PRODUCERS: Mapping[str, Callable[[Task], Measured]] = {
+    "penstock send_many": penstock_send_many,
+    "penstock enqueue": penstock_enqueue,
     "confluent produce": confluent_produce,
     "confluent produce_batch": confluent_produce_batch,
     "aiokafka send": aiokafka_send,
     "kafka-python send": kafka_python_send,
 }
 CONSUMERS: Mapping[str, Callable[[Task], Measured]] = {
+    "penstock batches": penstock_batches,
+    "penstock iterate": penstock_iterate,
     "confluent consume": confluent_consume,
     "confluent poll": confluent_poll,
     "aiokafka getmany": aiokafka_getmany,

@@ -21,7 +21,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench.client_load import CONSUMERS, PRODUCERS, Measured
+from bench.client_load import CONSUMERS, PRODUCERS, Measured, Task
 from bench.processes import on_cores
 from bench.report import file_system_of, git_state, machine, write_json
 from bench.subjects import CACHING, Subject, penstock
@@ -94,12 +94,12 @@ class Topics:
         self._admin.create_topics([NewTopic(name, partition_count, 1)])[name].result(30)
         return name
 
-    def fill(self, name: str, partition_count: int, value: bytes, record_count: int) -> None:
-        """Write `record_count` records in all, evenly."""
+    def fill(self, name: str, partition_count: int, values: Sequence[bytes], record_count: int) -> None:
+        """Write `record_count` records in all, evenly, with these values again and again."""
         from confluent_kafka import Producer
 
         producer: Any = Producer({"bootstrap.servers": self._bootstrap, "log_level": 0})
-        chunk = [{"value": value}] * 1000
+        chunk = [{"value": value} for value in values]
         for index in range(partition_count):
             left = record_count // partition_count + (index < record_count % partition_count)
             while left:
@@ -141,9 +141,8 @@ def run_row(row: Row, subject: Subject, clients: Sequence[str], rounds: int, sec
     filled = ""
     if row.direction == "consume" and series:
         filled = topics.create(row.partition_count)
-        topics.fill(
-            filled, row.partition_count, b"v" * row.value_size_bytes, max(1000, int(1_000_000 * seconds / 2))
-        )
+        records = max(1000, int(1_000_000 * seconds / 2))
+        topics.fill(filled, row.partition_count, _values(row.value_size_bytes), records)
     for number in range(-2, rounds):
         shift = number % len(series) if series else 0
         for each in series[shift:] + series[:shift]:
@@ -160,6 +159,10 @@ def run_row(row: Row, subject: Subject, clients: Sequence[str], rounds: int, sec
     if filled:
         topics.delete(filled)
     return series
+
+
+def _values(size_bytes: int) -> list[bytes]:
+    return Task("", "", 0, size_bytes, 0).distinct
 
 
 def show(console: Console, row: Row, all_series: Sequence[Series]) -> None:
