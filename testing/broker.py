@@ -21,7 +21,7 @@ from penstock.client.metadata import Address
 from penstock.runtime.environment import Environment
 from penstock.runtime.production import production_environment
 from penstock.runtime.temporary import make_temporary_directory
-from penstock.testing.properties import ANY_PORT, THROWN_AWAY
+from penstock.testing.properties import FOR_TESTS, THROWN_AWAY
 from penstock.testing.topics import create_topic
 
 PropertyValue = str | int | float | bool | Sequence[str]
@@ -36,7 +36,8 @@ class Broker:
             of them is to outlive the process anyway.
         environment: the ports to clocks, files, sockets and threads; None takes this machine's.
         properties: the broker's configs, by Kafka's names with underscores for dots (`auto_create_topics_enable=False` is
-            `auto.create.topics.enable=false`); all are listed in `docs/configuration.md`. `listeners` is a free port of 127.0.0.1 if left out.
+            `auto.create.topics.enable=false`); all are listed in `docs/configuration.md`. If left out, `listeners` is a free port of
+            127.0.0.1, and `group_initial_rebalance_delay_ms` is 0.
 
     Several may run in one program. Entering it raises ConfigError (no such config, a bad value), AddressError (the port is taken), and
     PenstockError where the folder can't be used. It ends cleanly, also when the block is cancelled or fails: requests in flight are answered,
@@ -133,7 +134,7 @@ class Broker:
                 await self._environment.threads.run(self._environment.files.remove_tree, self._directory)
 
     def _config(self) -> BrokerConfig:
-        defaults = ANY_PORT | (THROWN_AWAY if self._kept is None else {})
+        defaults = FOR_TESTS | (THROWN_AWAY if self._kept is None else {})
         return BrokerConfig.from_properties({**defaults, **self._properties, "log.dirs": self._directory})
 
     async def _serve(self, config: BrokerConfig, task_status: trio.TaskStatus[None]) -> None:

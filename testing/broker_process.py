@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from penstock.errors import PenstockError
 from penstock.runtime.guarded_process import GuardedProcess, ProcessFailed, variables_without
-from penstock.testing.properties import ANY_PORT, THROWN_AWAY, flags_of
+from penstock.testing.properties import FOR_TESTS, THROWN_AWAY, flags_of
 
 if TYPE_CHECKING:
     from penstock.client.admin_values import CreatedTopic
@@ -35,7 +35,7 @@ class BrokerProcess:
 
     def __init__(self, directory: Path, properties: Mapping[str, str] | None = None) -> None:
         self._directory = directory
-        flags = flags_of(ANY_PORT | THROWN_AWAY | dict(properties or {}))
+        flags = flags_of(FOR_TESTS | THROWN_AWAY | dict(properties or {}))
         arguments = ["serve", "--data-dir", str(self.data_directory), *flags]
         self._process = GuardedProcess(
             "penstock.cli.main",

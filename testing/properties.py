@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 
-ANY_PORT: dict[str, str] = {"listeners": "PLAINTEXT://127.0.0.1:0"}
-"""A free port, on loopback only."""
+FOR_TESTS: dict[str, str] = {
+    "listeners": "PLAINTEXT://127.0.0.1:0",
+    "group.initial.rebalance.delay.ms": "0",
+}
+"""A free port, on loopback only; the first member of a group need not wait for a second one."""
 
 THROWN_AWAY: dict[str, str] = {"write.caching": "true"}
 """For a broker whose records are not to outlive it: no ack waits for a disk."""
@@ -14,4 +17,4 @@ def flags_of(properties: Mapping[str, str]) -> list[str]:
     return [part for name, value in properties.items() for part in ("--set", f"{name}={value}")]
 
 
-__all__ = ["ANY_PORT", "THROWN_AWAY", "flags_of"]
+__all__ = ["FOR_TESTS", "THROWN_AWAY", "flags_of"]

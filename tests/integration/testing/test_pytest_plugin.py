@@ -36,7 +36,7 @@ BLOCKING = """
         producer = Producer({"bootstrap.servers": penstock_broker.bootstrap})
         producer.produce(penstock_topic, b"order 1")
         assert producer.flush(10) == 0
-        consumer = Consumer({"bootstrap.servers": penstock_broker.bootstrap, "group.id": "by-hand", "enable.auto.commit": False})
+        consumer = Consumer({"bootstrap.servers": penstock_broker.bootstrap, "group.id": "by-hand"})
         consumer.assign([TopicPartition(penstock_topic, 0, 0)])
         (message,) = consumer.consume(1, 10)
         consumer.close()
