@@ -5,7 +5,7 @@ deadline lies in the past; the indexes over the members agree with the members; 
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from penstock.broker.groups.classic_events import (
@@ -51,6 +51,8 @@ class GroupBench:
         """Asked for and not yet finished, the oldest first."""
         self.stored: GroupSnapshot | None = None
         """What the log says."""
+        self.witness: Callable[[Reply, int], None] | None = None
+        """Called with each reply and the generation that the group had before the step."""
         self._tokens = 0
         self._store_tokens: set[int] = set()
         self._fresh = 0
@@ -59,6 +61,7 @@ class GroupBench:
 
     def step(self, event: Event) -> tuple[Action, ...]:
         """Step the group once and check what must always hold."""
+        generation = self.group.generation
         actions = self.group.step(event, self.now_ms)
         for action in actions:
             if isinstance(action, Store):
@@ -69,13 +72,15 @@ class GroupBench:
                 assert action.token in self.waiting, f"nobody waits for {action}"
                 self.waiting.remove(action.token)
                 self.replies[action.token] = action
+                if self.witness is not None:
+                    self.witness(action, generation)
+        assert self.group.deadline_ms is None or self.group.deadline_ms > self.now_ms
         self.check()
         return actions
 
     def check(self) -> None:
         """What holds between steps."""
         group = self.group
-        assert group.deadline_ms is None or group.deadline_ms > self.now_ms
         if group.state is ClassicState.EMPTY:
             assert not group.members()
             assert group.leader is None
@@ -93,8 +98,8 @@ class GroupBench:
         end_ms = self.now_ms + ms
         done: list[tuple[int, tuple[Action, ...]]] = []
         while (deadline_ms := self.group.deadline_ms) is not None and deadline_ms <= end_ms:
-            self.now_ms = deadline_ms
-            done.append((deadline_ms, self.step(TimePassed())))
+            self.now_ms = max(self.now_ms, deadline_ms)
+            done.append((self.now_ms, self.step(TimePassed())))
         self.now_ms = end_ms
         return done
 
