@@ -122,7 +122,7 @@ class Broker:
         finally:
             self._is_open = False
             await self._clear()
-        if failure is None or failure is error:
+        if failure is None:
             return
         if error is None or holds_cancelled(error):
             raise failure

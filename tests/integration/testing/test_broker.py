@@ -167,6 +167,17 @@ async def test_a_cancelled_block_ends_in_a_clean_stop(tmp_path: Path) -> None:
     assert await refuses(broker.bootstrap)
 
 
+async def test_a_cancelled_block_leaves_no_temporary_folder() -> None:
+    broker = penstock.Broker()
+    with trio.CancelScope() as scope:
+        async with broker:
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert broker.data_directory.name.startswith("penstock-")
+    assert not broker.data_directory.exists()
+
+
 async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
     broker = penstock.Broker()
     with trio.CancelScope() as scope:
