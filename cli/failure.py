@@ -7,6 +7,8 @@ from typing import IO, Any, cast
 
 import click
 
+EXIT_FAILED = 1
+
 
 def complain(message: str, file: IO[Any] | None = None) -> None:
     """One line on stderr, whatever line breaks the message has."""
@@ -16,7 +18,7 @@ def complain(message: str, file: IO[Any] | None = None) -> None:
 class CommandFailed(click.ClickException):
     """The command did not do what it was asked; the message says why."""
 
-    exit_code = 1
+    exit_code = EXIT_FAILED
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the line."""
@@ -40,4 +42,4 @@ def leaves_of(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     return leaves
 
 
-__all__ = ["CalledWrongly", "CommandFailed", "complain", "leaves_of"]
+__all__ = ["EXIT_FAILED", "CalledWrongly", "CommandFailed", "complain", "leaves_of"]

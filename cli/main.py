@@ -12,16 +12,17 @@ from typing import Any
 import click
 
 from penstock import __version__
-from penstock.cli.failure import complain, leaves_of
+from penstock.cli.failure import EXIT_FAILED, complain, leaves_of
 from penstock.errors import PenstockError
 
-EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
 _COMMANDS = {
+    "consume": ("penstock.cli.consume", "Print records."),
     "group": ("penstock.cli.group", "List, describe, delete and reset consumer groups."),
     "log": ("penstock.cli.log", "Look into the files of a partition, with no broker running."),
     "offsets": ("penstock.cli.offsets", "Show where partitions stand, and how far groups are behind."),
+    "produce": ("penstock.cli.produce", "Send lines as records."),
     "serve": ("penstock.cli.serve", "Run a broker."),
     "topic": ("penstock.cli.topic", "Create, list, describe, alter and delete topics."),
 }

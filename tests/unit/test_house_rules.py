@@ -28,6 +28,8 @@ OUTSIDE_ALLOWED: dict[str, frozenset[str]] = {
     "cli/": frozenset({"sys.stdin", "sys.stdout", "sys.stderr", "sys.argv", "sys.exit", "os.environ"}),
     # The numbers of the signals that trio is asked for, and the second Ctrl-C, which waits for nothing.
     "cli/serve.py": frozenset({"signal.SIGINT", "signal.SIGTERM", "signal.Signals", "os._exit"}),
+    # The numbers of the signals that trio is asked for.
+    "cli/interruption.py": frozenset({"signal.SIGINT", "signal.SIGTERM"}),
     # The loop and the workers share a log's tables. A lock waits for nobody outside the process, and in simulation never.
     "storage/": frozenset({"threading.Lock"}),
     # What people are handed as a broker's folder, and never opened here.
