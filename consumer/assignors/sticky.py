@@ -10,7 +10,7 @@ Invariants: with equal subscriptions, shares differ by at most one. `cooperative
 claims it, of whatever generation: that other one loses it first, joins again, and the partition is given then (KIP-429).
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 
 from penstock.client.metadata import TopicPartition
@@ -129,13 +129,13 @@ def _evenly(
     by_wealth = sorted(members, key=lambda member_id: -len(kept[member_id]))
     quotas = {member_id: share + (place < larger_count) for place, member_id in enumerate(by_wealth)}
     shares = {member_id: kept[member_id][: quotas[member_id]] for member_id in members}
-    free = _without(everything, shares.values())
+    free = deque(_without(everything, shares.values()))
     open_places = [member_id for member_id in members if len(shares[member_id]) < quotas[member_id]]
     while free:
         # In turns, so that the partitions of one topic spread over the members.
         for member_id in open_places:
             if free:
-                shares[member_id].append(free.pop(0))
+                shares[member_id].append(free.popleft())
         open_places = [member_id for member_id in open_places if len(shares[member_id]) < quotas[member_id]]
     return shares
 
