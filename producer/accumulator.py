@@ -17,7 +17,7 @@ from typing import Final
 from penstock.client.errors import DeliveryTimedOut
 from penstock.errors import PenstockError
 from penstock.producer.batch import Batch, Outcome, ProducerIdentity
-from penstock.producer.partition_queue import NO_NODE, UNRESOLVED_MAX, PartitionQueue
+from penstock.producer.partition_queue import NO_NODE, REMEMBERED_MAX, PartitionQueue
 from penstock.protocol.compression import Codec, decompress
 from penstock.protocol.record_batch import HEADER_SIZE_BYTES
 from penstock.protocol.record_writer import (
@@ -72,7 +72,7 @@ class Accumulator:
         self._active: dict[int, dict[PartitionQueue, None]] = {NO_NODE: {}}
         self._next_order = 0
         if limits.is_idempotent:
-            self._on_wire_max = min(limits.max_in_flight, UNRESOLVED_MAX)
+            self._on_wire_max = min(limits.max_in_flight, REMEMBERED_MAX)
         else:
             self._on_wire_max = 1 if limits.keeps_order else limits.max_in_flight
 

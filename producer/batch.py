@@ -55,11 +55,13 @@ class Batch:
         "created_ms",
         "finished",
         "identity",
+        "is_again",
         "is_awaited",
         "is_closed",
         "is_compressed",
         "last_error",
         "may_be_appended",
+        "number",
         "order",
         "outcome",
         "partition",
@@ -82,6 +84,10 @@ class Batch:
         self.is_compressed = False
         self.identity: ProducerIdentity | None = None
         self.base_sequence = NO_SEQUENCE
+        self.number = 0
+        """Counts the batches of a partition that got a sequence."""
+        self.is_again = False
+        """On the wire with the sequence of an attempt before."""
         self.was_sent = False
         self.may_be_appended = False
         """An attempt may have reached the log: its answer was lost, or was not clear."""

@@ -37,6 +37,9 @@ _FIRST_WITH_ZSTD: Final = 7
 _ANSWER_SLACK_MS: Final = 5_000
 """How much longer than the broker may wait for replicas its answer may take."""
 
+ROUNDING_S: Final = 1e-6
+"""Slept longer, so that after it the time in milliseconds has come, too."""
+
 _ON_LOOP_MAX_BYTES: Final = {Codec.GZIP: 4 * 1024}
 _ON_LOOP_MAX_BYTES_OTHERS: Final = 32 * 1024
 
@@ -90,7 +93,7 @@ class BrokerSender:
                 continue
             ready_at_ms = self._ready_at_ms(now_ms)
             if ready_at_ms > now_ms:
-                with trio.move_on_at(ready_at_ms / 1000):
+                with trio.move_on_at(ready_at_ms / 1000 + ROUNDING_S):
                     await self._wake.wait()
                 continue
             connection = await self._connect()
@@ -237,7 +240,7 @@ class BrokerSender:
             return
         subject = f"{batch.topic}-{batch.partition}"
         error = produce_error(result.error_code, result.error_message, subject)
-        if kind is Verdict.SPLIT and batch.record_count > 1 and batch.outcome is None:
+        if kind is Verdict.SPLIT and batch.record_count > 1 and not batch.may_be_appended:
             self._accumulator.split(batch, self._options.codec, self._options.compression_level)
         elif kind is Verdict.RESEQUENCE and batch.identity is not None:
             self._accumulator.out_of_order(batch, error=error, retry_at_ms=self._retry_at_ms(batch))
@@ -248,6 +251,8 @@ class BrokerSender:
             self._accumulator.put_back(batch, error=error, retry_at_ms=self._retry_at_ms(batch))
             if kind is Verdict.RETRY_ELSEWHERE:
                 self._sender.lost_leader(self._accumulator.queue(batch.topic, batch.partition))
+        elif batch.may_be_appended:  # by an attempt before this one
+            self._accumulator.refused(batch, delivery_failed(str(error), batch, error))
         else:
             self._accumulator.refused(batch, error)
 
@@ -283,4 +288,4 @@ class BrokerSender:
         self._sender.released()
 
 
-__all__ = ["BrokerSender"]
+__all__ = ["ROUNDING_S", "BrokerSender"]

@@ -3,7 +3,10 @@
 Owns what may be sent now and what must come first. Pure: no clock, no I/O. Does not know brokers or topics' metadata.
 
 Order is kept by three rules. A batch is taken only from the front. After a failure that is tried again nothing is taken until all that is on
-the wire has its answer; then the failed ones go out again, in their order. Without sequences one batch is on the wire at a time.
+the wire has its answer; then the failed ones go out again, in their order, one at a time. Without sequences one batch is on the wire at a time.
+
+A broker remembers the last five batches of a producer, and answers a copy of an older one as if it were out of order. So the sixth batch after one
+without a final answer is not taken, even where the four between are acked.
 
 Idempotence (KIP-98, KIP-360): a batch gets its sequence when it is first taken and keeps it through all attempts, so the broker drops what
 it has already. The epoch is the partition's own and only this rule raises it: *when a batch is refused as out of order, and every batch
@@ -20,7 +23,7 @@ from penstock.protocol.record_batch import MAX_SEQUENCE, NO_SEQUENCE
 
 NO_NODE = -1
 EPOCH_MAX = 2**15 - 1
-UNRESOLVED_MAX = 5
+REMEMBERED_MAX = 5
 """A broker remembers this many batches of a producer, and knows a duplicate of none before."""
 
 
@@ -33,6 +36,7 @@ class PartitionQueue:
         "index",
         "is_draining",
         "must_restart",
+        "next_number",
         "next_sequence",
         "node_id",
         "on_wire",
@@ -56,14 +60,24 @@ class PartitionQueue:
         self.is_draining = False
         self.identity: ProducerIdentity | None = None
         self.next_sequence = 0
+        self.next_number = 0
         self.must_restart = False
 
     @property
     def is_held(self) -> bool:
-        """Nothing may be taken until an answer comes, whatever the time."""
-        if len(self.on_wire) >= self.on_wire_max:
+        """Nothing may be taken until an answer comes, whatever the time. For a queue with waiting batches."""
+        if not self.on_wire:
+            return False
+        if len(self.on_wire) >= self.on_wire_max or self.is_draining or self.must_restart:
             return True
-        return bool(self.on_wire) and (self.is_draining or self.must_restart)
+        if self.identity is None:
+            return False
+        if self.waiting[0].base_sequence != NO_SEQUENCE:
+            return True
+        oldest = min(
+            (batch.number for batch in self.on_wire if batch.outcome is None), default=self.next_number
+        )
+        return self.next_number - oldest >= REMEMBERED_MAX or any(batch.is_again for batch in self.on_wire)
 
     @property
     def unfinished(self) -> list[Batch]:
@@ -74,9 +88,12 @@ class PartitionQueue:
         """Move the first waiting batch to the wire; not while `is_held`. `identity` is the producer's, None without idempotence."""
         batch = self.waiting.popleft()
         self.is_draining = False
-        if identity is not None and batch.base_sequence == NO_SEQUENCE:
+        batch.is_again = batch.base_sequence != NO_SEQUENCE
+        if identity is not None and not batch.is_again:
             if self.identity is None:
                 self.identity, self.next_sequence = identity, 0
+            batch.number = self.next_number
+            self.next_number += 1
             batch.identity, batch.base_sequence = self.identity, self.next_sequence
             self.next_sequence = (self.next_sequence + batch.record_count) & MAX_SEQUENCE
         batch.is_closed = True
@@ -112,7 +129,7 @@ class PartitionQueue:
         placed = list(parts)
         for part in placed:
             part.order = batch.order
-            part.identity = batch.identity
+            part.identity, part.number = batch.identity, batch.number
             part.is_closed = True
             if sequence != NO_SEQUENCE:
                 part.base_sequence = sequence
@@ -176,4 +193,4 @@ def _precedes(one: Batch, other: Batch) -> bool:
     return one is not other and 0 < distance < 2**30
 
 
-__all__ = ["EPOCH_MAX", "NO_NODE", "UNRESOLVED_MAX", "PartitionQueue"]
+__all__ = ["EPOCH_MAX", "NO_NODE", "REMEMBERED_MAX", "PartitionQueue"]

@@ -19,7 +19,7 @@ from penstock.client.topic_cache import TopicCache
 from penstock.errors import PenstockError
 from penstock.producer.accumulator import NEVER, Accumulator
 from penstock.producer.batch import Batch, ProducerIdentity, delivery_failed
-from penstock.producer.broker_sender import BrokerSender
+from penstock.producer.broker_sender import ROUNDING_S, BrokerSender
 from penstock.producer.options import Options
 from penstock.producer.partition_queue import NO_NODE, PartitionQueue
 from penstock.protocol.api import ApiKey
@@ -230,7 +230,7 @@ class Sender:
                 self.released()
                 if next_ms == NEVER:
                     next_ms = self.now_ms() + self.options.delivery_timeout_ms
-                await trio.sleep_until(next_ms / 1000)
+                await trio.sleep_until(next_ms / 1000 + ROUNDING_S)
         finally:
             self._is_watching = False
 
