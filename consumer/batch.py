@@ -37,7 +37,7 @@ _CONTROL_TYPE_MIN_BYTES = 4
 class RawBatch:
     """One record batch as it was fetched; `records` is set once it was checked and decompressed."""
 
-    __slots__ = ("base_offset", "header", "next_offset", "records", "size_bytes", "view")
+    __slots__ = ("base_offset", "header", "is_broken", "next_offset", "records", "size_bytes", "view")
 
     def __init__(self, header: BatchHeader, view: memoryview) -> None:
         self.header = header
@@ -46,6 +46,13 @@ class RawBatch:
         self.next_offset: int = header.next_offset
         self.size_bytes = len(view)
         self.records: bytes | None = None
+        self.is_broken = False
+        """A worker found it so; whoever takes it finds out why."""
+
+    @property
+    def needs_work(self) -> bool:
+        """Whether to open it takes long."""
+        return self.records is None and self.is_compressed and not self.is_broken
 
     @property
     def is_compressed(self) -> bool:
@@ -222,7 +229,7 @@ class ConsumerBatch:
     def _corrupt(self, raw: RawBatch, error: DecodeError) -> Exception:
         from penstock.consumer.errors import CorruptRecords
 
-        return CorruptRecords(self._tp, raw.base_offset, str(error))
+        return CorruptRecords(self._tp, raw.base_offset, str(error), raw.next_offset)
 
     def _count(self, raw: RawBatch) -> int:
         if not raw.is_dense:

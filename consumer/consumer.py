@@ -24,11 +24,12 @@ from penstock.client.topic_cache import TopicCache
 from penstock.consumer.assignment_state import AssignmentState
 from penstock.consumer.batch import ConsumerBatch
 from penstock.consumer.fetcher import Fetcher
-from penstock.consumer.group_link import Callback, GroupLink
+from penstock.consumer.group_link import CLOSE_LIMIT_S, Callback, GroupLink
 from penstock.consumer.handout import Handout
 from penstock.consumer.membership import GroupProtocol, MembershipOptions
 from penstock.consumer.offset_lookup import EARLIEST, LATEST, OffsetLookup
 from penstock.consumer.options import FetchOptions, IsolationLevel, OffsetReset
+from penstock.consumer.positioner import Positioner
 from penstock.consumer.reading import Bound, Reading, timestamp_ms_of
 from penstock.consumer.record import ConsumerRecord
 from penstock.consumer.subscription import Subscription
@@ -122,10 +123,14 @@ class Consumer:
         cluster = Cluster(self._environment, self._bootstrap, nursery, self._settings)
         topics = TopicCache(cluster, self._environment, creates_topics=False)
         self._lookup = OffsetLookup(cluster, topics, self._environment, self._options.isolation_level)
-        self._fetcher = Fetcher(
+        self._positioner = Positioner(
             cluster, topics, self._lookup, self._environment, self._options, self._state, self._handout
         )
-        self._fetcher.committed_offsets = self._group.starting_offsets
+        self._positioner.starting_offsets = self._group.starting_offsets
+        self._fetcher = Fetcher(
+            cluster, self._environment, self._options, self._state, self._handout, self._positioner
+        )
+        self._group.on_assignment = self._fetcher.wake
         self._group.open(nursery, cluster, topics)
         nursery.start_soon(self._fetcher.run)
         self._apply_subscription()
@@ -145,7 +150,7 @@ class Consumer:
             if kind is None:
                 self._handout.come_back()
             # A cancelled block may take a little time for its last commit, so that the work done is not done again.
-            with trio.move_on_after(self._group.close_limit_s, shield=True):
+            with trio.move_on_after(CLOSE_LIMIT_S, shield=True):
                 await self._group.close()
         finally:
             self._handout.close()
@@ -227,9 +232,12 @@ class Consumer:
 
         Raises RuntimeError while subscribed in a group.
         """
+        self._require_fetcher()
         if self._group.is_subscribed:
             raise RuntimeError("the group decides what is assigned; unsubscribe first")
         self._subscription = Subscription()
+        self._positioner.is_managed = False
+        self._positioner.subscribe(self._subscription)
         self._set_assignment(TopicPartition(*partition) for partition in partitions)
 
     def subscribe(self, *topics: str, pattern: str | None = None) -> None:
@@ -243,7 +251,8 @@ class Consumer:
     async def unsubscribe(self) -> None:
         """Read nothing any more; a group is left as when the block is left. Cancellation: it is left in the background."""
         self._subscription = Subscription()
-        self._require_fetcher().subscribe(self._subscription)
+        self._require_fetcher()
+        self._positioner.subscribe(self._subscription)
         await self._group.unsubscribe()
         self._set_assignment(())
 
@@ -350,9 +359,10 @@ class Consumer:
             return
         if self._group.exists:
             if not self._subscription.is_empty or self._group.is_subscribed:
+                self._positioner.is_managed = True
                 self._group.subscribe(self._subscription)
         else:
-            self._require_fetcher().subscribe(self._subscription)
+            self._positioner.subscribe(self._subscription)
 
     def _set_assignment(self, partitions: Iterable[TopicPartition]) -> None:
         self._handout.set_assignment(frozenset(partitions))
@@ -394,9 +404,9 @@ def _named(partition: tuple[str, int]) -> TopicPartition:
 
 
 def _assignors(given: Sequence["str | Assignor"]) -> Sequence["Assignor"]:
-    from penstock.consumer.assignors.registry import assignor_of
+    from penstock.consumer.assignors.registry import find_assignors
 
-    return [assignor_of(one) if isinstance(one, str) else one for one in given]
+    return find_assignors(given)
 
 
 def _production_environment() -> Environment:

@@ -44,11 +44,12 @@ class LogTruncated(PartitionError):
 
 
 class CorruptRecords(PartitionError):
-    """A record batch fails its checksum or can't be decoded. `offset` is the position; seek past the batch to go on without it."""
+    """A record batch fails its checksum or can't be decoded. `offset` is where; seek to `next_offset` to go on without the batch (-1: nobody knows where it ends)."""
 
-    def __init__(self, partition: TopicPartition, offset: int, message: str) -> None:
+    def __init__(self, partition: TopicPartition, offset: int, message: str, next_offset: int = -1) -> None:
         super().__init__(partition, f"at offset {offset}: {message}")
         self.offset = offset
+        self.next_offset = next_offset
 
 
 __all__ = [

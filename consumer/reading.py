@@ -1,0 +1,214 @@
+"""Bounded reads: from a start to an end that is fixed when the read begins.
+
+Owns the bounds (offsets and times to offsets, once) and the end. Everything between is done by the same parts as for a subscription, with
+connections and positions of its own.
+
+The bounds: a time stands for the first offset whose record has a timestamp not before it (ListOffsets); where no record is that late, for the end.
+The end is at most the high watermark when the read begins (read_committed: the last stable offset). A start below the log start
+offset means the log start offset: what retention has deleted, also during the read, is skipped.
+Source: DESIGN, "online and offline consumption".
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Self
+
+import trio
+
+from penstock.client.cluster import Cluster
+from penstock.client.errors import broker_error
+from penstock.client.metadata import TopicPartition
+from penstock.client.topic_cache import TopicCache
+from penstock.consumer.assignment_state import AssignmentState
+from penstock.consumer.batch import ConsumerBatch
+from penstock.consumer.fetcher import Fetcher
+from penstock.consumer.handout import Handout
+from penstock.consumer.offset_lookup import EARLIEST, LATEST, OffsetLookup
+from penstock.consumer.options import FetchOptions, OffsetReset
+from penstock.consumer.positioner import Positioner
+from penstock.consumer.record import ConsumerRecord
+from penstock.protocol.errors import ErrorCode
+from penstock.runtime.environment import Environment
+
+Bound = int | datetime | date
+Bounds = Bound | Mapping[int, Bound] | None
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def timestamp_ms_of(time: datetime | date | int) -> int:
+    """Milliseconds since 1970, rounded up; an int is that already. A date means its beginning in UTC.
+
+    Raises ValueError for a datetime without a time zone.
+    """
+    if isinstance(time, int):
+        return time
+    if not isinstance(time, datetime):
+        time = datetime(time.year, time.month, time.day, tzinfo=UTC)
+    if time.tzinfo is None:
+        raise ValueError(f"{time} has no time zone; write which one is meant")
+    return -((_EPOCH - time) // _MILLISECOND)
+
+
+class _Engine:
+    """What works for one read. It does not know the `Reading`, so that one which is dropped half-way is found and ended."""
+
+    def __init__(self, cluster: Cluster, environment: Environment, options: FetchOptions) -> None:
+        options = replace(options, auto_offset_reset=OffsetReset.NONE)
+        self.cluster = cluster
+        self.topics = TopicCache(cluster, environment, creates_topics=False)
+        self.lookup = OffsetLookup(cluster, self.topics, environment, options.isolation_level)
+        self.state = AssignmentState(options)
+        self.handout = Handout(self.state, environment)
+        self.positioner = Positioner(
+            cluster, self.topics, self.lookup, environment, options, self.state, self.handout
+        )
+        self.fetcher = Fetcher(
+            cluster, environment, options, self.state, self.handout, self.positioner, uses_sessions=False
+        )
+        self.scope = trio.CancelScope()
+        self.handout.is_finished = self.is_finished
+
+    def is_finished(self) -> bool:
+        """Whether everything was handed out."""
+        return all(state.is_done for state in self.state.partitions.values())
+
+    async def run(self) -> None:
+        """The background work."""
+        with self.scope:
+            try:
+                await self.fetcher.run()
+            finally:
+                self.cluster.close()
+
+
+class Reading:
+    """An async iterator of records that ends by itself. Made by `Consumer.read`."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        cluster: Cluster,
+        environment: Environment,
+        options: FetchOptions,
+        topic: str,
+        start: Bounds,
+        end: Bounds,
+        partitions: Iterable[int] | None,
+    ) -> None:
+        self._nursery = nursery
+        self._engine = _Engine(cluster, environment, options)
+        self._topic = topic
+        self._start = start
+        self._end = end
+        self._indexes = None if partitions is None else list(partitions)
+        self._is_begun = False
+        for bound in (*_given(start), *_given(end)):
+            if isinstance(bound, int) and bound < 0:
+                raise ValueError(f"offset {bound} is negative")
+            timestamp_ms_of(bound)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ConsumerRecord:
+        """The next record. Cancellation: it is handed out next time."""
+        for record in self._engine.handout.records:
+            return record
+        await self._begin()
+        return await self._engine.handout.next_record()
+
+    async def next_batch(self, *, max_records: int | None = None) -> ConsumerBatch:
+        """The next records of one partition. Raises StopAsyncIteration at the end. Cancellation: nothing is taken."""
+        await self._begin()
+        return await self._engine.handout.next_batch(max_records)
+
+    def batches(self, *, max_records: int | None = None) -> "ReadingBatches":
+        """Iterate over batches instead."""
+        return ReadingBatches(self, max_records)
+
+    async def bounds(self) -> dict[TopicPartition, tuple[int, int]]:
+        """From where (inclusive) to where (exclusive) each partition is read; asked of the brokers at the first call of any method."""
+        await self._begin()
+        return dict(self._bounds)
+
+    async def aclose(self) -> None:
+        """End the background work. It ends by itself at the end of the read, and with the consumer's block."""
+        self._engine.scope.cancel()
+        self._engine.handout.close()
+        await trio.lowlevel.checkpoint()
+
+    def __del__(self) -> None:
+        engine = getattr(self, "_engine", None)
+        if engine is not None and self._is_begun:
+            engine.scope.cancel()
+
+    async def _begin(self) -> None:
+        if self._is_begun:
+            return
+        engine = self._engine
+        self._bounds = bounds = await self._find_bounds()
+        if self._is_begun:
+            raise trio.BusyResourceError("another task has begun this read")
+        engine.state.add(bounds)
+        for tp, (start, end) in bounds.items():
+            state = engine.state.partitions[tp]
+            state.seek(start)
+            state.stop_offset = end
+        self._is_begun = True
+        if not engine.is_finished():
+            self._nursery.start_soon(engine.run)
+
+    async def _find_bounds(self) -> dict[TopicPartition, tuple[int, int]]:
+        lookup = self._engine.lookup
+        metadata = await self._engine.topics.get(self._topic)
+        indexes = sorted(metadata.partitions) if self._indexes is None else self._indexes
+        for index in indexes:
+            if index not in metadata.partitions:
+                name = f"partition {TopicPartition(self._topic, index)}"
+                raise broker_error(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, subject=name)
+        partitions = [TopicPartition(self._topic, index) for index in indexes]
+        first = await lookup.offsets(dict.fromkeys(partitions, EARLIEST))
+        last = await lookup.offsets(dict.fromkeys(partitions, LATEST))
+        starts = await self._resolve(self._start, first, last)
+        ends = await self._resolve(self._end, last, last)
+        return {tp: (min(max(starts[tp], first[tp]), last[tp]), min(ends[tp], last[tp])) for tp in partitions}
+
+    async def _resolve(
+        self, given: Bounds, default: Mapping[TopicPartition, int], last: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, int]:
+        offsets: dict[TopicPartition, int] = dict(default)
+        times: dict[TopicPartition, int] = {}
+        for tp in default:
+            bound = given.get(tp.partition) if isinstance(given, Mapping) else given
+            if isinstance(bound, int):
+                offsets[tp] = bound
+            elif bound is not None:
+                times[tp] = timestamp_ms_of(bound)
+        for tp, offset in (await self._engine.lookup.offsets(times)).items():
+            offsets[tp] = last[tp] if offset < 0 else offset
+        return offsets
+
+
+class ReadingBatches:
+    """The iterator of `Reading.batches`."""
+
+    def __init__(self, reading: Reading, max_records: int | None) -> None:
+        self._reading = reading
+        self._max_records = max_records
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ConsumerBatch:
+        return await self._reading.next_batch(max_records=self._max_records)
+
+
+def _given(bounds: Bounds) -> list[Bound]:
+    if bounds is None:
+        return []
+    return list(bounds.values()) if isinstance(bounds, Mapping) else [bounds]
+
+
+__all__ = ["Bound", "Bounds", "Reading", "ReadingBatches", "timestamp_ms_of"]
