@@ -24,6 +24,7 @@ from penstock.broker.connection import Outcome
 from penstock.broker.context import ANONYMOUS, RequestContext
 from penstock.broker.dispatch import Handler
 from penstock.broker.partition import Partition
+from penstock.broker.pending_response import PendingResponse
 from penstock.broker.replies import Parts, Reply
 from penstock.broker.topic_admin import NewTopic
 from penstock.protocol.api import ApiKey, response_header_version
@@ -144,6 +145,10 @@ class MemoryBroker:
         )
         context = RequestContext(int(api_key), version, 1, "test", ANONYMOUS, "127.0.0.1:5", LISTENER)
         response = await handler(self.broker, context, request)
+        if isinstance(response, PendingResponse):
+            await parts_of(response)
+            response = response.message
+            assert response is not None
         return decode_response(api_key, version, encode_response(api_key, version, response))
 
     async def answer(self, outcome: Outcome) -> Message:

@@ -1,0 +1,77 @@
+"""Offsets go when their time is over, and not before."""
+
+import trio
+import trio.testing
+from tests.support.group_calls import GroupCalls
+from tests.support.memory_broker import memory_broker
+
+MINUTE_S = 60
+CONFIG = {"offsets_retention_minutes": "10", "offsets_retention_check_interval_ms": "60000"}
+
+
+async def test_offsets_of_simple_consumers_go_after_their_last_commit(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with memory_broker(**CONFIG) as memory:
+        groups = GroupCalls(memory)
+        await memory.create("orders", 2)
+        await groups.find()
+        await groups.commit("g", {0: 1, 1: 1})
+        await trio.sleep(8 * MINUTE_S)
+        await groups.commit("g", {1: 2})
+        await trio.sleep(4 * MINUTE_S)
+        assert [await groups.committed(partition=index) for index in (0, 1)] == [-1, 2]
+        await trio.sleep(8 * MINUTE_S)
+        assert await groups.states() == {}, "a group with nothing left goes as well"
+
+
+async def test_offsets_of_a_group_with_members_stay_and_count_from_when_it_became_empty(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with memory_broker(**CONFIG) as memory:
+        groups = GroupCalls(memory)
+        await memory.create("orders")
+        await memory.create("other")
+        await groups.find()
+        await groups.commit("g", topic="other")
+        member_id, generation = await groups.become_member("g", session_timeout_ms=1_800_000)
+        more = {"member_id": member_id, "generation_id_or_member_epoch": generation}
+        await groups.commit("g", {0: 5}, **more)
+        await trio.sleep(15 * MINUTE_S)
+        assert await groups.committed() == 5, "its members are subscribed"
+        assert await groups.committed(topic="other") == -1, "nobody is subscribed to that one"
+        await groups.leave("g", member_id)
+        await trio.sleep(8 * MINUTE_S)
+        assert await groups.committed() == 5
+        await trio.sleep(4 * MINUTE_S)
+        assert await groups.committed() == -1
+        assert await groups.states() == {}
+
+
+async def test_a_retention_time_that_an_old_client_asks_for_holds_for_its_offset(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with memory_broker(**CONFIG) as memory:
+        groups = GroupCalls(memory)
+        await memory.create("orders", 2)
+        await groups.find()
+        await groups.commit("g", {0: 1}, version=4, retention_time_ms=3 * MINUTE_S * 1000)
+        await groups.commit("g", {1: 1}, version=4, retention_time_ms=30 * MINUTE_S * 1000)
+        await trio.sleep(5 * MINUTE_S)
+        assert [await groups.committed(partition=index) for index in (0, 1)] == [-1, 1]
+        await trio.sleep(15 * MINUTE_S)
+        assert await groups.committed(partition=1) == 1
+
+
+async def test_a_group_that_somebody_only_asked_to_join_is_forgotten(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with memory_broker(**CONFIG) as memory:
+        groups = GroupCalls(memory)
+        await groups.find()
+        first = await groups.join()
+        assert first.member_id
+        await trio.sleep(0.5 * MINUTE_S)
+        assert await groups.states() == {"g": "Empty"}
+        await trio.sleep(2 * MINUTE_S)
+        assert await groups.states() == {}
