@@ -114,7 +114,7 @@ class ConsumerGroup:
     @property
     def exists(self) -> bool:
         """Whether anything is stored of the group."""
-        return self.stored.group_epoch is not None or bool(self.stored.members)
+        return not self.stored.is_blank or bool(self._repair)
 
     @property
     def deadline_ms(self) -> int | None:
@@ -129,7 +129,7 @@ class ConsumerGroup:
     @property
     def is_unused(self) -> bool:
         """Whether nothing is stored, under way or waiting."""
-        return not (self.exists or self._waiting or self._store_token or self._repair)
+        return not (self.exists or self._waiting or self._store_token)
 
     def is_subscribed_to(self, topic: str) -> bool:
         """Whether some member is subscribed to the topic, by name or by regular expression."""
@@ -179,7 +179,15 @@ class ConsumerGroup:
         self.stored.apply(record)
 
     def resume(self, now_ms: int) -> None:
-        """Begin anew from what was replayed: every member has a fresh session."""
+        """Begin anew from what was replayed: every member has a fresh session.
+
+        What is there of somebody who is no member (the rest of a store that landed in part) is taken back, so that it holds no partition.
+        """
+        ghosts = (self.stored.currents.keys() | self.stored.targets.keys()) - self.stored.members.keys()
+        for member_id in sorted(ghosts):
+            self._repair += [CurrentRecord(member_id, None), TargetRecord(member_id, None)]
+        for record in self._repair:
+            self.stored.apply(record)
         self._set_missing_timers(now_ms)
         self._note_emptiness(now_ms)
 

@@ -127,6 +127,13 @@ class StoredGroup:
         """The member id that has this instance id."""
         return self._static_members.get(instance_id)
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing at all is stored."""
+        epochs = (self.group_epoch, self.target_epoch)
+        tables = (self.members, self.targets, self.currents, self.regexes)
+        return epochs == (None, None) and not any(tables)
+
     def state(self) -> ConsumerGroupState:
         """Where the group is."""
         if not self.members:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from tests.support.consumer_protocol import FAST_GROUPS
 from tests.support.processes import RunningServer, running_server
 from tests.support.wire import Connection, connect
 
@@ -12,6 +13,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A running broker with the defaults, but for topics that nobody created."""
     settings = {"auto.create.topics.enable": "false"}
     with running_server(tmp_path_factory.mktemp("server"), settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def group_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A running broker on which members of groups write often and expire soon."""
+    with running_server(tmp_path_factory.mktemp("group-server"), FAST_GROUPS) as running:
         yield running
 
 
