@@ -1,0 +1,135 @@
+"""How `penstock consume` writes a record: its value as text, a JSON line, or a format of one's own with kcat's fields.
+
+Pure: records in, bytes out. Values and keys go out byte for byte, as they came.
+"""
+
+import json
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Sequence
+
+from penstock.cli.failure import CalledWrongly
+from penstock.cli.record_input import unescaped
+from penstock.consumer.batch import ConsumerBatch
+from penstock.consumer.record import ConsumerRecord
+from penstock.protocol.record_batch import TimestampType
+
+Format = Callable[[ConsumerBatch], list[bytes]]
+"""The bytes of each record of a batch."""
+
+FIELDS_HELP = (
+    "%s value, %S its length, %R its length as 4 bytes, %k key, %K its length, %t topic, %p partition, %o offset, "
+    "%T timestamp in ms, %h headers, %% a percent sign"
+)
+_NO_DATA_LENGTH = -1
+
+
+def format_named(name: str) -> Format:
+    """`text`, `json`, or a format with % fields. Raises CalledWrongly for a field that there is not."""
+    if name == "text":
+        return _text
+    if name == "json":
+        return _json
+    parts = _compiled(name)
+    return lambda batch: [b"".join([part(record) for part in parts]) for record in batch]
+
+
+def _text(batch: ConsumerBatch) -> list[bytes]:
+    return [(value or b"") + b"\n" for value in batch.values()]
+
+
+def _json(batch: ConsumerBatch) -> list[bytes]:
+    return [
+        json.dumps(record_as_json(record), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        for record in batch
+    ]
+
+
+def record_as_json(record: ConsumerRecord) -> dict[str, object]:
+    """All of a record; `penstock produce --json` reads it."""
+    is_append_time = record.timestamp_type is TimestampType.LOG_APPEND_TIME
+    return {
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "timestamp": record.timestamp_ms,
+        "timestamp_type": "LogAppendTime" if is_append_time else "CreateTime",
+        **_data_as_json("key", record.key),
+        **_data_as_json("value", record.value),
+        "headers": [
+            {
+                "name": name.encode(errors="surrogateescape").decode(errors="replace"),
+                **_data_as_json("value", value),
+            }
+            for name, value in record.headers
+        ],
+    }
+
+
+def _data_as_json(name: str, data: bytes | None) -> dict[str, object]:
+    """Text as text; what is none in base64 under another name, so that nobody takes one for the other."""
+    if data is None:
+        return {name: None}
+    try:
+        return {name: data.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": b64encode(data).decode()}
+
+
+_Part = Callable[[ConsumerRecord], bytes]
+
+
+def _constant(data: bytes) -> _Part:
+    return lambda record: data
+
+
+def _length(data: bytes | None) -> int:
+    return _NO_DATA_LENGTH if data is None else len(data)
+
+
+def _headers(record: ConsumerRecord) -> bytes:
+    return b",".join(
+        name.encode(errors="surrogateescape") + b"=" + (b"NULL" if value is None else value)
+        for name, value in record.headers
+    )
+
+
+_FIELDS: dict[str, _Part] = {
+    "s": lambda record: record.value or b"",
+    "S": lambda record: b"%d" % _length(record.value),
+    "R": lambda record: _length(record.value).to_bytes(4, "big", signed=True),
+    "k": lambda record: record.key or b"",
+    "K": lambda record: b"%d" % _length(record.key),
+    "t": lambda record: record.topic.encode(),
+    "p": lambda record: b"%d" % record.partition,
+    "o": lambda record: b"%d" % record.offset,
+    "T": lambda record: b"%d" % record.timestamp_ms,
+    "h": _headers,
+    "%": lambda record: b"%",
+}
+
+
+def _compiled(text: str) -> Sequence[_Part]:
+    if "%" not in text:
+        raise CalledWrongly(
+            f"--format: {text!r} is neither text nor json, and has no field; there are {FIELDS_HELP}"
+        )
+    literal, *rest = text.split("%")
+    parts = [_constant(unescaped(literal).encode())]
+    pieces = iter(rest)
+    for piece in pieces:
+        if not piece:  # %%: what follows belongs to no field
+            parts.append(_FIELDS["%"])
+            parts.append(_constant(unescaped(next(pieces, "")).encode()))
+            continue
+        if piece[0] not in _FIELDS:
+            raise CalledWrongly(f"--format: there is no field %{piece[0]}; there are {FIELDS_HELP}")
+        parts += [_FIELDS[piece[0]], _constant(unescaped(piece[1:]).encode())]
+    return parts
+
+
+def lengths(records: Iterable[bytes]) -> list[int]:
+    """The size of each record as it is written."""
+    return list(map(len, records))
+
+
+__all__ = ["FIELDS_HELP", "Format", "format_named", "lengths", "record_as_json"]
