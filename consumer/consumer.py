@@ -332,6 +332,16 @@ class Consumer:
         """Records between the position and the end that the broker told last; None while nothing is known. KeyError as `position`."""
         return self._state.partitions[_named(partition)].lag
 
+    @property
+    def buffered_bytes(self) -> int:
+        """What was fetched and not handed out yet, in bytes as they came; at most `prefetch_max_bytes`, but for a single larger batch."""
+        return self._state.buffered_bytes
+
+    @property
+    def fetch_request_count(self) -> int:
+        """Fetch requests sent so far."""
+        return 0 if self._fetcher is None else self._fetcher.request_count
+
     # Commits
 
     async def commit(self, offsets: Mapping[TopicPartition, int | OffsetAndMetadata] | None = None) -> None:

@@ -6,7 +6,8 @@ compression or checksums.
 Invariants: no count and no length is believed: the records tile the bytes exactly, and offsets rise within the batch. Source: KIP-98, KIP-82.
 """
 
-from typing import NamedTuple, NoReturn
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn, cast
 
 from penstock.consumer.record import ConsumerRecord, Headers
 from penstock.protocol.errors import DecodeError
@@ -15,7 +16,8 @@ from penstock.protocol.record_batch import TimestampType
 _RECORD_MIN_BYTES = 7
 _HEADER_MIN_BYTES = 2
 _KEY_ERRORS = "surrogateescape"  # header keys are UTF-8, but no broker ever checked
-_new_record = tuple.__new__
+_new_record: Callable[[type[ConsumerRecord], tuple[object, ...]], ConsumerRecord] = cast(Any, tuple).__new__
+"""Without the detour over the class's own constructor, which takes half as long again."""
 
 
 class Source(NamedTuple):

@@ -267,7 +267,7 @@ class GroupLink:
             return
         try:
             await callback(partitions)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the user's own loop is to raise it
             self._handout.report(error)
 
 
