@@ -103,8 +103,22 @@ class ProducingBroker(ScriptedBroker):
         )
         self.cluster = cluster
         self.node_id = node_id
-        self.is_frozen = False
+        self._thawed = trio.Event()
+        self._thawed.set()
         self._frames: dict[ScriptedStream, trio.MemorySendChannel[bytes]] = {}
+
+    @property
+    def is_frozen(self) -> bool:
+        """Carries out and answers nothing; what comes in waits."""
+        return not self._thawed.is_set()
+
+    def freeze(self) -> None:
+        """Stand still."""
+        self._thawed = trio.Event()
+
+    def thaw(self) -> None:
+        """Go on."""
+        self._thawed.set()
 
     def _answer(self, stream: ScriptedStream, frame: memoryview) -> None:
         if stream not in self._frames:
@@ -116,8 +130,7 @@ class ProducingBroker(ScriptedBroker):
     async def _carry_out(self, stream: ScriptedStream, frames: trio.MemoryReceiveChannel[bytes]) -> None:
         async for frame in frames:
             await trio.sleep(self.cluster.delay_s())
-            while self.is_frozen:
-                await trio.sleep(0.1)
+            await self._thawed.wait()
             super()._answer(stream, memoryview(frame))
 
     def _metadata(self, version: int, request: Message) -> Message:

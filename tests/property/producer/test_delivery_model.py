@@ -64,7 +64,8 @@ async def disturb(cluster: ProducingCluster, chance: random.Random) -> None:
         elif kind == 1:
             cluster.hang_up(node)
         elif kind == 2:
-            cluster.brokers[node].is_frozen = not cluster.brokers[node].is_frozen
+            broker = cluster.brokers[node]
+            broker.thaw() if broker.is_frozen else broker.freeze()
 
 
 async def delivered(
