@@ -293,6 +293,10 @@ def check_members(group: ClassicGroup) -> None:
     }
     assert members.unsynced <= members.by_id.keys()
     assert not members.pending.keys() & members.by_id.keys()
+    assert all(
+        members.earliest_expiry_ms is not None and members.earliest_expiry_ms <= expires_ms
+        for expires_ms in members.pending.values()
+    )
     for member_id, member in members.by_id.items():
         assert member.member_id == member_id
         assert member.join_token is None or member.sync_token is None

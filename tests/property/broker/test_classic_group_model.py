@@ -73,6 +73,8 @@ class Client:
     leads: tuple[str, ...] = ()
     """The members to assign to, if it leads."""
     assigned: frozenset[int] = frozenset()
+    is_stuck: bool = False
+    """Its application hangs, and its heartbeats go on."""
     past: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     """Identities it had: member id and generation."""
 
@@ -88,6 +90,10 @@ class Sent:
     key: str
     """Its instance id, or else its member id."""
     generation: int
+
+
+def assignments_of(snapshot: GroupSnapshot) -> dict[str, bytes]:
+    return {member.group_instance_id or member.member_id: member.assignment for member in snapshot.members}
 
 
 class GroupModel(RuleBasedStateMachine):
@@ -188,16 +194,17 @@ class GroupModel(RuleBasedStateMachine):
             )
         )
 
-    def send_heartbeat(self, client: Client) -> None:
-        client.token = self.token(client)
+    def send_heartbeat(self, client: Client) -> int:
+        token = self.token(client)
         self.bench.step(
             HeartbeatReceived(
-                token=client.token,
+                token=token,
                 generation=client.generation,
                 member_id=client.member_id,
                 group_instance_id=client.instance,
             )
         )
+        return token
 
     def token(self, client: Client | None = None) -> int:
         token = self.bench.token()
@@ -208,14 +215,14 @@ class GroupModel(RuleBasedStateMachine):
 
     def act(self, client: Client, salt: int = 0) -> None:
         """Do what a real client would do next; who waits for a reply does nothing."""
-        if client.token is None:
+        if client.token is None and not client.is_stuck:
             match client.phase:
                 case Phase.OUT:
                     self.send_join(client)
                 case Phase.JOINED:
                     self.send_sync(client, salt)
                 case Phase.IN:
-                    self.send_heartbeat(client)
+                    client.token = self.send_heartbeat(client)
                     self.check_commit(client)
                 case Phase.GONE:
                     pass
@@ -269,7 +276,7 @@ class GroupModel(RuleBasedStateMachine):
             self.somebody_comes(is_static, 9, 10_000, 20_000)
         for _ in range(3 if is_stable else 0):
             self.advance(200)
-            self.all_act(0)
+            self.all_act(0, 1)
             self.finish_stores()
 
     @rule(
@@ -292,10 +299,17 @@ class GroupModel(RuleBasedStateMachine):
     def one_acts(self, which: int, salt: int) -> None:
         self.act(self.clients[which % len(self.clients)], salt)
 
-    @rule(salt=st.integers(0, 7))
-    def all_act(self, salt: int) -> None:
-        for client in self.clients:
-            self.act(client, salt)
+    @rule(salt=st.integers(0, 7), times=st.integers(1, 3))
+    def all_act(self, salt: int, times: int) -> None:
+        for _ in range(times):
+            for client in self.clients:
+                self.act(client, salt)
+
+    @rule(which=st.integers(0, 99))
+    @precondition(lambda self: self.clients)
+    def one_hangs_or_goes_on(self, which: int) -> None:
+        client = self.clients[which % len(self.clients)]
+        client.is_stuck = not client.is_stuck
 
     @rule(which=st.integers(0, 99), changes=st.booleans())
     @precondition(lambda self: self.clients)
@@ -403,6 +417,10 @@ class GroupModel(RuleBasedStateMachine):
         self.settle_replies()
 
     def write(self, snapshot: GroupSnapshot) -> None:
+        for earlier in self.in_log:
+            assert earlier.generation <= snapshot.generation
+            if earlier.generation == snapshot.generation:
+                assert assignments_of(earlier) == assignments_of(snapshot), "two assignments in the log"
         self.in_log.append(snapshot)
         self.bench.stored = snapshot
 
@@ -433,22 +451,26 @@ class GroupModel(RuleBasedStateMachine):
         self.bench.now_ms += ms
 
     def advance(self, ms: int) -> None:
-        waiting = [token for token in self.bench.waiting if not self.bench.stores]
+        while ms > 3_000:
+            self.advance(3_000)
+            ms -= 3_000
+            for client in self.clients:
+                if client.is_stuck and client.phase is not Phase.GONE:
+                    self.send_heartbeat(client)
+        waiting = [] if self.bench.stores else list(self.bench.waiting)
         begin_ms = self.bench.now_ms
         for at_ms, _ in self.bench.advance(ms):
             if self.bench.stores:
-                waiting = [token for token in waiting if self.count_wait(token, at_ms - begin_ms)]
-                begin_ms = at_ms
-        for token in waiting:
-            self.count_wait(token, self.bench.now_ms - begin_ms)
+                self.count_waits(waiting, at_ms - begin_ms)
+                waiting = []
+        self.count_waits(waiting, self.bench.now_ms - begin_ms)
         self.settle_replies()
 
-    def count_wait(self, token: int, ms: int) -> bool:
-        """Count time that a token waited through; False, as it is counted no further."""
-        if token in self.bench.waiting:
+    def count_waits(self, tokens: list[int], ms: int) -> None:
+        """Count time that these waited through, while the log owed nothing."""
+        for token in self.bench.waiting.intersection(tokens):
             self.clock_of_waiting[token] += ms
             assert self.clock_of_waiting[token] <= max(REBALANCE_TIMEOUTS_MS), "a rebalance without end"
-        return False
 
     # Always.
 
@@ -463,6 +485,8 @@ class GroupModel(RuleBasedStateMachine):
             self.finish_store(ErrorCode.NONE, lands=True)
 
     def teardown(self) -> None:
+        for client in self.clients:
+            client.is_stuck = False
         if len(self.clients) % 2:
             self.everybody_freezes()
         else:

@@ -142,6 +142,16 @@ def test_a_pending_id_expires_with_its_session_timeout() -> None:
     assert bench.joined(bench.join("m")).error_code is ErrorCode.UNKNOWN_MEMBER_ID
 
 
+def test_a_pending_id_expires_after_others_have() -> None:
+    bench = in_state(stable)
+    bench.join(fresh="c", session_ms=30_000)
+    bench.advance(SESSION_TIMEOUT_MS)
+    assert bench.is_in(ClassicState.EMPTY)
+    assert bench.group.deadline_ms is not None
+    bench.advance(20_000)
+    assert bench.group.deadline_ms is None
+
+
 def test_a_pending_id_is_not_for_a_static_member() -> None:
     bench = in_state(stable)
     bench.join(fresh="m")
@@ -614,6 +624,18 @@ def test_who_waits_is_not_expected_to_heartbeat() -> None:
     assert bench.joined(a).error_code is NONE
     bench.advance(SESSION_TIMEOUT_MS - 1)
     assert bench.is_in(ClassicState.COMPLETING_REBALANCE), "a has its whole session timeout again"
+
+
+def test_a_slow_log_costs_nobody_its_session() -> None:
+    bench = in_state(completing)
+    a, b = bench.sync("a", {"a": b"1", "b": b"2"}), bench.sync("b")
+    bench.advance(2 * SESSION_TIMEOUT_MS)
+    assert {a, b} <= bench.waiting
+    bench.finish_store()
+    bench.advance(SESSION_TIMEOUT_MS - 1)
+    assert len(bench.group.members()) == 2
+    bench.advance(1)
+    assert bench.is_in(ClassicState.EMPTY)
 
 
 def test_a_new_member_whose_client_gave_up_waits_five_minutes_at_most() -> None:
