@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from penstock.client.metadata import TopicMetadata as TopicMetadata
     from penstock.client.metadata import TopicPartition as TopicPartition
     from penstock.consumer.batch import ConsumerBatch as ConsumerBatch
+    from penstock.consumer.consumer import Consumer as Consumer
     from penstock.consumer.errors import CorruptRecords as CorruptRecords
     from penstock.consumer.errors import LogTruncated as LogTruncated
     from penstock.consumer.errors import NoInitialOffset as NoInitialOffset
@@ -85,6 +86,7 @@ else:
         "ConfigOperation": "penstock.client.admin_values",
         "ConfigResource": "penstock.client.admin_values",
         "ConnectionLost": "penstock.runtime.network",
+        "Consumer": "penstock.consumer.consumer",
         "ConsumerBatch": "penstock.consumer.batch",
         "ConsumerRecord": "penstock.consumer.record",
         "CorruptRecords": "penstock.consumer.errors",
@@ -161,6 +163,7 @@ __all__ = [
     "ConfigOperation",
     "ConfigResource",
     "ConnectionLost",
+    "Consumer",
     "ConsumerBatch",
     "ConsumerRecord",
     "CorruptRecords",

@@ -1,4 +1,4 @@
-"""What the pages tell people to type does what they show. Every console block of every page is covered, also one written tomorrow."""
+"""What the pages tell people to do does what they show. Every block of every page is covered, also one written tomorrow."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from tests.support.console_pages import (
     Command,
     Note,
     PageError,
+    Script,
     agrees,
     code_blocks,
     make_targets,
@@ -84,6 +85,14 @@ $ sleep 86400
 """
 
 
+def test_programs_are_told_from_tests() -> None:
+    program, tests = steps("```python\nprint(1)\n```\n```python\nasync def test_it():\n    pass\n```\n")
+    assert isinstance(program, Script)
+    assert isinstance(tests, Script)
+    assert tests.has_tests
+    assert not program.has_tests
+
+
 def test_commands_outputs_and_notes_are_found() -> None:
     assert steps(PAGE) == [
         Command(5, "echo one; echo two", ("one", "two")),
@@ -145,9 +154,37 @@ def test_what_says_something_else_does_not_agree(shown: str, seen: str) -> None:
         "$ exit 3",
     ],
 )
-def test_a_page_that_lies_is_found(block: str, tmp_path: Path) -> None:
+def test_a_command_that_lies_is_found(block: str, tmp_path: Path) -> None:
     with page_run(tmp_path, ROOT) as run, pytest.raises(CommandDiffers):
         run.follow(f"```console\n{block}\n```\n")
+
+
+@pytest.mark.parametrize(
+    "block", ["x =", "1 / 0", "def test_it():\n    assert 1 == 2", "def test_it(no_such_fixture): pass"]
+)
+def test_python_that_does_not_run_is_found(block: str, tmp_path: Path) -> None:
+    with page_run(tmp_path, ROOT) as run, pytest.raises(CommandDiffers):
+        run.follow(f"```python\n{block}\n```\n")
+
+
+def test_python_is_given_the_address_of_the_page(tmp_path: Path) -> None:
+    page = """
+```console
+$ penstock topic create orders
+```
+```python
+import penstock
+import trio
+
+async def main():
+    async with penstock.Admin("localhost:9092") as admin:
+        assert [topic.name for topic in await admin.list_topics()] == ["orders"]
+
+trio.run(main)
+```
+"""
+    with page_run(tmp_path, ROOT) as run:
+        assert run.follow(page) == 2
 
 
 def test_a_shell_keeps_its_state_and_the_address_is_the_pages(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
-"""What the console blocks of a Markdown page say: which commands a reader types, and what they then see.
+"""What a Markdown page has its reader do: the commands of its console blocks with what they print, and its Python.
 
 Owns the reading of pages and the comparison of outputs; runs nothing (that is `console_shell`).
 
 In a fenced block marked `console`, a line that begins with `$ ` is a command, `> ` continues it, and what follows up to the next command is
 its output. Nothing shown means that nothing is compared; a line `...` stands for any lines; `^C` for the key. Ids, times, rates and the
-columns SIZE and BYTES may differ. A comment on a line of its own speaks to the test, not to the reader:
+columns SIZE and BYTES may differ. A block marked `python` is a program, or tests for pytest. A comment on a line of its own speaks to the test, not to the reader:
 
     <!-- console: stop the broker -->           what follows happens without a broker
     <!-- console: start the broker -->          on the same folder and port
@@ -52,11 +52,27 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
+class Script:
+    """Python that must run to its end; `line` is that of the block."""
+
+    line: int
+    source: str
+
+    @property
+    def has_tests(self) -> bool:
+        """Whether it is for pytest."""
+        return re.search(r"^(async )?def test_", self.source, re.MULTILINE) is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """What a comment asks of the test."""
 
     line: int
     text: str
+
+
+Step = Command | Script | Note
 
 
 class PageError(AssertionError):
@@ -96,9 +112,9 @@ def code_blocks(text: str, language: str) -> list[str]:
     return ["\n".join(block.lines) + "\n" for block in found]
 
 
-def steps(text: str) -> list[Command | Note]:
-    """The commands of a page's console blocks and the notes, in order; those of a block that is not to be run are left out."""
-    found: list[Command | Note] = []
+def steps(text: str) -> list[Step]:
+    """What a page has its reader do, in order; blocks that are not to be run are left out."""
+    found: list[Step] = []
     is_left_out = False
     for block in blocks(text):
         if isinstance(block, Note):
@@ -106,9 +122,12 @@ def steps(text: str) -> list[Command | Note]:
             if block.text not in (STOP_BROKER, START_BROKER) and not is_left_out:
                 raise PageError(f"line {block.line}: no such note: {block.text}")
             found += [] if is_left_out else [block]
-        elif block.language == "console":
-            found += [] if is_left_out else _commands(block)
+        elif is_left_out:
             is_left_out = False
+        elif block.language == "console":
+            found += _commands(block)
+        elif block.language == "python":
+            found.append(Script(block.line, "\n".join(block.lines) + "\n"))
     return found
 
 

@@ -21,6 +21,7 @@ from tests.support.console_pages import (
     STOP_BROKER,
     Command,
     Note,
+    Script,
     agrees,
     masked,
     steps,
@@ -56,12 +57,15 @@ class PageRun:
         self._shell: subprocess.Popen[bytes] | None = None
 
     def follow(self, text: str) -> int:
-        """Do all that a page says; returns how many commands were run. Raises CommandDiffers."""
+        """Do all that a page says; returns how many commands and programs were run. Raises CommandDiffers."""
         self._start_broker()
         found = steps(text)
         count = 0
         for step, after in zip(found, [*found[1:], None], strict=True):
-            if isinstance(step, Note):
+            if isinstance(step, Script):
+                self._check(self._command_for(step), may_fail=False)
+                count += 1
+            elif isinstance(step, Note):
                 self._stop_broker() if step.text == STOP_BROKER else self._start_broker()
             elif _STARTS_BROKER.match(step.text):
                 self._stop_broker()
@@ -92,6 +96,13 @@ class PageRun:
             raise CommandDiffers(
                 f"{where}\nthe page shows:\n{page}\nand it printed:\n{real}\n(in full:)\n{told}"
             )
+
+    def _command_for(self, script: Script) -> Command:
+        """The command that runs a block of Python."""
+        path = self._folder.parent / f"test_line_{script.line}.py"
+        path.write_text(_ADDRESS.sub(self._server.bootstrap, script.source))
+        pytest = "python -m pytest -q -p no:cacheprovider -o trio_mode=true -W error"
+        return Command(script.line, f"{pytest if script.has_tests else 'python -W error'} {path}", ())
 
     # The broker
 

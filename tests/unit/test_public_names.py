@@ -59,7 +59,7 @@ def test_importing_the_package_loads_nothing() -> None:
 
 def test_a_client_loads_no_broker() -> None:
     loaded = modules_after(
-        "import penstock\nfor name in ('Producer', 'Admin', 'BacklogFull'): getattr(penstock, name)"
+        "import penstock\nfor name in ('Producer', 'Consumer', 'Admin', 'BacklogFull'): getattr(penstock, name)"
     )
     packages = {name.split(".")[1] for name in loaded if name.startswith("penstock.")}
     assert packages <= {"client", "consumer", "producer", "protocol", "runtime", "errors"}
