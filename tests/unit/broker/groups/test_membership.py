@@ -34,13 +34,7 @@ async def begin_join(memory: MemoryBroker, member_id: str = "", *, version: int 
     return pending
 
 
-@pytest.fixture
-def _quick(autojump_clock: trio.testing.MockClock) -> None:
-    """Time jumps to where something happens."""
-
-
-@pytest.mark.usefixtures("_quick")
-async def test_a_member_joins_syncs_commits_and_leaves() -> None:
+async def test_a_member_joins_syncs_commits_and_leaves(autojump_clock: trio.testing.MockClock) -> None:
     async with memory_broker() as memory:
         groups = GroupCalls(memory)
         await memory.create("orders")
@@ -66,8 +60,7 @@ async def test_a_member_joins_syncs_commits_and_leaves() -> None:
         assert await groups.committed() == 3
 
 
-@pytest.mark.usefixtures("_quick")
-async def test_a_silent_member_is_taken_out_by_time_alone() -> None:
+async def test_a_silent_member_is_taken_out_by_time_alone(autojump_clock: trio.testing.MockClock) -> None:
     async with memory_broker() as memory:
         groups = GroupCalls(memory)
         await groups.find()
@@ -81,8 +74,9 @@ async def test_a_silent_member_is_taken_out_by_time_alone() -> None:
         assert await groups.heartbeat("g", member_id, generation) == ErrorCode.UNKNOWN_MEMBER_ID
 
 
-@pytest.mark.usefixtures("_quick")
-async def test_two_members_rebalance_and_both_get_what_the_leader_gives() -> None:
+async def test_two_members_rebalance_and_both_get_what_the_leader_gives(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with memory_broker() as memory:
         groups = GroupCalls(memory)
         await groups.find()
@@ -151,8 +145,9 @@ async def test_a_stopping_broker_answers_who_waits() -> None:
         assert refused.error_code == ErrorCode.COORDINATOR_NOT_AVAILABLE
 
 
-@pytest.mark.usefixtures("_quick")
-async def test_an_assignment_that_could_not_be_stored_is_given_to_nobody() -> None:
+async def test_an_assignment_that_could_not_be_stored_is_given_to_nobody(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with memory_broker() as memory:
         groups = GroupCalls(memory)
         await groups.find()
