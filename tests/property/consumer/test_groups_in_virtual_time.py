@@ -19,6 +19,7 @@ from trio.testing import MockClock
 
 from penstock.client.admin import Admin
 from penstock.client.admin_values import NewTopic
+from penstock.client.group_values import OffsetAndMetadata
 from penstock.client.metadata import TopicPartition
 from penstock.consumer.consumer import Consumer
 from penstock.errors import PenstockError
@@ -232,7 +233,7 @@ class Churn:
 
 
 async def run_schedule(steps: list[Step], style: Style, seed: int) -> None:
-    properties = {
+    properties: dict[str, Any] = {
         "group_consumer_session_timeout_ms": str(SESSION_TIMEOUT_MS),
         "group_consumer_min_session_timeout_ms": str(SESSION_TIMEOUT_MS),
         "group_consumer_heartbeat_interval_ms": "1000",
@@ -282,7 +283,9 @@ async def check_committed(admin: Admin, history: History) -> None:
         while True:
             found = await admin.list_group_offsets(GROUP)
             offsets = {
-                place.partition: value.offset for place, value in found.items() if hasattr(value, "offset")
+                place.partition: value.offset
+                for place, value in found.items()
+                if isinstance(value, OffsetAndMetadata)
             }
             if [offsets.get(index, 0) for index in range(PARTITION_COUNT)] == history.produced:
                 return
