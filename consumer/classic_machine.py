@@ -397,7 +397,9 @@ class ClassicMachine:
         if topics is None:
             self._drop_awaited()
             self.ownership.forget_plans()
-            self.phase, self._needs_rejoin = Phase.OUT, False
+            self._needs_rejoin = False
+            if self.phase is not Phase.LATE:
+                self.phase = Phase.OUT
             return
         self._poll_check_ms = min(self._poll_check_ms, self._now_ms + self._options.max_poll_interval_ms)
         if self.phase is Phase.STABLE:
