@@ -123,6 +123,16 @@ SERVED = (
     "describe_cluster",
     "describe_topic_partitions",
     "find_coordinator",
+    "offset_commit",
+    "offset_fetch",
+    "offset_delete",
+    "join_group",
+    "sync_group",
+    "heartbeat",
+    "leave_group",
+    "describe_groups",
+    "list_groups",
+    "delete_groups",
 )
 
 

@@ -144,11 +144,11 @@ class MemoryBroker:
             api_key, version, memoryview(encode_request(api_key, version, Message(**fields)))
         )
         context = RequestContext(int(api_key), version, 1, "test", ANONYMOUS, "127.0.0.1:5", LISTENER)
-        response = await handler(self.broker, context, request)
-        if isinstance(response, PendingResponse):
-            await parts_of(response)
-            response = response.message
-            assert response is not None
+        answer = await handler(self.broker, context, request)
+        if isinstance(answer, PendingResponse):
+            await parts_of(answer)
+        response = answer.message if isinstance(answer, PendingResponse) else answer
+        assert response is not None
         return decode_response(api_key, version, encode_response(api_key, version, response))
 
     async def answer(self, outcome: Outcome) -> Message:

@@ -1,12 +1,14 @@
 """Offsets go when their time is over, and not before."""
 
+from typing import Any
+
 import trio
 import trio.testing
 from tests.support.group_calls import GroupCalls
 from tests.support.memory_broker import memory_broker
 
 MINUTE_S = 60
-CONFIG = {"offsets_retention_minutes": "10", "offsets_retention_check_interval_ms": "60000"}
+CONFIG: dict[str, Any] = {"offsets_retention_minutes": "10", "offsets_retention_check_interval_ms": "60000"}
 
 
 async def test_offsets_of_simple_consumers_go_after_their_last_commit(
@@ -35,7 +37,7 @@ async def test_offsets_of_a_group_with_members_stay_and_count_from_when_it_becam
         await groups.find()
         await groups.commit("g", topic="other")
         member_id, generation = await groups.become_member("g", session_timeout_ms=1_800_000)
-        more = {"member_id": member_id, "generation_id_or_member_epoch": generation}
+        more: dict[str, Any] = {"member_id": member_id, "generation_id_or_member_epoch": generation}
         await groups.commit("g", {0: 5}, **more)
         await trio.sleep(15 * MINUTE_S)
         assert await groups.committed() == 5, "its members are subscribed"

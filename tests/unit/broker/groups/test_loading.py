@@ -1,6 +1,7 @@
 """A shard made anew from its log: after a restart groups know what they knew, whatever else is in the log."""
 
 import logging
+from typing import Any
 
 import pytest
 import trio
@@ -14,7 +15,7 @@ from penstock.broker.groups.offsets_topic import OFFSETS_TOPIC
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.group_records import encode_group_key, encode_offset_key, encode_offset_value
 
-SMALL_BUFFER = {"offsets_load_buffer_size": "100", "offsets_topic_num_partitions": "1"}
+SMALL_BUFFER: dict[str, Any] = {"offsets_load_buffer_size": "100", "offsets_topic_num_partitions": "1"}
 
 
 async def loaded(memory: MemoryBroker) -> GroupCalls:
@@ -61,7 +62,7 @@ async def test_members_that_were_there_go_on_after_a_restart(autojump_clock: tri
         assert (told.group_state, told.members[0].member_assignment) == ("Stable", b"mine")
         assert told.members[0].member_metadata == SUBSCRIPTION
         assert await groups.heartbeat("g", member_id, generation) == 0
-        more = {"member_id": member_id, "generation_id_or_member_epoch": generation}
+        more: dict[str, Any] = {"member_id": member_id, "generation_id_or_member_epoch": generation}
         assert await groups.commit("g", {0: 3}, **more) == [0]
         await trio.sleep(11)
         assert await groups.states() == {"g": "Empty"}, "who is not heard of after the restart is taken out"

@@ -1,5 +1,7 @@
 """Classic members through the handlers of a whole broker in memory, and what happens when the broker or a connection goes."""
 
+from typing import Any
+
 import pytest
 import trio
 import trio.testing
@@ -42,7 +44,7 @@ async def test_a_member_joins_syncs_commits_and_leaves(autojump_clock: trio.test
         member_id, generation = await groups.become_member()
         assert member_id.startswith("test-")
         assert await groups.heartbeat("g", member_id, generation) == 0
-        more = {"member_id": member_id, "generation_id_or_member_epoch": generation}
+        more: dict[str, Any] = {"member_id": member_id, "generation_id_or_member_epoch": generation}
         assert await groups.commit("g", {0: 3}, **more) == [0]
         assert await groups.commit("g", {0: 4}) == [ErrorCode.UNKNOWN_MEMBER_ID], (
             "no member, but there are some"
