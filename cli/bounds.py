@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
 
-from penstock.cli.failure import CalledWrongly
+from penstock.cli.failure import CalledWrongly, CommandFailed
 from penstock.cli.moments import NoTime, parse_time
 from penstock.client.admin import Admin
 from penstock.client.admin_values import EARLIEST, LATEST, FoundOffset
@@ -68,7 +68,7 @@ async def partitions_of(
 ) -> list[TopicPartition]:
     """All partitions of the topics, or those that are chosen.
 
-    Raises BrokerError for a topic that is not there, CalledWrongly for a partition.
+    Raises BrokerError for a topic that is not there, CommandFailed for a partition.
     """
     found: list[TopicPartition] = []
     for name, topic in (await admin.describe_topics(topics)).items():
@@ -76,7 +76,7 @@ async def partitions_of(
             raise topic
         unknown = [index for index in chosen or () if index not in topic.partitions]
         if unknown:
-            raise CalledWrongly(f"topic {name} has no partition {', '.join(map(str, unknown))}")
+            raise CommandFailed(f"topic {name} has no partition {', '.join(map(str, unknown))}")
         found += [
             TopicPartition(name, index) for index in (sorted(topic.partitions) if chosen is None else chosen)
         ]
