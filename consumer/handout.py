@@ -177,7 +177,9 @@ class Handout:
     # In hand
 
     def come_back(self) -> None:
-        """The user is done with what is in hand."""
+        """The user is done with what is in hand. What is left of a loop that was broken off goes back into the buffer."""
+        if self._batch is not None and self._batch.topic_partition in self._state.partitions:
+            self._cut(self._batch.topic_partition)
         self._held = None
         self._batch = None
         self._list = []
@@ -242,6 +244,7 @@ class Handout:
         gone = list(partitions)
         for tp in gone:
             self._cut(tp)
+            self._hold_from(tp, -1)
         self._state.remove(gone)
         self.note_positions()
 
@@ -268,6 +271,7 @@ class Handout:
         """See `Consumer.seek`."""
         state = self._state.partitions[tp]
         self._cut(tp)
+        self._hold_from(tp, offset)
         state.seek(offset)
         self.note_positions()
 
@@ -275,6 +279,7 @@ class Handout:
         """See `Consumer.seek_to_beginning`."""
         state = self._state.partitions[tp]
         self._cut(tp)
+        self._hold_from(tp, -1)
         state.seek_to(timestamp)
 
     async def position(self, tp: TopicPartition) -> int:
@@ -306,6 +311,11 @@ class Handout:
         self._batch = None
         self._list = []
         self.records = iter(())
+
+    def _hold_from(self, tp: TopicPartition, offset: int) -> None:
+        """What is in hand of a partition does not matter to its position any more; -1: nor is there any that could be committed."""
+        if self._held is not None and self._held[0] == tp:
+            self._held = tp, offset
 
     # Errors
 
