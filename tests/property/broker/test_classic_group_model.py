@@ -311,6 +311,29 @@ class GroupModel(RuleBasedStateMachine):
         client = self.clients[which % len(self.clients)]
         client.is_stuck = not client.is_stuck
 
+    @rule(which=st.integers(0, 99), joins=st.booleans())
+    @precondition(lambda self: len(self.clients) > 1)
+    def one_hangs_through_a_rebalance(self, which: int, joins: bool) -> None:
+        """The others join, and it only heartbeats: neither joins, or joins and does not sync."""
+        client = self.clients[which % len(self.clients)]
+        for other in self.clients:
+            if other.phase is not Phase.GONE and (joins or other is not client):
+                self.send_join(other)
+        self.settle_replies()
+        client.is_stuck = True
+        self.all_act(0, 1)
+        self.advance(70_000)
+        client.is_stuck = False
+
+    @rule(salt=st.integers(0, 7))
+    def leaders_change_their_mind(self, salt: int) -> None:
+        for client in self.clients:
+            if client.phase is Phase.JOINED and client.leads:
+                self.send_sync(client, salt)
+                self.send_sync(client, salt + 1)
+        self.finish_stores()
+        self.settle_replies()
+
     @rule(which=st.integers(0, 99), changes=st.booleans())
     @precondition(lambda self: self.clients)
     def one_joins_again(self, which: int, changes: bool) -> None:

@@ -185,6 +185,18 @@ def test_a_store_that_fails_while_who_came_back_waits_in_a_rebalance_takes_nothi
     assert bench.joined(token).generation == 2
 
 
+def test_a_store_that_ends_long_after_its_member_was_answered_changes_nothing() -> None:
+    bench = two_static()
+    bench.join(fresh="b2", instance="B")
+    bench.join("a1", instance="A")
+    bench.sync("a1", {"a1": b"1", "b2": b"2"}, instance="A")
+    bench.stores.rotate()
+    bench.finish_store()
+    assert bench.is_in(ClassicState.STABLE)
+    assert bench.finish_store(ErrorCode.NOT_COORDINATOR) == ()
+    assert ids(bench) == ["a1", "b2"]
+
+
 def test_who_came_back_has_its_whole_session_timeout_from_its_reply() -> None:
     bench = two_static()
     bench.join(fresh="b2", instance="B")
