@@ -97,6 +97,7 @@ class ConsumerMachine:
         self._names_due_ms = 0.0
         self._ids: dict[str, bytes] = {}  # of what is owned
         self._acked: Mapping[bytes, tuple[int, ...]] | None = None  # the owned set that the coordinator knows
+        self._must_ack = False  # it has to hear of the owned set even if that did not change
         self._is_closing = False
         self._leave_until_ms = _FOREVER
         self._leave_attempts = 0
@@ -112,7 +113,8 @@ class ConsumerMachine:
     @property
     def is_settled(self) -> bool:
         """Has all that the coordinator gives it now, and the coordinator knows."""
-        return self.phase is Phase.IN and self.ownership.is_calm and self._owned_by_id() == self._acked
+        is_calm = self.phase is Phase.IN and self.ownership.is_calm
+        return is_calm and not self._owes_ack and not self._lacks_names
 
     @property
     def deadline_ms(self) -> float | None:
@@ -215,9 +217,13 @@ class ConsumerMachine:
         self._knows_all = self._knows_all or sent.is_full
         if sent.owned is not None:
             self._acked = {topic_id: tuple(indexes) for topic_id, indexes in sent.owned.items()}
-        if answer.assignment is not None and answer.assignment != self._target:
+            self._must_ack = False
+        if answer.assignment is not None:
+            # Also one that is no news here: another that came between may have been lost on its way.
+            is_new = answer.assignment != self._target
+            self._must_ack = self._must_ack or is_new or sent.is_full
             self._target = answer.assignment
-            self._target_since_ms = sent_ms
+            self._target_since_ms = sent_ms if is_new else self._target_since_ms
 
     def _take_refusal(self, answer: HeartbeatAnswered) -> None:
         code = answer.error_code
@@ -299,7 +305,11 @@ class ConsumerMachine:
     def _has_news(self) -> bool:
         if self._failures:
             return False  # it goes with the heartbeat after the backoff
-        return self._is_urgent or (self.ownership.is_calm and self._owned_by_id() != self._acked)
+        return self._is_urgent or (self.ownership.is_calm and self._owes_ack)
+
+    @property
+    def _owes_ack(self) -> bool:
+        return (self._must_ack and not self._lacks_names) or self._owned_by_id() != self._acked
 
     def _reconcile(self) -> None:
         """Plan the way from what is owned to the target, once the calls before have returned; and look for names that are missing."""
@@ -348,7 +358,7 @@ class ConsumerMachine:
         is_full = is_joining or not self._knows_all
         subscription, told = self._subscription, self._told_subscription
         owned = self._owned_by_id()
-        tells_owned = is_full or self._is_ack_due or (self.ownership.is_calm and owned != self._acked)
+        tells_owned = is_full or self._is_ack_due or (self.ownership.is_calm and self._owes_ack)
         pattern = subscription.pattern
         if pattern is None and told is not None and told.pattern is not None:
             pattern = ""
@@ -419,7 +429,7 @@ class ConsumerMachine:
             self._actions.append(AbandonRequest(self._in_flight[0].request))
         self.phase, self.epoch = Phase.OUT, NO_GENERATION
         self._in_flight = self._acked = self._names_request = None
-        self._knows_all = False
+        self._knows_all = self._must_ack = False
         self._target = {}
         if (call := self.ownership.lose_all()) is not None:
             self._actions.append(call)

@@ -145,6 +145,16 @@ def test_what_is_taken_away_is_acknowledged_before_what_is_new_is_taken() -> Non
     scene.called(CallbackKind.ASSIGN, partitions(5, topic="u"))
 
 
+def test_an_assignment_after_a_full_heartbeat_is_acknowledged_even_if_it_is_no_news() -> None:
+    # The answer before it, which was lost, may have given something: the coordinator waits to hear that it is not owned.
+    scene = stable(0).wait(BEAT_MS)
+    scene.step(RequestFailed(scene.the(SendHeartbeat).request, ConnectionLost("gone"), True))
+    scene.wait(200).answered(3, {T_ID: (0,)})
+    assert scene.the(SendHeartbeat).owned == {T_ID: (0,)}
+    scene.answered(3, {T_ID: (0,)})
+    assert not scene.actions, "once"
+
+
 def test_a_topic_id_that_is_not_known_yet_is_asked_for_until_it_is() -> None:
     scene = Scene().subscribe("t").answered(1, {T_ID: (0,), U_ID: (0,)})
     request = scene.the(FetchTopicNames).request
