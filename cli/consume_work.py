@@ -27,6 +27,7 @@ _COMMIT_EVERY_S = 1.0
 _END_CHECK_S = 0.2
 _ASSIGNMENT_LIMIT_S = 30.0
 _LAST_COMMIT_LIMIT_S = 10.0
+_GROUP_BATCH_RECORDS = 500  # a slow reader of the output shall see commits in between
 
 
 class Enough(Exception):
@@ -42,11 +43,6 @@ class Writer:
         self._output = output
         self._format = format_
         self._left_count = count_max
-
-    @property
-    def batch_records_max(self) -> int | None:
-        """How many records may still come; None: any number."""
-        return self._left_count
 
     async def write(self, batch: ConsumerBatch) -> None:
         """Write a batch.
@@ -210,7 +206,7 @@ class GroupWork:
         while True:
             batch: ConsumerBatch | None = None
             with trio.move_on_after(float("inf") if self._plan.end is None else _END_CHECK_S):
-                batch = await consumer.next_batch()
+                batch = await consumer.next_batch(max_records=_GROUP_BATCH_RECORDS)
             if batch is not None:
                 await self._write(batch)
             elif await self._is_at_end(consumer):
