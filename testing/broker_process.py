@@ -7,7 +7,8 @@ or a file, so that a test does the same on every machine.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from penstock.errors import PenstockError
 from penstock.runtime.guarded_process import GuardedProcess, ProcessFailed, variables_without
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from penstock.client.admin_values import CreatedTopic
 
 START_LIMIT_S = 60.0
+_LAST_WORDS = 2000
 _START_LINE = re.compile(r" listens on (?:\w+://)?(\S+:\d+)[, ]")
 
 
@@ -24,10 +26,15 @@ class BrokerStartFailed(PenstockError):
     """The broker did not start; the message is what it said."""
 
 
+class BrokerEnded(PenstockError):
+    """The broker does not run any more: it was killed, or failed; the message has the end of its log."""
+
+
 class BrokerProcess:
     """A running broker with its data below `directory`. Every call blocks; any thread may make it, also inside an event loop.
 
-    Making it returns when the broker answers. It ends with `kill`, or with the process that made it, whatever becomes of that.
+    Making it returns when the broker answers. It ends with `kill`, with the end of its `with` block if it has one, or with the process
+    that made it, whatever becomes of that.
 
     Raises:
         BrokerStartFailed: with the broker's own words.
@@ -76,7 +83,8 @@ class BrokerProcess:
     def create_topic(
         self, name: str, *, partitions: int = 1, configs: Mapping[str, str] | None = None
     ) -> "CreatedTopic":
-        """Make a topic; `configs` by Kafka's names. It can be used when this returns. Raises BrokerError (TopicExists, ...)."""
+        """Make a topic; `configs` by Kafka's names. It can be used when this returns. Raises BrokerError (TopicExists, ...), BrokerEnded."""
+        self._check_running()
         # trio and the client only now: a test run that wants no broker imports this module, too.
         from penstock.runtime.blocking import run_blocking
         from penstock.testing.topics import create_topic
@@ -84,15 +92,34 @@ class BrokerProcess:
         return run_blocking(lambda: create_topic(self.bootstrap, name, partitions, configs or {}))
 
     def delete_topic(self, name: str) -> None:
-        """Delete a topic with all that is in it; no error where it is gone already."""
+        """Delete a topic with all that is in it; no error where it is gone already. Raises BrokerError, BrokerEnded."""
+        self._check_running()
         from penstock.runtime.blocking import run_blocking
         from penstock.testing.topics import delete_topic
 
         run_blocking(lambda: delete_topic(self.bootstrap, name))
+
+    def _check_running(self) -> None:
+        code = self._process.exit_code
+        if code is not None:
+            raise BrokerEnded(
+                f"the broker ended with {code}; its last words:\n{self.log_text()[-_LAST_WORDS:]}"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
 
     def kill(self) -> None:
         """End it at once (SIGKILL), and wait for that; twice is allowed. The folder stays."""
         self._process.kill()
 
 
-__all__ = ["BrokerProcess", "BrokerStartFailed"]
+__all__ = ["BrokerEnded", "BrokerProcess", "BrokerStartFailed"]

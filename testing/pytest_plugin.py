@@ -54,10 +54,8 @@ def penstock_broker(
         broker = BrokerProcess(tmp_path_factory.mktemp("penstock"), properties)
     except BrokerStartFailed as failed:
         pytest.fail(str(failed), pytrace=False)
-    try:
+    with broker:
         yield broker
-    finally:
-        broker.kill()
 
 
 @pytest.fixture

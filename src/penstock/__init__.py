@@ -68,6 +68,9 @@ if TYPE_CHECKING:
     from penstock.runtime.network import AddressError as AddressError
     from penstock.runtime.network import ConnectionLost as ConnectionLost
     from penstock.testing.broker import Broker as Broker
+    from penstock.testing.broker_process import BrokerEnded as BrokerEnded
+    from penstock.testing.broker_process import BrokerProcess as BrokerProcess
+    from penstock.testing.broker_process import BrokerStartFailed as BrokerStartFailed
 else:
     _HOMES = {
         "AddressError": "penstock.runtime.network",
@@ -76,7 +79,10 @@ else:
         "BacklogFull": "penstock.client.errors",
         "BootstrapFailed": "penstock.client.errors",
         "Broker": "penstock.testing.broker",
+        "BrokerEnded": "penstock.testing.broker_process",
         "BrokerError": "penstock.client.errors",
+        "BrokerProcess": "penstock.testing.broker_process",
+        "BrokerStartFailed": "penstock.testing.broker_process",
         "BufferFull": "penstock.client.errors",
         "ClusterMetadata": "penstock.client.metadata",
         "CommitFailed": "penstock.client.errors",
@@ -153,7 +159,10 @@ __all__ = [
     "BacklogFull",
     "BootstrapFailed",
     "Broker",
+    "BrokerEnded",
     "BrokerError",
+    "BrokerProcess",
+    "BrokerStartFailed",
     "BufferFull",
     "ClusterMetadata",
     "CommitFailed",

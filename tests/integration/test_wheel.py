@@ -208,7 +208,17 @@ def test_pytest_finds_the_plugin_and_its_fixtures_work(installed: Installed, tmp
     suite.write_text(
         "def test_it(penstock_broker, penstock_topic):\n    assert penstock_broker.data_directory.is_dir()\n"
     )
-    arguments = ("-m", "pytest", "--trace-config", "-W", "error", "-p", "no:cacheprovider", str(suite))
+    arguments = (
+        "-m",
+        "pytest",
+        "--trace-config",
+        "--basetemp=pytest",
+        "-W",
+        "error",
+        "-p",
+        "no:cacheprovider",
+        str(suite),
+    )
     done = installed.run("python", *arguments, PYTHONPATH=str(tmp_path))
     assert "penstock.testing.pytest_plugin" in done.stdout, done.stdout + done.stderr
     assert f"penstock-{PROJECT['project']['version']} at {installed.folder}" in done.stdout

@@ -85,6 +85,39 @@ async def test_clients_use_it_like_any_other_broker() -> None:
         assert (broker.data_directory / "orders-1").is_dir()
 
 
+async def test_the_libraries_and_the_broker_share_one_event_loop() -> None:
+    async with (
+        penstock.Broker(num_partitions=3) as broker,
+        penstock.Producer(broker.bootstrap) as producer,
+        penstock.Consumer(
+            broker.bootstrap, "orders", group="billing", auto_offset_reset="earliest"
+        ) as consumer,
+    ):
+        await broker.create_topic("orders", partitions=3)
+        await producer.send_many("orders", VALUES)
+        seen = [(await anext(consumer)).value for _ in VALUES]
+    assert sorted(value or b"" for value in seen) == sorted(VALUES)
+
+
+async def test_it_ends_while_clients_wait_for_records_that_never_come() -> None:
+    async with trio.open_nursery() as nursery:
+        async with penstock.Broker() as broker:
+            await broker.create_topic("orders")
+            waiting = trio.Event()
+
+            async def wait() -> None:
+                async with penstock.Consumer(
+                    broker.bootstrap, "orders", fetch_max_wait_ms=600_000
+                ) as consumer:
+                    waiting.set()
+                    await anext(consumer)
+
+            nursery.start_soon(wait)
+            await waiting.wait()
+        assert await refuses(broker.bootstrap)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_temporary_folder_and_the_port_are_gone_at_the_end() -> None:
     async with penstock.Broker() as broker:
         folder, bootstrap = broker.data_directory, broker.bootstrap

@@ -198,6 +198,41 @@ def test_a_broker_that_does_not_start_says_why_in_its_own_words(
     assert "Traceback" not in result.stdout.str()
 
 
+def test_a_broker_that_ended_in_between_is_told_as_such(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import os, signal, penstock, pytest
+
+        def test_kill(penstock_broker: penstock.BrokerProcess):
+            os.kill(penstock_broker.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, penstock_broker.pid, os.WEXITED | os.WNOWAIT)
+
+        def test_after(penstock_topic):
+            pass
+    """)
+    result = run(suite)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*BrokerEnded: the broker ended with -9; its last words:"])
+
+
+def test_a_suite_without_pytest_can_have_one_too(suite: pytest.Pytester) -> None:
+    path = suite.makepyfile(
+        script="""
+        import pathlib, penstock
+
+        with penstock.BrokerProcess(pathlib.Path.cwd()) as broker:
+            broker.create_topic("orders")
+            assert (broker.data_directory / "orders-0").is_dir()
+        try:
+            broker.create_topic("more")
+        except penstock.PenstockError as error:
+            print(error)
+    """
+    )
+    result = suite.run(sys.executable, "-W", "error", path, timeout=LIMIT_S)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["the broker ended with -9*"])
+
+
 PID_FILE = """
     from pathlib import Path
 

@@ -14,7 +14,13 @@ LIMIT_S = 60
 
 
 def test_every_example_is_about_ten_lines_and_each_client_has_one() -> None:
-    for client in ("confluent_kafka", "aiokafka", "penstock.Producer", "penstock.Broker"):
+    for client in (
+        "confluent_kafka",
+        "aiokafka",
+        "penstock.Producer",
+        "penstock.Broker(",
+        "penstock.BrokerProcess(",
+    ):
         assert any(client in example for example in EXAMPLES), client
     for example in EXAMPLES:
         lines = [line for line in example.splitlines() if line and not line.startswith(("import", "from"))]
