@@ -112,10 +112,10 @@ class MembershipShell:
     def _after_step(self) -> None:
         """What is to be looked at after each step."""
 
-    def _step(self, event: Any) -> None:
+    def _step(self, event: Any, not_before_ms: float = 0.0) -> None:
         if self._end is not None:
             return
-        for action in self._machine_of_shell.step(event, self._now_ms()):
+        for action in self._machine_of_shell.step(event, max(self._now_ms(), not_before_ms)):
             match action:
                 case CallListener():
                     self._begin_call(action)
@@ -140,10 +140,11 @@ class MembershipShell:
         while self._end is None:
             self._woken = trio.Event()
             deadline_ms = self._machine_of_shell.deadline_ms
-            with trio.move_on_at(float("inf") if deadline_ms is None else deadline_ms / 1000):
+            with trio.move_on_at(float("inf") if deadline_ms is None else deadline_ms / 1000) as timer:
                 await self._woken.wait()
-            if deadline_ms is not None and self._now_ms() >= deadline_ms:
-                self._step(TimePassed(self._listener.ms_since_poll))
+            if deadline_ms is not None and (timer.cancelled_caught or self._now_ms() >= deadline_ms):
+                # seconds and milliseconds may differ in the last bit: what has expired is due, or this would turn on the spot
+                self._step(TimePassed(self._listener.ms_since_poll), deadline_ms)
         while self._call is not None:
             self._woken = trio.Event()
             await self._woken.wait()
