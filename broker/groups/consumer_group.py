@@ -25,6 +25,13 @@ from penstock.broker.groups.classic_events import (
     Token,
     TokenAbandoned,
 )
+from penstock.broker.groups.consumer_admission import (
+    Refused,
+    admit,
+    introduced,
+    static_owner,
+    unknown_member,
+)
 from penstock.broker.groups.consumer_assignors import ASSIGNORS, AssignedMember
 from penstock.broker.groups.consumer_group_events import (
     JOIN_EPOCH,
@@ -55,26 +62,16 @@ from penstock.broker.groups.consumer_group_events import (
     Topics,
     TopicsChanged,
 )
-from penstock.broker.groups.consumer_group_state import StoredGroup, is_subset, metadata_hash
+from penstock.broker.groups.consumer_group_state import StoredGroup, metadata_hash, record_key, tombstone_of
 from penstock.broker.groups.consumer_reconciliation import reconcile
 from penstock.broker.groups.member_timers import MemberTimers
 from penstock.broker.groups.topic_patterns import InvalidRegularExpression
-from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode
 
 _Request = ConsumerHeartbeat | DescribeRequested
 
 NO_STATE = -1
 """The previous epoch of a member that has none."""
-
-
-class Refused(PenstockError):
-    """A heartbeat is answered with an error; the group is as it was."""
-
-    def __init__(self, code: ErrorCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
 
 
 class ConsumerGroup:
@@ -166,10 +163,10 @@ class ConsumerGroup:
 
     def tombstones(self) -> list[Record]:
         """What deletes all that may be stored of the group, a store that is under way or failed included."""
-        gone = {_key(record): record for record in self.stored.tombstones()}
+        gone = {record_key(record): record for record in self.stored.tombstones()}
         for record in (*self._undo, *self._repair):
-            key = _key(record)
-            gone.setdefault(key, _tombstone(record))
+            key = record_key(record)
+            gone.setdefault(key, tombstone_of(record))
         return list(gone.values())
 
     # A restart.
@@ -298,9 +295,9 @@ class ConsumerGroup:
     # Heartbeats. Whatever refuses one does so before the first `_put`.
 
     def _heartbeat(self, beat: ConsumerHeartbeat, now_ms: int) -> ConsumerHeartbeatReply:
-        predecessor = self._admit(beat)
+        predecessor = admit(self.stored, self.limits, beat)
         before = self.stored.current(predecessor or beat.member_id)
-        metadata = self._introduced(beat, predecessor)
+        metadata = introduced(self.stored, beat, predecessor)
         changed = self._subscription_changed(beat.member_id, predecessor, metadata)
         matched = self._match(metadata.topic_regex) if changed else None
         if beat.server_assignor is not None and beat.server_assignor not in self.limits.assignors:
@@ -328,87 +325,6 @@ class ConsumerGroup:
             member_id=beat.member_id,
             member_epoch=after.member_epoch,
             assignment=after.assigned if tells else None,
-        )
-
-    def _admit(self, beat: ConsumerHeartbeat) -> str | None:
-        """The member that the sender is, or takes over from; None for a new one. Raises Refused."""
-        joins = beat.member_epoch == JOIN_EPOCH
-        known = beat.member_id in self.stored.members
-        if not known and len(self.stored.members) >= self.limits.max_size:
-            raise Refused(
-                ErrorCode.GROUP_MAX_SIZE_REACHED, f"the group has its {self.limits.max_size} members already"
-            )
-        if beat.instance_id is None:
-            if not known and not joins:
-                raise self._unknown_member(beat.member_id)
-            predecessor = beat.member_id if known else None
-        else:
-            predecessor = self._admit_static(beat, beat.instance_id, joins)
-        if predecessor is not None and not joins:
-            self._check_member_epoch(beat, self.stored.current(predecessor))
-        return predecessor
-
-    def _admit_static(self, beat: ConsumerHeartbeat, instance_id: str, joins: bool) -> str | None:
-        owner = self.stored.static_member(instance_id)
-        if not joins:
-            return self._static_owner(beat, instance_id)
-        if owner is None:
-            return beat.member_id if beat.member_id in self.stored.members else None
-        left = self.stored.current(owner).member_epoch == STATIC_LEAVE_EPOCH
-        if not left and owner != beat.member_id:
-            raise Refused(
-                ErrorCode.UNRELEASED_INSTANCE_ID,
-                f"the instance id {instance_id} is in use by the member {owner}",
-            )
-        return owner
-
-    def _static_owner(self, beat: ConsumerHeartbeat, instance_id: str) -> str:
-        owner = self.stored.static_member(instance_id)
-        if owner is None:
-            raise Refused(ErrorCode.UNKNOWN_MEMBER_ID, f"nobody has the instance id {instance_id}")
-        if owner != beat.member_id:
-            raise Refused(
-                ErrorCode.FENCED_INSTANCE_ID,
-                f"the instance id {instance_id} was taken over by the member {owner}",
-            )
-        return owner
-
-    def _unknown_member(self, member_id: str) -> Refused:
-        return Refused(
-            ErrorCode.UNKNOWN_MEMBER_ID, f"{member_id} is not a member of the group {self.group_id}"
-        )
-
-    def _check_member_epoch(self, beat: ConsumerHeartbeat, current: CurrentAssignment) -> None:
-        """Fence who is ahead, or behind by more than a lost answer explains."""
-        if beat.member_epoch == current.member_epoch:
-            return
-        lost_answer = beat.member_epoch == current.previous_member_epoch
-        if (
-            beat.member_epoch < current.member_epoch
-            and lost_answer
-            and is_subset(beat.owned, current.assigned)
-        ):
-            return
-        raise Refused(
-            ErrorCode.FENCED_MEMBER_EPOCH,
-            f"the member's epoch {beat.member_epoch} is not the coordinator's {current.member_epoch}: "
-            "it has to give up its partitions and join again",
-        )
-
-    def _introduced(self, beat: ConsumerHeartbeat, predecessor: str | None) -> MemberMetadata:
-        """The member with what the heartbeat says anew."""
-        known = self.stored.members.get(predecessor or "", MemberMetadata())
-        names = known.topic_names if beat.topic_names is None else tuple(sorted(set(beat.topic_names)))
-        waits = beat.rebalance_timeout_ms
-        return MemberMetadata(
-            instance_id=known.instance_id if beat.instance_id is None else beat.instance_id,
-            rack_id=known.rack_id if beat.rack_id is None else beat.rack_id,
-            client_id=beat.client_id,
-            client_host=beat.client_host,
-            topic_names=names,
-            topic_regex=known.topic_regex if beat.topic_regex is None else beat.topic_regex,
-            rebalance_timeout_ms=known.rebalance_timeout_ms if waits == -1 else waits,
-            server_assignor=known.server_assignor if beat.server_assignor is None else beat.server_assignor,
         )
 
     def _subscription_changed(
@@ -545,9 +461,9 @@ class ConsumerGroup:
 
     def _leave(self, beat: ConsumerHeartbeat, now_ms: int) -> ConsumerHeartbeatReply:
         if beat.instance_id is not None:
-            self._static_owner(beat, beat.instance_id)
+            static_owner(self.stored, beat, beat.instance_id)
         elif beat.member_id not in self.stored.members:
-            raise self._unknown_member(beat.member_id)
+            raise unknown_member(beat.member_id)
         if beat.member_epoch == STATIC_LEAVE_EPOCH and beat.instance_id is not None:
             current = self.stored.current(beat.member_id)
             left = CurrentAssignment(
@@ -618,28 +534,3 @@ def _error(token: Token, what: _Request | Reply, code: ErrorCode, message: str |
         error_code=code,
         error_message=message,
     )
-
-
-def _key(record: Record) -> tuple[type[Record], str]:
-    """What the record is the value of: kind and name."""
-    match record:
-        case MemberRecord(name) | TargetRecord(name) | CurrentRecord(name) | RegexRecord(name):
-            return type(record), name
-        case GroupEpochRecord() | TargetEpochRecord():
-            return type(record), ""
-
-
-def _tombstone(record: Record) -> Record:
-    match record:
-        case MemberRecord(name):
-            return MemberRecord(name, None)
-        case TargetRecord(name):
-            return TargetRecord(name, None)
-        case CurrentRecord(name):
-            return CurrentRecord(name, None)
-        case RegexRecord(name):
-            return RegexRecord(name, None)
-        case GroupEpochRecord():
-            return GroupEpochRecord(None)
-        case TargetEpochRecord():
-            return TargetEpochRecord(None)

@@ -172,6 +172,32 @@ class StoredGroup:
         return gone
 
 
+def record_key(record: Record) -> tuple[type[Record], str]:
+    """What the record is the value of: kind and name."""
+    match record:
+        case MemberRecord(name) | TargetRecord(name) | CurrentRecord(name) | RegexRecord(name):
+            return type(record), name
+        case GroupEpochRecord() | TargetEpochRecord():
+            return type(record), ""
+
+
+def tombstone_of(record: Record) -> Record:
+    """The record that deletes what this one sets."""
+    match record:
+        case MemberRecord(name):
+            return MemberRecord(name, None)
+        case TargetRecord(name):
+            return TargetRecord(name, None)
+        case CurrentRecord(name):
+            return CurrentRecord(name, None)
+        case RegexRecord(name):
+            return RegexRecord(name, None)
+        case GroupEpochRecord():
+            return GroupEpochRecord(None)
+        case TargetEpochRecord():
+            return TargetEpochRecord(None)
+
+
 def metadata_hash(topics: Iterable[SubscribedTopic]) -> int:
     """One number for the topics that a group is subscribed to: another one means that something changed. 0 for no topic."""
     digest = hashlib.blake2b(digest_size=8)

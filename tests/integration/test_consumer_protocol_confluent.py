@@ -165,7 +165,7 @@ def test_a_member_changes_what_it_reads(connection: Connection, group: str, join
     one, two = create_topic(connection, "one", partitions=2), create_topic(connection, "two", partitions=3)
     a = join(group, one)
     owns(2, a)
-    a.do(lambda consumer: consumer.subscribe([two], on_assign=a._assigned, on_revoke=a._revoked))
+    a.subscribe(two)
     until(lambda: {topic for topic, _ in a.owned} == {two}, "the other topic", limit_s=LIMIT_S)
     owns(3, a)
 

@@ -72,13 +72,21 @@ class GroupMember:
         assert isinstance(value, bytes)
         self.values.append(value)
         if self.commits_each:
-            self._consumer.commit(message, asynchronous=False)
+            self._consumer.commit(message=message, asynchronous=False)
 
     def do(self, work: Callable[[Consumer], Any]) -> Any:
         """Do something with the consumer, in its own thread; returns the result."""
         results: list[Any] = []
         self._todo.append(lambda consumer: results.append((work(consumer),)))
         return until(lambda: results[0] if results else None, "the consumer's thread")[0]
+
+    def subscribe(self, *topics: str) -> None:
+        """Subscribe to other topics."""
+        self.do(
+            lambda consumer: consumer.subscribe(
+                list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+            )
+        )
 
     def commit(self) -> None:
         """Commit what was handed out, and wait."""
@@ -91,8 +99,3 @@ class GroupMember:
         self._ended.set()
         self._thread.join(LIMIT_S)
         self._consumer.close()
-
-    def abandon(self) -> None:
-        """Stop polling and heartbeats without a word, as a frozen process does, as far as the library allows: the thread just ends."""
-        self._ended.set()
-        self._thread.join(LIMIT_S)

@@ -88,7 +88,7 @@ def test_what_is_revoked_is_given_only_when_it_was_let_go(bench: GroupBench) -> 
     assert (joined.member_epoch, flat(joined.assignment)) == (2, set())
     told = bench.beat(a)
     assert (told.member_epoch, len(flat(told.assignment))) == (1, 2)
-    assert bench.group.state is ConsumerGroupState.RECONCILING
+    assert describe(bench).state is ConsumerGroupState.RECONCILING
     assert bench.beat(b).assignment is None, "nothing is free yet"
     a.reconcile()
     acknowledged = bench.beat(a)
@@ -216,8 +216,8 @@ def test_who_does_not_revoke_in_time_is_fenced_though_it_writes(bench: GroupBenc
     for _ in range(7):
         bench.pass_time(10_000)
         bench.settle(b, rounds=1)
-        reply = send(bench, epoch=1)
-    assert reply.error_code is ErrorCode.UNKNOWN_MEMBER_ID
+        send(bench, epoch=1)
+    assert send(bench, epoch=1).error_code is ErrorCode.UNKNOWN_MEMBER_ID
     bench.settle(b)
     assert len(b.owned) == 4
 
@@ -308,8 +308,8 @@ def test_topics_that_come_grow_and_go_change_the_target() -> None:
     client = member("a", "t", "u")
     bench.settle(client)
     assert len(client.owned) == 1
-    for change, count in ((lambda: bench.topics.put("u", 2), 3), (lambda: bench.topics.put("t", 4), 6)):
-        change()
+    for name, partition_count, count in (("u", 2, 3), ("t", 4, 6)):
+        bench.topics.put(name, partition_count)
         bench.change_topics()
         bench.settle(client)
         assert len(client.owned) == count
