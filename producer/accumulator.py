@@ -35,6 +35,7 @@ NEVER: Final = float("inf")
 BATCH_OVERHEAD_BYTES: Final = 1024
 """What a batch takes beside its records: header, objects, its place in the queues."""
 
+_REMEMBERED_FAILURES_MAX: Final = 1_000
 _RUN_RECORD_OVERHEAD_BYTES: Final = (
     20  # of a value in a run: length, time, offset delta, value length, no headers
 )
@@ -66,8 +67,7 @@ class Accumulator:
         """How many wait for everything to be sent: linger does not count then."""
         self.starved_count = 0
         """How many wait for room: neither does it then."""
-        self._unseen_failed_count = 0
-        self._unseen_failure: PenstockError | None = None
+        self._failed: list[Batch] = []
         self._queues: dict[tuple[str, int], PartitionQueue] = {}
         self._active: dict[int, dict[PartitionQueue, None]] = {NO_NODE: {}}
         self._next_order = 0
@@ -181,10 +181,12 @@ class Accumulator:
         return batch
 
     def take_unseen_failures(self) -> tuple[int, PenstockError | None]:
-        """How many records that nobody waited for have failed since the last call, and the first one's error."""
-        taken = self._unseen_failed_count, self._unseen_failure
-        self._unseen_failed_count, self._unseen_failure = 0, None
-        return taken
+        """How many records that nobody waited for have failed since the last call (as far as is remembered), and the first one's error."""
+        failed, self._failed = self._failed, []
+        unseen = [batch for batch in failed if not batch.is_awaited]
+        if not unseen or unseen[0].outcome is None:
+            return 0, None
+        return sum(batch.record_count for batch in unseen), unseen[0].outcome.error
 
     # Where partitions live
 
@@ -381,9 +383,12 @@ class Accumulator:
             self._finish(batch, outcome)
 
     def _finish(self, batch: Batch, outcome: Outcome) -> None:
-        if outcome.error is not None and not batch.is_awaited:
-            self._unseen_failed_count += batch.record_count
-            self._unseen_failure = self._unseen_failure or outcome.error
+        if (
+            outcome.error is not None
+            and not batch.is_awaited
+            and len(self._failed) < _REMEMBERED_FAILURES_MAX
+        ):
+            self._failed.append(batch)
         batch.finish(outcome)
 
     def _uncharge(self, batch: Batch) -> None:

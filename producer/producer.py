@@ -153,8 +153,10 @@ class Producer:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if error is None:
+            if error is None and self._opened is not None and self._opened.failure is None:
                 await self.flush()
+            elif error is None:
+                self._raise_unseen_failures()
         except BaseException as own:
             self._end()
             await self._background.close(type(own), own, own.__traceback__)
@@ -314,6 +316,11 @@ class Producer:
         if topic not in self._sender.known:
             await self._learn(topic)
         return len(self._sender.known[topic].partitions)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What unacked records take now, of `buffer_memory_bytes`."""
+        return self._accumulator.buffered_bytes
 
     @property
     def _sender(self) -> Sender:

@@ -139,8 +139,10 @@ class ProducingBroker(ScriptedBroker):
         )
         wanted = [topic.name for topic in request.topics]
         answer.topics = [topic for topic in answer.topics if topic.name in wanted]
+        if self.cluster.is_topic_gone:
+            answer.topics = []
         for name in wanted:
-            if name != TOPIC:
+            if name != TOPIC or self.cluster.is_topic_gone:
                 answer.topics.append(
                     Message(error_code=ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, name=name, partitions=[])
                 )
@@ -168,6 +170,8 @@ class ProducingBroker(ScriptedBroker):
 
     def _append(self, index: int, records: memoryview, acks: int) -> tuple[ErrorCode, int] | Instead:
         cluster = self.cluster
+        if cluster.is_topic_gone:
+            return ErrorCode.UNKNOWN_TOPIC_ID, -1
         if cluster.leaders[index] != self.node_id:
             return ErrorCode.NOT_LEADER_OR_FOLLOWER, -1
         is_appended, answer = cluster.fate(index, records)
@@ -204,6 +208,7 @@ class ProducingCluster:
         self.leaders = [1 + index % broker_count for index in range(partition_count)]
         self.logs = [PartitionLog() for _ in range(partition_count)]
         self.producer_id = 99
+        self.is_topic_gone = False
         self.fate: Callable[[int, memoryview], Fate] = fate or (lambda index, records: GOOD)
         self.delay_s = delay_s
         self.network = ScriptedNetwork({(f"b{node}", 9092): broker for node, broker in self.brokers.items()})
@@ -215,6 +220,10 @@ class ProducingCluster:
         return dataclasses.replace(
             production_environment(), network=self.network, random=self._random, clock=TrioClock()
         )
+
+    def forget_topic(self) -> None:
+        """The topic is deleted."""
+        self.is_topic_gone = True
 
     def hang_up(self, node_id: int) -> None:
         """End all connections to a broker."""
