@@ -62,8 +62,9 @@ def run(arguments: Sequence[str], obj: Any = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.Abort:
-        click.echo(err=True)  # the cursor stands behind the question
+    except click.Abort as abort:
+        if abort.__cause__ is None:  # else it was a Ctrl-C, which click has ended the line for
+            click.echo(err=True)  # the cursor stands behind the question
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -16,6 +16,7 @@ import trio
 from penstock.cli import offsets_view
 from penstock.cli.asking import CLIENT_ID, bootstrap_option, counted, end, json_option, real_ports, run_asking
 from penstock.cli.failure import CalledWrongly, CommandFailed, complain
+from penstock.cli.interruption import interruptible
 from penstock.cli.lag import Looker, Standing
 from penstock.cli.moments import parse_span_ms, span_text, time_text
 from penstock.cli.output import print_json, print_table, rich_table
@@ -95,7 +96,7 @@ def command(
     max_lag_time: str | None,
     bootstrap: str,
     as_json: bool,
-) -> None:
+) -> int:
     """Show where partitions stand: log start, high watermark, last stable offset.
 
     With --group also what the group has committed, its lag in records and in time, and which member has the partition;
@@ -112,15 +113,17 @@ def command(
     ports = real_ports(environment)
     view = _View(group_id, limits, as_json)
 
-    async def asking() -> None:
-        async with Admin(bootstrap, ports, client_id=CLIENT_ID) as admin:
+    async def asking() -> int:
+        async with interruptible() as interruption, Admin(bootstrap, ports, client_id=CLIENT_ID) as admin:
             looker = Looker(admin, ports.clock, tuple(dict.fromkeys(topics)), group_id)
-            if watch_s is None:
-                view.show(await looker.look(), None)
-            else:
-                await _watch(looker, view, watch_s)
+            with interruption.work():
+                if watch_s is None:
+                    view.show(await looker.look(), None)
+                else:
+                    await _watch(looker, view, watch_s)
+        return interruption.exit_code or 0
 
-    run_asking(asking)
+    return run_asking(asking)
 
 
 @dataclass(frozen=True, slots=True)
