@@ -3,13 +3,14 @@
     python examples/async_signup.py --bootstrap localhost:9092
 
 The web service waits for one thing only: that the sign-up is kept safe. Mail and SMS are two groups, so each of them is given every
-sign-up; a second worker in a group would share the work of the first.
+sign-up. More workers in a group would share the topic's partitions among them.
 """
 
 import argparse
 import json
 import os
 import uuid
+from statistics import median
 
 import trio
 
@@ -22,7 +23,7 @@ SMS_TAKES_S = 0.02
 
 async def web_service(producer: penstock.Producer, topic: str) -> None:
     """Answer each customer as soon as the sign-up is acked."""
-    slowest_ms = 0.0
+    waits_ms: list[float] = []
     for number in range(SIGN_UP_COUNT):
         begin = trio.current_time()
         customer = {
@@ -31,8 +32,8 @@ async def web_service(producer: penstock.Producer, topic: str) -> None:
             "phone": f"+49 30 {number:04}",
         }
         await producer.send(topic, json.dumps(customer).encode())
-        slowest_ms = max(slowest_ms, (trio.current_time() - begin) * 1000)
-    print(f"web   answered {SIGN_UP_COUNT} customers, the slowest after {slowest_ms:.1f} ms")
+        waits_ms.append((trio.current_time() - begin) * 1000)
+    print(f"web   answered {SIGN_UP_COUNT} customers, half of them within {median(waits_ms):.1f} ms")
 
 
 async def worker(bootstrap: str, topic: str, group: str, field: str, takes_s: float) -> None:

@@ -49,10 +49,10 @@ def number_in(pattern: str, lines: list[str]) -> float:
 def test_a_sign_up_is_answered_long_before_mail_and_sms_are_out(broker: RunningServer) -> None:
     lines = run("async_signup.py", "--bootstrap", broker.bootstrap)
     assert {"mail  told 20 customers", "sms   told 20 customers"} < set(lines)
-    slowest_ms = number_in(r"web   answered 20 customers, the slowest after ([\d.]+) ms", lines)
+    median_ms = number_in(r"web   answered 20 customers, half of them within ([\d.]+) ms", lines)
     whole_s = number_in(r"all   done after ([\d.]+) s, and nobody had to wait for it", lines)
     assert whole_s >= 20 * 0.05, "each mail takes its time"
-    assert slowest_ms < whole_s * 1000 / 2
+    assert median_ms < whole_s * 1000 / 20, "customers are answered faster than mails are sent"
 
 
 def test_orders_are_taken_while_stock_is_down_and_none_is_lost(broker: RunningServer) -> None:
@@ -102,7 +102,7 @@ def test_an_example_fits_on_a_page_and_uses_what_users_have(script: Path) -> Non
     assert len(source.splitlines()) < LINES_MAX
     tree = ast.parse(source)
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert not any(isinstance(node, ast.ImportFrom) for node in ast.walk(tree))
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {"penstock", "trio"} <= imported <= {"penstock", "trio", *sys.stdlib_module_names}
     used = {
         node.attr
