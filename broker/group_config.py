@@ -66,6 +66,13 @@ class GroupConfig:
         low=1,
         own=True,
     )
+    group_memory_max_bytes: int = fixed_option(
+        "group.memory.max.bytes",
+        512 * _MIB,
+        "The memory that groups, members and committed offsets may take, in bytes, about; what is new is refused past it.",
+        low=_MIB,
+        own=True,
+    )
     group_protocols: tuple[str, ...] = fixed_option(
         "group.coordinator.rebalance.protocols",
         ("classic", "consumer"),

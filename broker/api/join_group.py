@@ -13,7 +13,8 @@ from penstock.broker.context import RequestContext
 from penstock.broker.errors import ApiError
 from penstock.broker.groups.asking import ask
 from penstock.broker.groups.classic_events import JoinReply, JoinRequested, Token
-from penstock.broker.groups.group import Group
+from penstock.broker.groups.classic_members import MEMBER_BYTES
+from penstock.broker.groups.group import GROUP_BYTES, Group
 from penstock.broker.groups.shard import GroupShard
 from penstock.broker.pending_response import PendingResponse
 from penstock.protocol.errors import ErrorCode
@@ -23,6 +24,7 @@ from penstock.runtime.clock import Random
 if TYPE_CHECKING:
     from penstock.broker.broker import Broker
 
+SMALL_METADATA_BYTES = 64 * 1024
 FIRST_VERSION_WITH_REBALANCE_TIMEOUT = 1
 FIRST_VERSION_WITH_MEMBER_ID_REQUIRED = 4
 FIRST_VERSION_WITH_NULL_PROTOCOL = 7
@@ -37,6 +39,8 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
 
     try:
         shard = broker.groups.shard(request.group_id)
+        if not _has_room(broker, shard, context, request):
+            return refused(ErrorCode.GROUP_MAX_SIZE_REACHED)
         group = _group(broker, shard, request)
     except ApiError as error:
         return refused(error.code)
@@ -45,6 +49,15 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
         return _event(context, request, token, broker.groups.random)
 
     return ask(context, group, event, lambda reply: _response(context, reply), refused)
+
+
+def _has_room(broker: "Broker", shard: GroupShard, context: RequestContext, request: Message) -> bool:
+    """Whether memory may be taken for the request; a member that only joins again with little may do so at any time."""
+    size = sum(len(protocol.name) + len(protocol.metadata) for protocol in request.protocols)
+    if request.member_id and request.group_id in shard.groups and size <= SMALL_METADATA_BYTES:
+        return True
+    size += GROUP_BYTES + MEMBER_BYTES + 2 * len(request.group_id) + 2 * len(context.client_id or "")
+    return broker.groups.memory.admit(size)
 
 
 def _group(broker: "Broker", shard: GroupShard, request: Message) -> Group:

@@ -17,7 +17,7 @@ import trio
 from penstock.broker.context import RequestContext
 from penstock.broker.errors import ApiError
 from penstock.broker.groups.classic_events import OffsetCommitted
-from penstock.broker.groups.group import Group
+from penstock.broker.groups.group import OFFSET_BYTES, Group
 from penstock.broker.groups.offset_table import NO_TOPIC_ID, CommittedOffset
 from penstock.broker.groups.shard import GroupShard
 from penstock.broker.image import TopicImage
@@ -99,8 +99,13 @@ async def _commit(
         group = _admit(shard, context, request)
     except ApiError as error:
         return error.code
-    if not entries:
-        return ErrorCode.NONE
+    fresh = sum(
+        OFFSET_BYTES + len(value.metadata)
+        for topic, index, value in entries
+        if value is not None and not _replaces(group, topic, index, value)
+    )
+    if fresh and not broker.groups.memory.admit(fresh):
+        return ErrorCode.COORDINATOR_NOT_AVAILABLE
     finished = trio.Event()
     outcome = [ErrorCode.COORDINATOR_NOT_AVAILABLE]
 
@@ -112,6 +117,12 @@ async def _commit(
     with trio.move_on_after(broker.config.offsets_commit_timeout_ms / 1000):
         await finished.wait()
     return outcome[0]
+
+
+def _replaces(group: Group, topic: str, index: int, value: CommittedOffset) -> bool:
+    """Whether there is an offset already that takes as much memory."""
+    known = group.offsets.get(topic, index)
+    return known is not None and len(value.metadata) <= len(known.metadata)
 
 
 def _admit(shard: GroupShard, context: RequestContext, request: Message) -> Group:

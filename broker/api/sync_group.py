@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from penstock.broker.broker import Broker
 
 
+SMALL_ASSIGNMENT_BYTES = 64 * 1024
+"""Up to this much for the whole group is taken whatever memory groups have."""
+
+
 async def handle(broker: "Broker", context: RequestContext, request: Message) -> Message | PendingResponse:
     """Sync; the answer may be long in coming."""
 
@@ -37,6 +41,9 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
         group = find_group(broker.groups.shard(request.group_id), request.group_id, ClassicGroup)
     except ApiError as error:
         return _refused(error.code)
+    size = sum(len(entry.assignment) for entry in request.assignments)
+    if size > SMALL_ASSIGNMENT_BYTES and not broker.groups.memory.admit(size):
+        return _refused(ErrorCode.COORDINATOR_NOT_AVAILABLE)
     return ask(context, group, event, _response, _refused)
 
 

@@ -38,7 +38,11 @@ def ask(
         return refused(ErrorCode.COORDINATOR_NOT_AVAILABLE)
     pending = PendingResponse(context)
     token = shard.wait(lambda action: pending.answer(respond(action)))
-    shard.step(group, make_event(token))
+    try:
+        shard.step(group, make_event(token))
+    except BaseException:
+        shard.abandon(token)
+        raise
     if pending.message is not None:
         return pending.message
 

@@ -137,6 +137,11 @@ class ClassicGroup(ClassicRebalance):
         """Whether nobody ever was a member and nobody is about to be: the group is not in the log, and may be forgotten."""
         return self.state is ClassicState.EMPTY and self.generation == 0 and not self._members.pending
 
+    @property
+    def held_bytes(self) -> int:
+        """What members and ids given out take in memory, about."""
+        return self._members.held_bytes
+
     def members(self) -> tuple[SnapshotMember, ...]:
         """Return the members for DescribeGroups: metadata only while STABLE, as Kafka shows them."""
         is_stable = self.state is ClassicState.STABLE

@@ -58,6 +58,11 @@ def protocols_by_name(protocols: Iterable[tuple[str, bytes]]) -> dict[str, bytes
     return by_name
 
 
+MEMBER_BYTES = 1_500
+"""What a member takes besides what its client has sent."""
+PENDING_BYTES = 200
+
+
 class ClassicMembers:
     """The members of one group, and the ids that were given out and not yet come back with."""
 
@@ -80,6 +85,19 @@ class ClassicMembers:
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self.by_id.values())
+
+    @property
+    def held_bytes(self) -> int:
+        """What all of it takes in memory, about."""
+        ids = sum(len(member_id) + PENDING_BYTES for member_id in self.pending)
+        return ids + sum(
+            MEMBER_BYTES
+            + len(member.member_id)
+            + len(member.client_id)
+            + len(member.assignment)
+            + sum(len(name) + len(metadata) for name, metadata in member.protocols.items())
+            for member in self.by_id.values()
+        )
 
     def __contains__(self, member_id: str) -> bool:
         return member_id in self.by_id

@@ -21,6 +21,7 @@ from penstock.broker.groups.consumer_group_store import ConsumerGroupDriver
 from penstock.broker.groups.expiry import Expiry
 from penstock.broker.groups.loading import Replay, load
 from penstock.broker.groups.membership_driver import MembershipDriver
+from penstock.broker.groups.memory_budget import MemoryBudget
 from penstock.broker.groups.offsets_topic import OFFSETS_TOPIC, make_offsets_topic, partition_for
 from penstock.broker.groups.shard import GroupShard, ShardServices
 from penstock.broker.image import ClusterImage, ImageDelta
@@ -86,6 +87,8 @@ class GroupCoordinator:
         drivers: list[MembershipDriver] = [self.classic, self.consumer]
         self.services = ShardServices(clock, drivers, config.group_max_count)
         self.services.wake_timer = self._wake
+        self.memory = MemoryBudget(config.group_memory_max_bytes, self._held_bytes, self.services.now_ms)
+        """Asked before something new is kept."""
         self._expiry = Expiry(self.services, image, config)
         self._shards: dict[int, GroupShard] = {}
         self._creating = trio.Lock()
@@ -122,6 +125,9 @@ class GroupCoordinator:
     def shards(self) -> Iterable[GroupShard]:
         """All shards that are loaded and led."""
         return [shard for shard in self._shards.values() if shard.is_loaded and shard.is_current]
+
+    def _held_bytes(self) -> int:
+        return sum(group.held_bytes for shard in self._shards.values() for group in shard.groups.values())
 
     @property
     def is_loading(self) -> bool:

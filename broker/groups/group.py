@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from penstock.broker.groups.shard import GroupShard
 
 
+GROUP_BYTES = 1_000
+OFFSET_BYTES = 400
+"""What an offset takes besides its metadata, with its place in the table."""
+
+
 class Membership(Protocol):
     """What `ClassicGroup` and `ConsumerGroup` have in common. Its driver (`membership_driver`) knows the rest."""
 
@@ -85,6 +90,13 @@ class Group:
     def has_offset(self, topic: str, partition: int) -> bool:
         """Whether something is committed, or about to be."""
         return self.offsets.get(topic, partition) is not None or (topic, partition) in self.pending_offsets
+
+    @property
+    def held_bytes(self) -> int:
+        """What the group takes in memory, about."""
+        offsets = sum(OFFSET_BYTES + len(committed.metadata) for _, _, committed in self.offsets)
+        members: int = getattr(self.membership, "held_bytes", 0)
+        return GROUP_BYTES + 2 * len(self.group_id) + offsets + members
 
     def offset_keys(self) -> list[tuple[str, int]]:
         """All partitions for which something is committed, or about to be."""

@@ -49,7 +49,7 @@ async def test_a_member_joins_syncs_commits_and_leaves(autojump_clock: trio.test
         assert await groups.commit("g", {0: 4}) == [ErrorCode.UNKNOWN_MEMBER_ID], (
             "no member, but there are some"
         )
-        stale = {**more, "generation_id_or_member_epoch": generation + 1}
+        stale: dict[str, Any] = {**more, "generation_id_or_member_epoch": generation + 1}
         assert await groups.commit("g", {0: 4}, **stale) == [ErrorCode.ILLEGAL_GENERATION]
         told = await groups.describe()
         assert (told.group_state, told.protocol_type, told.protocol_data) == ("Stable", "consumer", "range")
