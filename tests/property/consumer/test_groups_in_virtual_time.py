@@ -178,20 +178,30 @@ class Churn:
         self._style = style
         self._nursery = nursery
         self._count = 0
+        self._instances: set[str] = set()
 
     def join(self) -> None:
         """One more."""
         if len(self.members) == MEMBERS_MAX:
             return
-        taken = {member.instance for member in self.members}
-        instance = next((name for name in ("one", "two", "three") if name not in taken), None)
+        instance = next((name for name in ("one", "two", "three") if name not in self._instances), None)
         self._count += 1
         name = f"member-{self._count}"
         member = Member(
             name, instance if self._style.is_static else None, self._server, self._style, self.history
         )
         self.members.append(member)
-        self._nursery.start_soon(member.run)
+        self._nursery.start_soon(self._run, member)
+
+    async def _run(self, member: Member) -> None:
+        """A static member's name is free again when it has gone; after a crash only where a successor may take it (not with KIP-848)."""
+        if member.instance is not None:
+            self._instances.add(member.instance)
+        await member.run()
+        if member.instance is not None and (
+            member.name not in self.history.crashed or self._style.protocol == "classic"
+        ):
+            self._instances.discard(member.instance)
 
     def do(self, step: Step) -> None:
         """One step of the schedule."""
