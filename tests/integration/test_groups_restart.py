@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from tests.support.clients import aiokafka_client
 from tests.support.deadline import until
-from tests.support.processes import RunningServer, running_server
+from tests.support.errors import ErrorCode
+from tests.support.processes import IS_KAFKA, RunningServer, running_server
 from tests.support.topics import create_topic, fresh_name
 from tests.support.wire import connect
 
@@ -171,3 +173,39 @@ def test_commits_are_forgotten(own_server: RunningServer, crash: str) -> None:
 
         found = until(told, "the loaded groups")
     assert found == {group: (number * 10 + 2, f"m{number}") for number, group in enumerate(groups)}
+
+
+@pytest.mark.skipif(IS_KAFKA, reason="it closes the connection without an answer")
+def test_a_join_that_waits_keeps_the_broker_from_stopping_or_others_from_being_answered(
+    own_server: RunningServer,
+) -> None:
+    group = fresh_name("held")
+    join = {
+        "group_id": group,
+        "member_id": "",
+        "session_timeout": 60_000,
+        "rebalance_timeout": 60_000,
+        "protocol_type": "consumer",
+        "protocols": [{"name": "range", "metadata": b""}],
+    }
+    with connect(own_server.bootstrap) as first, connect(own_server.bootstrap) as second:
+        first.request("find_coordinator", 1, key=group, key_type=0)
+        joined = first.request("join_group", 3, **join)
+        assert joined.error_code == 0
+        waiting = second.send("join_group", 3, join)
+        behind = second.send("api_versions", 0, {})
+        me = {"group_id": group, "generation_id": 1, "member_id": joined.member_id}
+
+        def rebalances() -> bool:
+            code: int = first.request("heartbeat", 3, **me).error_code
+            return code == ErrorCode.rebalance_in_progress
+
+        until(rebalances, "the second member's join to be seen")
+        begin = time.monotonic()
+        assert own_server.stop() == 0
+        assert time.monotonic() - begin < 4, "well below shutdown.timeout.ms"
+        answer = second.receive("join_group", 3, waiting)
+        assert answer.error_code == ErrorCode.coordinator_not_available
+        assert second.receive("api_versions", 0, behind).error_code == 0, (
+            "answers are in order, behind the join"
+        )
