@@ -24,7 +24,7 @@ from penstock.protocol.errors import ErrorCode
 
 
 @pytest.fixture
-async def cluster(nursery: trio.Nursery, autojump_clock: MockClock) -> ProducingCluster:
+async def cluster(nursery: trio.Nursery) -> ProducingCluster:
     return ProducingCluster(nursery, partition_count=2, broker_count=2)
 
 
@@ -254,7 +254,7 @@ async def test_a_call_cancelled_while_it_waits_for_room_leaves_something(
     assert [len(value or b"") for value in cluster.logs[0].values] == [1500, 1500, 1900, 1]
 
 
-async def test_acks_none_waits_for_an_answer(cluster: ProducingCluster) -> None:
+async def test_acks_none_waits_for_an_answer(cluster: ProducingCluster, autojump_clock: MockClock) -> None:
     async with producer_of(cluster, acks="none") as producer:
         told = await producer.send(TOPIC, b"value", partition=0)
         result = await producer.send_many(TOPIC, [b"more"] * 10, partition=0)
@@ -264,7 +264,7 @@ async def test_acks_none_waits_for_an_answer(cluster: ProducingCluster) -> None:
     assert cluster.logs[0].values == [b"value", *[b"more"] * 10]
 
 
-async def test_a_moved_leader_is_not_found(cluster: ProducingCluster) -> None:
+async def test_a_moved_leader_is_not_found(cluster: ProducingCluster, autojump_clock: MockClock) -> None:
     async with producer_of(cluster) as producer:
         await producer.send(TOPIC, b"old", partition=0)
         cluster.leaders[0] = 2
@@ -277,7 +277,9 @@ async def test_a_moved_leader_is_not_found(cluster: ProducingCluster) -> None:
         assert (await producer.send(TOPIC, b"again", partition=0)).offset == 3
 
 
-async def test_a_topic_that_is_gone_is_asked_for_for_ever(cluster: ProducingCluster) -> None:
+async def test_a_topic_that_is_gone_is_asked_for_for_ever(
+    cluster: ProducingCluster, autojump_clock: MockClock
+) -> None:
     async with producer_of(cluster) as producer:
         await producer.send(TOPIC, b"value", partition=0)
         cluster.forget_topic()
@@ -285,7 +287,9 @@ async def test_a_topic_that_is_gone_is_asked_for_for_ever(cluster: ProducingClus
             await producer.send(TOPIC, b"value", partition=0)
 
 
-async def test_a_record_that_never_got_out_may_be_delivered(cluster: ProducingCluster) -> None:
+async def test_a_record_that_never_got_out_may_be_delivered(
+    cluster: ProducingCluster, autojump_clock: MockClock
+) -> None:
     async with producer_of(cluster, delivery_timeout_ms=2000) as producer:
         await producer.partition_count(TOPIC)
         cluster.network.brokers.clear()
