@@ -67,7 +67,8 @@ class PartitionState:
     """To be raised when the buffer is empty; until it is cleared nothing is fetched."""
     is_paused: bool = False
     is_revoking: bool = False
-    is_in_flight: bool = False
+    asked_generation: int = -1
+    """The generation for which a request is under way; with another one its answer will be dropped, so that one may be sent beside it."""
     high_watermark: int = NO_OFFSET
     last_stable_offset: int = NO_OFFSET
     log_start_offset: int = NO_OFFSET
@@ -109,7 +110,7 @@ class PartitionState:
         """Whether it should be asked for more."""
         return (
             self.phase is Phase.FETCH
-            and not self.is_in_flight
+            and self.asked_generation != self.generation
             and not self.is_paused
             and not self.is_revoking
             and self.failure is None

@@ -6,7 +6,7 @@ Owns the fetch loops, their sessions, and what is done with each partition's ans
 Each broker has two tasks. One holds the long poll, on a connection of its own. Beside it, partitions that get room (or are sought, resumed,
 assigned) while the poll is under way without them are asked for once without waiting, so that an idle partition never holds up a busy one.
 
-Invariants: a partition is in at most one request at a time; what requests under way may bring and what waits in the buffers stays together within
+Invariants: a partition is in at most one request at a time, but for those whose answers will be dropped; what requests under way may bring and what waits in the buffers stays together within
 `prefetch_max_bytes` (but for a single batch over the limits); nothing runs for a partition that is paused, full, or at its end but the long poll.
 """
 
@@ -211,13 +211,14 @@ class Fetcher:
     def _ask_for(self, wanted: Sequence[PartitionState], size_bytes: int) -> Asked:
         self._state.reserved_bytes += size_bytes
         for state in wanted:
-            state.is_in_flight = True
+            state.asked_generation = state.generation
         return [(state, state.generation, state.fetch_offset) for state in wanted]
 
     def _answered(self, asked: Asked, size_bytes: int) -> None:
         self._state.reserved_bytes -= size_bytes
-        for state, _, _ in asked:
-            state.is_in_flight = False
+        for state, generation, _ in asked:
+            if state.asked_generation == generation:
+                state.asked_generation = -1
         self.wake_nodes()
 
     async def _fetch(
@@ -314,6 +315,7 @@ class Fetcher:
     def _refused(self, state: PartitionState, generation: int, fetch_offset: int, error_code: int) -> None:
         if generation != state.generation or fetch_offset != state.fetch_offset:
             return
+        state.side_fetch_poll = -1
         error = broker_error(error_code, subject=f"partition {state.tp}")
         if state.read_replica >= 0:
             state.read_replica = -1  # the leader shall say what is the matter

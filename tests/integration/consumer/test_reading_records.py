@@ -28,13 +28,6 @@ QUIET_S = 0.3
 DAY_MS = 86_400_000
 
 
-@pytest.fixture(autouse=True)
-async def deadline() -> AsyncIterator[None]:
-    """No test may hang."""
-    with trio.fail_after(LIMIT_S * 2):
-        yield
-
-
 @asynccontextmanager
 async def reader(server: RunningServer, *topics: str, **options: Any) -> AsyncGenerator[Consumer]:
     """A consumer that begins at the beginning."""

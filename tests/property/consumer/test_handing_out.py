@@ -111,14 +111,15 @@ class HandingOut(RuleBasedStateMachine):
     def ask(self, index: int) -> None:
         state = self.owned(index)
         if state is not None and state.wants_fetch(self.state.buffered_max_bytes):
-            state.is_in_flight = True
+            state.asked_generation = state.generation
             self.asked.append((index, state, state.generation, state.fetch_offset))
 
     @precondition(lambda self: bool(self.asked))
     @rule(which=st.integers(0, 10), batch_count=st.integers(0, 4))
     def answer(self, which: int, batch_count: int) -> None:
         index, state, generation, offset = self.asked.pop(which % len(self.asked))
-        state.is_in_flight = False
+        if state.asked_generation == generation:
+            state.asked_generation = -1
         chosen = [one for one in LOGS[index] if one.next_offset > offset][:batch_count]
         # every other batch of producer 7 is ended by an abort marker
         aborted = [(7, one.base_offset) for one in chosen if one.visible == []]

@@ -1,0 +1,324 @@
+"""The consumer against brokers that say what the test wants: sessions, leader changes, cut logs, replicas, corrupt bytes."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from tests.support.batches import TRANSACTIONAL, encode_batch, patched
+from tests.support.scripted_broker import (
+    SILENCE,
+    Instead,
+    ScriptedBroker,
+    ScriptedNetwork,
+    metadata_answer,
+    scripted_environment,
+)
+
+from penstock.client.metadata import TopicPartition
+from penstock.consumer.consumer import Consumer
+from penstock.consumer.errors import CorruptRecords, LogTruncated
+from penstock.protocol.api import ApiKey
+from penstock.protocol.errors import ErrorCode
+from penstock.protocol.message import Message
+
+TOPIC_ID = b"0123456789abcdef"
+ADDRESS = ("broker", 9092)
+TP = TopicPartition("t", 0)
+LIMIT_S = 5
+
+
+class Log:
+    """One partition's batches, served like a broker's: what is at the end gets no answer until more comes."""
+
+    def __init__(self, *batches: bytes, nodes: tuple[int, ...] = (1,)) -> None:
+        self.batches = list(batches)
+        self.epoch = 3
+        self.fetches: list[Message] = []
+        self.errors: list[int] = []
+        self.replica_errors: list[int] = []
+        self.aborted: list[tuple[int, int]] | None = None
+        self.preferred_read_replica = -1
+        self.epoch_end: tuple[int, int] = (3, 1 << 40)
+        self.session_id = 0
+        self.session_errors: list[int] = []
+        self.latest = 0
+        self.earliest = 0
+        self.brokers = {node: ScriptedBroker(self.handlers(node)) for node in nodes}
+        self.addresses = {node: (f"node{node}", 9092) for node in nodes}
+        self.asked_nodes: list[int] = []
+        self.gaps = 0
+
+    def handlers(self, node: int) -> dict[ApiKey, Callable[[int, Message], Message | Instead]]:
+        return {
+            ApiKey.METADATA: self.metadata,
+            ApiKey.LIST_OFFSETS: self.list_offsets,
+            ApiKey.OFFSET_FOR_LEADER_EPOCH: self.epochs,
+            ApiKey.FETCH: lambda version, request: self.fetch(node, version, request),
+        }
+
+    def metadata(self, version: int, request: Message) -> Message:
+        answer = metadata_answer(self.addresses, {"t": [1]})
+        answer.topics[0].partitions[0].leader_epoch = self.epoch
+        return answer
+
+    def list_offsets(self, version: int, request: Message) -> Message:
+        wanted = request.topics[0].partitions[0]
+        offset = self.earliest if wanted.timestamp == -2 else self.latest
+        part = Message(partition_index=0, error_code=0, offset=offset, timestamp=-1, leader_epoch=self.epoch)
+        return Message(topics=[Message(name="t", partitions=[part])])
+
+    def epochs(self, version: int, request: Message) -> Message:
+        epoch, end = self.epoch_end
+        part = Message(partition=0, error_code=0, leader_epoch=epoch, end_offset=end)
+        return Message(topics=[Message(topic="t", partitions=[part])])
+
+    def fetch(self, node: int, version: int, request: Message) -> Message | Instead:
+        self.fetches.append(request)
+        self.asked_nodes.append(node)
+        if self.session_errors:
+            return Message(error_code=self.session_errors.pop(0), session_id=0, responses=[])
+        named = [part for topic in request.topics for part in topic.partitions]
+        offset = named[0].fetch_offset if named else self.at
+        self.at = offset
+        part: dict[str, Any] = {
+            "partition_index": 0,
+            "high_watermark": 1 << 30,
+            "last_stable_offset": 1 << 30,
+        }
+        if self.errors:
+            part |= {"error_code": self.errors.pop(0), "records": b""}
+        elif node == 2 and self.replica_errors:
+            part |= {"error_code": self.replica_errors.pop(0), "records": b""}
+        elif self.preferred_read_replica >= 0 and node == 1:
+            part |= {"preferred_read_replica": self.preferred_read_replica, "records": b""}
+            self.preferred_read_replica = -1
+        else:
+            chosen = [batch for batch in self.batches if _next_offset(batch) > offset]
+            if not chosen:
+                return SILENCE
+            aborted = [Message(producer_id=pid, first_offset=first) for pid, first in self.aborted or ()]
+            part |= {"records": b"".join(chosen), "aborted_transactions": aborted}
+        topic = Message(topic="t", topic_id=TOPIC_ID, partitions=[Message(**part)])
+        return Message(session_id=self.session_id, responses=[topic])
+
+    @asynccontextmanager
+    async def consumer(self, **options: Any) -> AsyncGenerator[Consumer]:
+        """A consumer of this log; the block has a deadline."""
+        network = ScriptedNetwork({self.addresses[node]: broker for node, broker in self.brokers.items()})
+        environment = scripted_environment(network)
+        options = {"auto_offset_reset": "earliest", **options}
+        consumer = Consumer("node1:9092", environment=environment, **options)
+        with trio.fail_after(LIMIT_S):
+            async with consumer:
+                yield consumer
+
+
+def _next_offset(batch: bytes) -> int:
+    return int.from_bytes(batch[:8], "big") + int.from_bytes(batch[23:27], "big") + 1
+
+
+def batch(offset: int, *values: bytes, epoch: int = 3, **more: Any) -> bytes:
+    return encode_batch(values, base_offset=offset, leader_epoch=epoch, **more)
+
+
+def marker(offset: int, producer_id: int, *, commit: bool) -> bytes:
+    key = b"\0\0\0\1" if commit else b"\0\0\0\0"
+    return batch(
+        offset, b"\0" * 6, key=key, attributes=TRANSACTIONAL | 0x20, producer_id=producer_id, producer_epoch=0
+    )
+
+
+async def offsets(consumer: Consumer, count: int) -> list[int]:
+    return [(await anext(consumer)).offset for _ in range(count)]
+
+
+async def test_a_fetch_session_names_only_what_has_changed() -> None:
+    log = Log(batch(0, b"a", b"b"))
+    log.session_id = 77
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        assert await offsets(consumer, 2) == [0, 1]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert [(one.session_id, one.session_epoch) for one in log.fetches] == [(0, 0), (77, 1)]
+        assert [part.fetch_offset for part in log.fetches[1].topics[0].partitions] == [2]
+
+
+async def test_a_lost_session_is_begun_anew() -> None:
+    log = Log(batch(0, b"a"))
+    log.session_id = 77
+    log.session_errors = [ErrorCode.FETCH_SESSION_ID_NOT_FOUND, ErrorCode.INVALID_FETCH_SESSION_EPOCH]
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        assert await offsets(consumer, 1) == [0]
+        assert [one.session_epoch for one in log.fetches[:3]] == [0, 0, 0]
+        assert all(one.topics for one in log.fetches[:3])
+
+
+async def test_records_below_the_position_in_a_batch_are_skipped() -> None:
+    log = Log(batch(0, b"a", b"b", b"c"), batch(3, b"d"))
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        consumer.seek(TP, 2)
+        assert await offsets(consumer, 2) == [2, 3]
+
+
+async def test_aborted_and_control_records_are_left_out_and_committed_ones_are_not() -> None:
+    def transactional(offset: int, producer_id: int, *values: bytes) -> bytes:
+        return batch(
+            offset,
+            *values,
+            attributes=TRANSACTIONAL,
+            producer_id=producer_id,
+            producer_epoch=0,
+            base_sequence=0,
+        )
+
+    log = Log(
+        transactional(0, 1, b"aborted"),
+        transactional(1, 2, b"committed"),
+        marker(2, 1, commit=False),
+        transactional(3, 1, b"committed later"),
+        marker(4, 2, commit=True),
+        marker(5, 1, commit=True),
+        batch(6, b"plain"),
+        transactional(7, 2, b"aborted at the end"),
+        marker(8, 2, commit=False),
+    )
+    log.aborted = [(2, 7), (1, 0)]
+    async with log.consumer(isolation_level="read_committed") as consumer:
+        consumer.assign([TP])
+        assert await offsets(consumer, 3) == [1, 3, 6]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        with trio.move_on_after(0.05):
+            await anext(consumer)
+        assert await consumer.position(TP) == 9, "the position is behind what was left out"
+        assert log.fetches[0].isolation_level == 1
+
+
+async def test_a_corrupt_batch_is_told_after_what_is_before_it_and_can_be_skipped() -> None:
+    bad = bytearray(batch(2, b"bad", b"bad"))
+    bad[-3] ^= 1
+    log = Log(batch(0, b"a", b"b"), bytes(bad), batch(4, b"c"))
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        assert await offsets(consumer, 2) == [0, 1]
+        for _ in range(2):
+            with pytest.raises(CorruptRecords) as caught:
+                await anext(consumer)
+            assert (caught.value.offset, caught.value.next_offset) == (2, 4)
+        consumer.seek(TP, caught.value.next_offset)
+        assert await offsets(consumer, 1) == [4]
+
+
+async def test_a_batch_that_can_not_be_decoded_is_told_too() -> None:
+    log = Log(batch(0, b"a"), patched(batch(1, b"b", b"c"), ">i", 57, 3), batch(3, b"d"))
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        assert await offsets(consumer, 1) == [0]
+        with pytest.raises(CorruptRecords):
+            await anext(consumer)
+        consumer.seek(TP, 3)
+        assert await offsets(consumer, 1) == [3]
+
+
+async def test_a_new_leader_whose_log_goes_on_is_followed_without_a_gap() -> None:
+    log = Log(batch(0, b"a", b"b"))
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        assert await offsets(consumer, 2) == [0, 1]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        log.epoch = 4
+        log.batches.append(batch(2, b"c", epoch=4))
+        log.errors = [ErrorCode.FENCED_LEADER_EPOCH]
+        consumer.seek(TP, 2)
+        assert await offsets(consumer, 1) == [2]
+        named = [part for one in log.fetches for topic in one.topics for part in topic.partitions]
+        assert named[-1].current_leader_epoch == 4
+
+
+@pytest.mark.parametrize("policy", ["earliest", "none"])
+async def test_a_log_that_was_cut_below_the_position_is_noticed(policy: str) -> None:
+    log = Log(batch(0, b"a", b"b"), batch(2, b"c", b"d"))
+    async with log.consumer(auto_offset_reset=policy) as consumer:
+        consumer.assign([TP])
+        consumer.seek(TP, 0)
+        assert await offsets(consumer, 4) == [0, 1, 2, 3]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        # The new leader has only the first batch of epoch 3, and went on from there.
+        log.batches = [batch(0, b"a", b"b"), batch(2, b"x", epoch=5)]
+        log.epoch, log.epoch_end = 5, (3, 2)
+        for stream in log.brokers[1].streams:
+            stream.end()
+        if policy == "none":
+            with pytest.raises(LogTruncated) as caught:
+                await anext(consumer)
+            assert (caught.value.offset, caught.value.diverging_offset) == (4, 2)
+            consumer.seek(TP, 2)
+        record = await anext(consumer)
+        assert (record.offset, record.value, record.leader_epoch) == (2, b"x", 5)
+
+
+async def test_the_replica_that_the_leader_names_is_read_from() -> None:
+    log = Log(batch(0, b"a"), nodes=(1, 2))
+    log.preferred_read_replica = 2
+    async with log.consumer(rack="r") as consumer:
+        consumer.assign([TP])
+        assert await offsets(consumer, 1) == [0]
+        assert log.asked_nodes[:2] == [1, 2]
+        assert log.fetches[0].rack_id == "r"
+
+
+async def test_what_the_replica_refuses_the_leader_is_asked() -> None:
+    log = Log(batch(0, b"a"), nodes=(1, 2))
+    log.preferred_read_replica = 2
+    log.replica_errors = [ErrorCode.OFFSET_OUT_OF_RANGE]
+    async with log.consumer(rack="r") as consumer:
+        consumer.assign([TP])
+        assert await offsets(consumer, 1) == [0]
+        assert log.asked_nodes[:3] == [1, 2, 1]
+
+
+async def test_an_offset_out_of_range_is_reset_by_policy() -> None:
+    log = Log(batch(5, b"a"))
+    log.earliest = 5
+    log.errors = [ErrorCode.OFFSET_OUT_OF_RANGE]
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        consumer.seek(TP, 1)
+        assert await offsets(consumer, 1) == [5]
+
+
+async def test_an_answer_to_an_old_question_is_dropped() -> None:
+    log = Log(batch(0, b"a", b"b", b"c"))
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        consumer.seek(TP, 1)
+        assert await offsets(consumer, 2) == [1, 2]
+
+
+async def test_a_batch_is_decompressed_off_the_loop_and_a_cancelled_wait_loses_it_not() -> None:
+    from penstock.protocol.compression import Codec
+    from penstock.protocol.records import Record
+    from penstock.protocol.records import encode_batch as encode
+
+    values = [bytes(str(number), "ascii") * 400 for number in range(1000)]
+    records = [Record(number, 0, None, value) for number, value in enumerate(values)]
+    raw = encode(records, codec=Codec.GZIP)
+    noise = encode(
+        [Record(0, 0, None, bytes((n * n * 7919 + n // 3) % 251 for n in range(200_000)))],
+        codec=Codec.GZIP,
+        base_offset=1000,
+    )
+    log = Log(raw, noise)
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await anext(consumer)
+        found = [await anext(consumer) for _ in range(1001)]
+        assert [record.value for record in found[:1000]] == values
+        assert found[1000].offset == 1000
