@@ -238,8 +238,8 @@ class ConsumerGroup:
             return self._refuse_waiting(ErrorCode.NOT_COORDINATOR)
         if self._store_token is not None:
             return ()
-        while self._waiting:
-            self._held.append(self._answer(self._waiting.popleft(), now_ms))
+        while self._waiting and not self._records:
+            self._answer_waiting(now_ms)
         self._expire(now_ms)
         if not self._records and not (self._repair and repairs):
             replies, self._held = self._held, []
@@ -282,43 +282,72 @@ class ConsumerGroup:
         self._undo.append(self.stored.apply(record))
         self._records.append(record)
 
-    def _answer(self, request: _Request, now_ms: int) -> Reply:
-        if isinstance(request, DescribeRequested):
-            return self._describe(request.token)
-        try:
-            if request.member_epoch in (LEAVE_EPOCH, STATIC_LEAVE_EPOCH):
-                return self._leave(request, now_ms)
-            return self._heartbeat(request, now_ms)
-        except Refused as refused:
-            return _error(request.token, request, refused.code, refused.message)
+    def _answer_waiting(self, now_ms: int) -> None:
+        """Take in what members say, then make one target for all, then give to each: a flood of joins costs one assignment.
 
-    # Heartbeats. Whatever refuses one does so before the first `_put`.
+        Whoever has written twice waits with the second for the next round, since the first changes what the second means.
+        """
+        heard: list[tuple[ConsumerHeartbeat, CurrentAssignment]] = []
+        descriptions: list[Token] = []
+        writers: set[str | None] = set()
+        while self._waiting:
+            request = self._waiting[0]
+            if isinstance(request, DescribeRequested):
+                descriptions.append(self._waiting.popleft().token)
+                continue
+            names = self._names_of(request)
+            if not names.isdisjoint(writers):
+                break
+            writers |= names
+            self._waiting.popleft()
+            try:
+                if request.member_epoch in (LEAVE_EPOCH, STATIC_LEAVE_EPOCH):
+                    self._held.append(self._leave(request, now_ms))
+                else:
+                    heard.append((request, self._hear(request, now_ms)))
+            except Refused as refused:
+                self._held.append(_error(request.token, request, refused.code, refused.message))
+        if heard and self._topics_are_stale:
+            self._look_at_topics()
+        if heard and self.stored.epoch > self.stored.assignment_epoch:
+            self._assign()
+        self._held += [self._give(beat, before, now_ms) for beat, before in heard]
+        self._held += [self._describe(token) for token in descriptions]
 
-    def _heartbeat(self, beat: ConsumerHeartbeat, now_ms: int) -> ConsumerHeartbeatReply:
+    def _names_of(self, beat: ConsumerHeartbeat) -> set[str | None]:
+        """Who is concerned: the member, its instance id, and who has that now."""
+        if beat.instance_id is None:
+            return {f"member {beat.member_id}"}
+        owner = self.stored.static_member(beat.instance_id)
+        return {f"member {beat.member_id}", f"member {owner}", f"instance {beat.instance_id}"}
+
+    def _hear(self, beat: ConsumerHeartbeat, now_ms: int) -> CurrentAssignment:
+        """Take in what a member says of itself; returns what it had. Raises Refused, and then nothing is changed."""
         predecessor = admit(self.stored, self.limits, beat)
         before = self.stored.current(predecessor or beat.member_id)
         metadata = introduced(self.stored, beat, predecessor)
-        changed = self._subscription_changed(beat.member_id, predecessor, metadata)
-        matched = self._match(metadata.topic_regex) if changed else None
+        changed = self._subscription_changed(predecessor, metadata)
         if beat.server_assignor is not None and beat.server_assignor not in self.limits.assignors:
             raise Refused(
                 ErrorCode.UNSUPPORTED_ASSIGNOR,
                 f"the assignor {beat.server_assignor} is not one of {', '.join(self.limits.assignors)}",
             )
         if changed:
+            self._check_regex(metadata.topic_regex)
             self._bump()
+            self._topics_are_stale = True
         if predecessor is not None and predecessor != beat.member_id:
             self._replace(predecessor, beat.member_id, metadata)
         elif metadata != self.stored.members.get(beat.member_id):
             self._put(MemberRecord(beat.member_id, metadata))
-        if matched is not None:
-            self._put_regex(metadata.topic_regex, matched)
-        if changed or self._topics_are_stale:
-            self._look_at_topics()
-        if self.stored.epoch > self.stored.assignment_epoch:
-            self._assign()
-        after = self._reconcile(beat, now_ms)
         self._sessions.set(beat.member_id, now_ms + self.limits.session_timeout_ms)
+        return before
+
+    def _give(
+        self, beat: ConsumerHeartbeat, before: CurrentAssignment, now_ms: int
+    ) -> ConsumerHeartbeatReply:
+        """Bring the member a step towards its target, and tell it."""
+        after = self._reconcile(beat, now_ms)
         tells = beat.is_full or after.assigned != before.assigned
         return ConsumerHeartbeatReply(
             token=beat.token,
@@ -327,27 +356,18 @@ class ConsumerGroup:
             assignment=after.assigned if tells else None,
         )
 
-    def _subscription_changed(
-        self, member_id: str, predecessor: str | None, metadata: MemberMetadata
-    ) -> bool:
+    def _subscription_changed(self, predecessor: str | None, metadata: MemberMetadata) -> bool:
         if predecessor is None:
             return True
         known = self.stored.members[predecessor]
         return (known.topic_names, known.topic_regex) != (metadata.topic_names, metadata.topic_regex)
 
-    def _match(self, regex: str) -> frozenset[str] | None:
-        """The topics of a regular expression; None where there is none. Raises Refused."""
-        if not regex:
-            return None
+    def _check_regex(self, regex: str) -> None:
         try:
-            return self._topics.match(regex)
+            if regex and regex not in self.stored.regexes:
+                self._topics.match(regex)
         except InvalidRegularExpression as error:
             raise Refused(ErrorCode.INVALID_REGULAR_EXPRESSION, str(error)) from None
-
-    def _put_regex(self, regex: str, names: frozenset[str]) -> None:
-        known = self.stored.regexes.get(regex)
-        if known is None or known.topic_names != names:
-            self._put(RegexRecord(regex, names, self._topics.revision))
 
     def _replace(self, old_id: str, new_id: str, metadata: MemberMetadata) -> None:
         """A static member is back under another member id: it gets what its predecessor had, without a rebalance."""
@@ -389,7 +409,9 @@ class ConsumerGroup:
     # Epochs and targets.
 
     def _bump(self) -> None:
-        self._put(GroupEpochRecord(self.stored.epoch + 1, self.stored.metadata_hash))
+        """Say that the target is out of date, unless that is said already."""
+        if self.stored.epoch <= self.stored.assignment_epoch:
+            self._put(GroupEpochRecord(self.stored.epoch + 1, self.stored.metadata_hash))
 
     def _look_at_topics(self) -> None:
         """Match regular expressions again, and bump the epoch where that or the topics' state changes anything."""

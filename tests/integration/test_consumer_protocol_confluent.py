@@ -9,10 +9,13 @@ import pytest
 from tests.support.clients import librdkafka
 from tests.support.clients.librdkafka_groups import GroupMember
 from tests.support.consumer_protocol import FAST_GROUPS, describe
+from tests.support.consumer_protocol import join as consumer_join
 from tests.support.deadline import until
 from tests.support.processes import RunningServer, running_server
 from tests.support.topics import create_topic, fresh_name, produce_values
 from tests.support.wire import Connection, connect
+
+from penstock.protocol.errors import ErrorCode
 
 Join = Callable[..., GroupMember]
 LIMIT_S = 45.0
@@ -168,6 +171,44 @@ def test_a_member_changes_what_it_reads(connection: Connection, group: str, join
     a.subscribe(two)
     until(lambda: {topic for topic, _ in a.owned} == {two}, "the other topic", limit_s=LIMIT_S)
     owns(3, a)
+
+
+def test_an_empty_group_changes_its_protocol_and_keeps_its_offsets(
+    connection: Connection, group: str, join: Join
+) -> None:
+    """With members it keeps its protocol: those of the other one are refused."""
+    topic = create_topic(connection, "protocols")
+    values = [b"%d" % number for number in range(4)]
+    read: list[bytes] = []
+    refusals = {"classic": ErrorCode.GROUP_ID_NOT_FOUND, "consumer": ErrorCode.INCONSISTENT_GROUP_PROTOCOL}
+    for value, protocol in zip(values, ("classic", "consumer", "classic", "consumer"), strict=True):
+        member = join(group, topic, protocol=protocol)
+        produce_values(connection, topic, value)
+        until(lambda member=member: member.values, "the next record", limit_s=LIMIT_S)
+        read += member.values
+        assert refusal(connection, group, topic, protocol) == refusals[protocol]
+        member.commit()
+        member.close()
+        listed = connection.request("list_groups", 5, states_filter=[], types_filter=[protocol])
+        assert [one.group_state for one in listed.groups if one.group_id == group] == ["Empty"]
+    assert read == values
+
+
+def refusal(connection: Connection, group: str, topic: str, protocol: str) -> int:
+    """What a member of the other protocol hears."""
+    if protocol == "classic":
+        return int(consumer_join(connection, group, "stranger", topic).error_code)
+    values = {
+        "session_timeout": 6000,
+        "rebalance_timeout": 6000,
+        "member_id": "",
+        "protocol_type": "consumer",
+    }
+    protocols = [{"name": "range", "metadata": b"\0\0\0\0\0\0\0\0\0\0"}]
+    reply = connection.request(
+        "join_group", 5, group_id=group, group_instance_id=None, protocols=protocols, **values
+    )
+    return int(reply.error_code)
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])

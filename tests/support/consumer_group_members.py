@@ -83,6 +83,8 @@ class Client:
         self.regex = regex
         self.instance_id: str | None = None
         self.assignor: str | None = None
+        self.is_slow = False
+        """Whether it needs a nudge to reconcile."""
         self.epoch = 0
         self.owned: set[Partition] = set()
         self.given: set[Partition] = set()

@@ -16,6 +16,7 @@ FAST_GROUPS: Mapping[str, str] = {
     "group.consumer.heartbeat.interval.ms": "200",
     "group.consumer.min.heartbeat.interval.ms": "100",
     "group.initial.rebalance.delay.ms": "0",
+    "group.consumer.migration.policy": "disabled",
 }
 NOT_YET = {
     int(ErrorCode.COORDINATOR_NOT_AVAILABLE),

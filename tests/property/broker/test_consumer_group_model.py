@@ -55,14 +55,22 @@ class GroupTrial(RuleBasedStateMachine):
 
     # Members come, write, lag and go. A number picks one of those that are there.
 
-    @rule(slot=SLOTS, subscription=st.one_of(st.just(ALIKE), SUBSCRIPTIONS), is_static=st.booleans())
-    def start(self, slot: int, subscription: tuple[tuple[str, ...], str], is_static: bool) -> None:
+    @rule(
+        slot=SLOTS,
+        subscription=st.one_of(st.just(ALIKE), SUBSCRIPTIONS),
+        is_static=st.booleans(),
+        is_slow=st.booleans(),
+    )
+    def start(
+        self, slot: int, subscription: tuple[tuple[str, ...], str], is_static: bool, is_slow: bool
+    ) -> None:
         """A client starts where there is none; a static one may be the successor of one that crashed or left."""
         if slot in self.clients:
             return
         self.born += 1
         client = Client(f"m{self.born}", names=subscription[0], regex=subscription[1])
         client.instance_id = f"i{slot}" if is_static else None
+        client.is_slow = is_slow
         self.clients[slot] = client
         self.send(client)
 
@@ -77,7 +85,7 @@ class GroupTrial(RuleBasedStateMachine):
             self.bench.land()
         if how_far >= 2:
             self.receive(client)
-        if how_far >= 3:
+        if how_far >= 3 and not client.is_slow:
             client.reconcile()
 
     @precondition(lambda self: len(self.clients) > 1)
@@ -260,5 +268,5 @@ class GroupTrial(RuleBasedStateMachine):
         return frozenset(name for name in client.names if self.topics.topic(name)) | matched
 
 
-GroupTrial.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+GroupTrial.TestCase.settings = settings(max_examples=250, stateful_step_count=60, deadline=None)
 TestGroupTrial = GroupTrial.TestCase
