@@ -88,6 +88,9 @@ class Phase(enum.Enum):
     ENDED = enum.auto()
 
 
+_BETWEEN = frozenset({Phase.JOINING, Phase.LEADING, Phase.SYNCING})
+
+
 class ClassicMachine:
     """One member. Begins when it is told of a subscription."""
 
@@ -140,6 +143,11 @@ class ClassicMachine:
     def is_settled(self) -> bool:
         """Has its assignment, and knows of no rebalance."""
         return self.phase is Phase.STABLE and self.ownership.is_calm and not self._needs_rejoin
+
+    @property
+    def is_between_generations(self) -> bool:
+        """In a rebalance, with something to keep: commits have to wait."""
+        return self.phase in _BETWEEN and self.generation != NO_GENERATION
 
     @property
     def watched_topics(self) -> frozenset[str]:

@@ -33,8 +33,14 @@ from penstock.consumer.classic_events import (
     TopicsFetched,
     TopicsSeen,
 )
-from penstock.consumer.classic_machine import ClassicMachine, Phase
-from penstock.consumer.membership import GroupIdentity, GroupListener, GroupProtocol, MembershipOptions
+from penstock.consumer.classic_machine import ClassicMachine
+from penstock.consumer.membership import (
+    NO_GENERATION,
+    GroupIdentity,
+    GroupListener,
+    GroupProtocol,
+    MembershipOptions,
+)
 from penstock.consumer.membership_events import ForgetCoordinator
 from penstock.consumer.membership_shell import MembershipShell
 from penstock.consumer.subscription import Subscription
@@ -85,7 +91,8 @@ class ClassicMembership(MembershipShell):
             self._machine.generation,
             self._options.group_instance_id,
             GroupProtocol.CLASSIC,
-            is_rebalancing=self._machine.phase in (Phase.JOINING, Phase.LEADING, Phase.SYNCING),
+            is_out=self._machine.generation == NO_GENERATION,
+            is_rebalancing=self._machine.is_between_generations,
         )
 
     def change_subscription(self, subscription: Subscription) -> None:

@@ -117,6 +117,11 @@ class ConsumerMachine:
         return is_calm and not self._owes_ack and not self._lacks_names
 
     @property
+    def is_between_generations(self) -> bool:
+        """Never: this protocol has no time in which commits are refused."""
+        return False
+
+    @property
     def deadline_ms(self) -> float | None:
         """When to step with TimePassed, at the latest; may be in the past."""
         if self.phase is Phase.ENDED:

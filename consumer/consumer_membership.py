@@ -18,7 +18,13 @@ from penstock.consumer.consumer_events import (
     TopicNamesFetched,
 )
 from penstock.consumer.consumer_machine import ConsumerMachine
-from penstock.consumer.membership import GroupIdentity, GroupListener, GroupProtocol, MembershipOptions
+from penstock.consumer.membership import (
+    NO_GENERATION,
+    GroupIdentity,
+    GroupListener,
+    GroupProtocol,
+    MembershipOptions,
+)
 from penstock.consumer.membership_events import ForgetCoordinator
 from penstock.consumer.membership_shell import MembershipShell
 from penstock.consumer.subscription import Subscription
@@ -61,6 +67,7 @@ class ConsumerMembership(MembershipShell):
             self._machine.epoch,
             self._options.group_instance_id,
             GroupProtocol.CONSUMER,
+            is_out=self._machine.epoch == NO_GENERATION,
         )
 
     def change_subscription(self, subscription: Subscription) -> None:

@@ -91,6 +91,8 @@ class GroupOffsets:
 
         async def attempt() -> ErrorCode:
             who = identity()
+            if who.is_out:
+                raise CommitFailed(f"no member of group {who.group_id} now: what it owned went to others")
             codes = await self._commit_once(who, left)
             for partition in [partition for partition in left if codes.get(partition) == ErrorCode.NONE]:
                 del left[partition]

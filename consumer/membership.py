@@ -43,6 +43,8 @@ class GroupIdentity:
     """The generation (classic) or the member epoch (KIP-848)."""
     group_instance_id: str | None = None
     protocol: GroupProtocol = GroupProtocol.CLASSIC
+    is_out: bool = False
+    """Of a membership that is not in the group now: it has nothing to commit for."""
     is_rebalancing: bool = field(default=False, compare=False)
     """Whether the generation may be over already, and the next one not yet known (classic)."""
 
@@ -140,7 +142,10 @@ class Membership(Protocol):
         ...
 
     async def wait_settled(self) -> None:
-        """Return when `is_settled`, or when the membership has ended. For a commit that was refused with RebalanceInProgress."""
+        """Return when the member is not between two generations: for a commit that was refused with RebalanceInProgress.
+
+        Calls of the listener may be under way then, also a revoke that waits for the very user who wants to commit; and all may be lost.
+        """
         ...
 
     def change_subscription(self, subscription: Subscription) -> None:

@@ -45,6 +45,11 @@ class Machine(Protocol):
         """In the group, and no rebalance is known of."""
         ...
 
+    @property
+    def is_between_generations(self) -> bool:
+        """Whether commits have to wait."""
+        ...
+
     def step(self, event: Any, now_ms: float) -> Sequence[Any]:
         """Take in an event; returns the actions."""
         ...
@@ -76,7 +81,8 @@ class MembershipShell:
 
     async def wait_settled(self) -> None:
         """See Membership."""
-        while not self.is_settled and not self._has_ended.is_set():
+        await trio.lowlevel.checkpoint()
+        while self._machine_of_shell.is_between_generations and not self._has_ended.is_set():
             await self._settled_lot.park()
 
     async def run(self) -> None:
@@ -130,7 +136,7 @@ class MembershipShell:
                     self._do(action)
         self._after_step()
         self._woken.set()
-        if self.is_settled:
+        if not self._machine_of_shell.is_between_generations:
             self._settled_lot.unpark_all()
 
     def _now_ms(self) -> float:

@@ -32,6 +32,12 @@ class Ledger:
     def __init__(self) -> None:
         self.owners: dict[TopicPartition, "RecordingListener"] = {}
         self.changed = trio.Event()
+        self.failure: BaseException | None = None
+
+    def fail(self, error: BaseException) -> None:
+        """Let whoever waits raise this."""
+        self.failure = error
+        self._tell()
 
     def give(self, owner: "RecordingListener", partitions: Partitions) -> None:
         for partition in partitions:
@@ -50,6 +56,8 @@ class Ledger:
         """Wait for an event that is looked at whenever the ledger changes."""
         with trio.fail_after(limit_s):
             while not event():
+                if self.failure is not None:
+                    raise self.failure
                 await self.changed.wait()
 
     def _tell(self) -> None:
@@ -94,6 +102,7 @@ class RecordingListener:
 
     def fail(self, error: PenstockError) -> None:
         self.failure = error
+        self.ledger.give(self, NONE)  # so that who waits looks again
 
     async def wait_polled(self) -> None:
         await self.polled.wait()
