@@ -191,12 +191,12 @@ class Churn:
             name, instance if self._style.is_static else None, self._server, self._style, self.history
         )
         self.members.append(member)
+        if member.instance is not None:
+            self._instances.add(member.instance)
         self._nursery.start_soon(self._run, member)
 
     async def _run(self, member: Member) -> None:
         """A static member's name is free again when it has gone; after a crash only where a successor may take it (not with KIP-848)."""
-        if member.instance is not None:
-            self._instances.add(member.instance)
         await member.run()
         if member.instance is not None and (
             member.name not in self.history.crashed or self._style.protocol == "classic"
