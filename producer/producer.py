@@ -86,20 +86,18 @@ class Producer:
         Args:
             bootstrap: `host:port`, several separated by commas.
             environment: the ports; those of this machine by default.
-            acks: who must have a record before it counts as sent: "all" in-sync replicas, the "leader", or "none" (then nobody tells whether
-                it arrived, offsets are -1 and nothing is tried again). [acks]
+            acks: who must have a record: "all" in-sync replicas, the "leader", or "none" (offsets are -1, nothing is tried again). [acks]
             idempotence: no doubles, whatever is tried again; on by default where acks="all", which it needs. [enable.idempotence]
             compression: "none", "gzip", "snappy", "lz4" or "zstd". [compression.type]
             compression_level: Kafka's numbers; the codec's default where None. [compression.<codec>.level]
             linger_ms: how long a batch that is not full waits for more. 0 sends at once, and batches all that comes while
                 `max_in_flight` requests are on their way. [linger.ms]
-            batch_size_bytes: the most that a batch takes before it is compressed; a larger record gets a batch of its own. [batch.size]
+            batch_size_bytes: the most that a batch takes before compression; a larger record gets one of its own. [batch.size]
             max_in_flight: requests to one broker that wait for their answers; at most 5 with idempotence. Without it, and with acks,
                 one batch of a partition at a time, for the order's sake. [max.in.flight.requests.per.connection]
             buffer_memory_bytes: the most that unacked records take; past it calls wait. [buffer.memory]
             delivery_timeout_ms: how long a batch may take from its first record to its ack, all attempts together. [delivery.timeout.ms]
-            request_timeout_ms: how long a broker may wait for its replicas. A broker that is silent for longer counts as
-                lost. [request.timeout.ms]
+            request_timeout_ms: how long a broker may wait for replicas; silent for longer, it counts as lost. [request.timeout.ms]
             request_max_bytes: the most that a request takes, and a record. [max.request.size]
             partitioner: a function `(topic, key, value, partition_count) -> partition` for records that name none. By default
                 keys go where Java's producer puts them, and records without a key stick to a partition for a batch. [partitioner.class]

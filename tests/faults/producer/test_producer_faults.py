@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -87,7 +87,7 @@ async def test_a_clean_restart_under_send_many_loses_nothing(server: RunningServ
 
 
 @asynccontextmanager
-async def frozen(server: RunningServer) -> AsyncIterator[None]:
+async def frozen(server: RunningServer) -> AsyncGenerator[None]:
     os.kill(server.pid, signal.SIGSTOP)
     try:
         yield

@@ -70,18 +70,27 @@ def named(batch: Batch) -> tuple[int, int]:
     return batch.identity.epoch, batch.base_sequence
 
 
+def nothing(buffer: Buffer) -> None:
+    pass
+
+
+def flush(buffer: Buffer) -> None:
+    buffer.accumulator.flush_count = 1
+
+
+def starve(buffer: Buffer) -> None:
+    buffer.accumulator.starved_count = 1
+
+
+def fill(buffer: Buffer) -> None:
+    buffer.add(480)
+
+
 @pytest.mark.parametrize(
-    ("hurry", "ready_at_ms"),
-    [
-        (lambda buffer: None, 30.0),
-        (lambda buffer: setattr(buffer.accumulator, "flush_count", 1), 0.0),
-        (lambda buffer: setattr(buffer.accumulator, "starved_count", 1), 0.0),
-        (lambda buffer: buffer.add(480), 0.0),
-    ],
-    ids=["linger", "flush", "memory", "full"],
+    ("hurry", "ready_at_ms"), [(nothing, 30.0), (flush, 0.0), (starve, 0.0), (fill, 0.0)]
 )
 def test_linger_holds_what_must_go_or_lets_go_what_may_wait(
-    hurry: Callable[[Buffer], object], ready_at_ms: float
+    hurry: Callable[[Buffer], None], ready_at_ms: float
 ) -> None:
     buffer = Buffer(replace(LIMITS, linger_ms=30))
     buffer.add()

@@ -1,6 +1,6 @@
 """The producer's public face against brokers in memory: what is refused, what is told, what is left after cancellation."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -33,7 +33,7 @@ def producer_of(cluster: ProducingCluster, **options: Any) -> Producer:
 
 
 @asynccontextmanager
-async def idle(cluster: ProducingCluster, **options: Any) -> AsyncIterator[Producer]:
+async def idle(cluster: ProducingCluster, **options: Any) -> AsyncGenerator[Producer]:
     """A producer that sends nothing by itself: linger is for ever, and what is left at the end is dropped."""
     with trio.CancelScope() as scope:
         async with producer_of(cluster, linger_ms=1e12, **options) as producer:
@@ -62,7 +62,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 @pytest.mark.parametrize("bad", BAD)
 async def test_bad_input_is_taken_or_leaves_something_behind(bad: str, cluster: ProducingCluster) -> None:
     fields, kind, words = BAD[bad]
-    record = {"value": b"v", **fields}
+    record: dict[str, Any] = {"value": b"v", **fields}
     async with idle(cluster) as producer:
         with pytest.raises(kind, match=words):
             await producer.enqueue(TOPIC, **record)

@@ -47,11 +47,14 @@ headers: st.SearchStrategy[Headers] = st.lists(
 ).map(tuple)
 times = st.integers(0, 2**62) | st.integers(BASE_MS - 100, BASE_MS + 100)
 singles = st.builds(Record, st.just(0), times, keys, values, headers).map(lambda record: [record])
+
+
+def run_of(time: int, key: bytes | None, lengths: list[int]) -> list[Record]:
+    return [Record(0, time, key, bytes(length)) for length in lengths]
+
+
 runs = st.builds(
-    lambda time, key, lengths: [Record(0, time, key, bytes(length)) for length in lengths],
-    times,
-    keys,
-    st.lists(st.sampled_from([0, 1, 55, 63, 64, 100, 5000]), min_size=1, max_size=80),
+    run_of, times, keys, st.lists(st.sampled_from([0, 1, 55, 63, 64, 100, 5000]), min_size=1, max_size=80)
 )
 
 
