@@ -75,10 +75,11 @@ def _partitions(assignment: bytes) -> list[int]:
     [
         (("librdkafka",), "classic", "range", 0.0),
         (("librdkafka",), "classic", "cooperative-sticky", 0.3),
-        (("librdkafka",), "consumer", "uniform", 0.0),
-        (("librdkafka", "aiokafka", "kafka-python"), "classic", "roundrobin", 0.0),
+        (("librdkafka", "penstock"), "consumer", "uniform", 0.0),
+        (("librdkafka", "aiokafka", "kafka-python", "penstock"), "classic", "roundrobin", 0.0),
+        (("penstock",), "classic", "cooperative-sticky", 0.0),
     ],
-    ids=["eager", "cooperative-static", "consumer-protocol", "mixed"],
+    ids=["eager", "cooperative-static", "consumer-protocol", "mixed", "penstock"],
 )
 def test_nothing_is_lost_owned_twice_or_taken_back(
     start_server: StartServer,

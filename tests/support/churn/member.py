@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,10 +204,59 @@ def kafka_python(how: Membership, notes: Notes, stop: Stop) -> None:
     consumer.close()
 
 
+def penstock(how: Membership, notes: Notes, stop: Stop) -> None:
+    """Our own."""
+    import trio
+
+    trio.run(_penstock, how, notes, stop)
+
+
+async def _penstock(how: Membership, notes: Notes, stop: Stop) -> None:
+    import trio
+
+    from penstock.client.metadata import TopicPartition
+    from penstock.consumer.consumer import Consumer
+    from penstock.errors import PenstockError
+
+    def noting(event: str) -> Callable[[frozenset[TopicPartition]], Awaitable[None]]:
+        async def note(partitions: frozenset[TopicPartition]) -> None:
+            notes.write(event, partitions=[each.partition for each in partitions])
+
+        return note
+
+    consumer_protocol = how.protocol == "consumer"
+    async with Consumer(
+        how.bootstrap,
+        how.topic,
+        group=how.group,
+        group_protocol="consumer" if consumer_protocol else "classic",
+        assignors=("range",) if consumer_protocol else (how.assignor,),
+        group_instance_id=how.instance,
+        auto_offset_reset="earliest",
+        auto_commit=False,
+        session_timeout_ms=how.session_timeout_ms,
+        heartbeat_interval_ms=how.session_timeout_ms // 5,
+        max_poll_interval_ms=max(how.session_timeout_ms, 10_000),
+        on_assigned=noting("assign"),
+        on_revoked=noting("revoke"),
+        on_lost=noting("lose"),
+    ) as consumer:
+        while not stop.asked:
+            with trio.move_on_after(POLL_S):
+                batch = await consumer.next_batch(max_records=POLL_RECORDS)
+                notes.did((batch.partition, record.offset) for record in batch)
+                with trio.CancelScope(shield=True):
+                    try:
+                        await consumer.commit()
+                    except PenstockError as error:
+                        notes.write("refused", reason=str(error))
+
+
 CLIENTS: Mapping[str, Callable[[Membership, Notes, Stop], None]] = {
     "librdkafka": librdkafka,
     "aiokafka": aiokafka,
     "kafka-python": kafka_python,
+    "penstock": penstock,
 }
 
 
