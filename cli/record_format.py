@@ -4,8 +4,9 @@ Pure: records in, bytes out. Values and keys go out byte for byte, as they came.
 """
 
 import json
+import re
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from penstock.cli.failure import CalledWrongly
 from penstock.cli.record_input import unescaped
@@ -113,23 +114,15 @@ def _compiled(text: str) -> Sequence[_Part]:
         raise CalledWrongly(
             f"--format: {text!r} is neither text nor json, and has no field; there are {FIELDS_HELP}"
         )
-    literal, *rest = text.split("%")
-    parts = [_constant(unescaped(literal).encode())]
-    pieces = iter(rest)
-    for piece in pieces:
-        if not piece:  # %%: what follows belongs to no field
-            parts.append(_FIELDS["%"])
-            parts.append(_constant(unescaped(next(pieces, "")).encode()))
-            continue
-        if piece[0] not in _FIELDS:
-            raise CalledWrongly(f"--format: there is no field %{piece[0]}; there are {FIELDS_HELP}")
-        parts += [_FIELDS[piece[0]], _constant(unescaped(piece[1:]).encode())]
+    parts: list[_Part] = []
+    for position, piece in enumerate(re.split(r"%(.?)", text, flags=re.DOTALL)):
+        if position % 2 == 0:  # between two fields
+            parts.append(_constant(unescaped(piece).encode()))
+        elif piece in _FIELDS:
+            parts.append(_FIELDS[piece])
+        else:
+            raise CalledWrongly(f"--format: there is no field %{piece}; there are {FIELDS_HELP}")
     return parts
 
 
-def lengths(records: Iterable[bytes]) -> list[int]:
-    """The size of each record as it is written."""
-    return list(map(len, records))
-
-
-__all__ = ["FIELDS_HELP", "Format", "format_named", "lengths", "record_as_json"]
+__all__ = ["FIELDS_HELP", "Format", "format_named", "record_as_json"]

@@ -8,6 +8,7 @@ import pytest
 from penstock import __version__
 from penstock.cli.main import run
 
+COMMANDS = ("consume", "group", "log", "offsets", "produce", "serve", "topic")
 Capture = pytest.CaptureFixture[str]
 
 
@@ -39,7 +40,7 @@ def test_a_broker_starts_without_what_only_some_paths_need() -> None:
 def test_help_lists_every_command_without_loading_it(capsys: Capture) -> None:
     assert run(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in ("log", "serve", "topic"))
+    assert all(name in out for name in COMMANDS)
 
 
 @pytest.mark.parametrize("arguments", [["frobnicate"], ["--frobnicate"], ["serve", "--frobnicate"]])
@@ -50,7 +51,7 @@ def test_a_wrong_call_is_exit_code_2(arguments: list[str], capsys: Capture) -> N
     assert "frobnicate" in err
 
 
-@pytest.mark.parametrize("name", ["log", "serve", "topic"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_can_be_loaded_and_explains_itself(name: str, capsys: Capture) -> None:
     assert run([name, "--help"]) == 0
     assert f"penstock {name}" in capsys.readouterr().out
