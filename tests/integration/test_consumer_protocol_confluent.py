@@ -184,7 +184,7 @@ def test_an_empty_group_changes_its_protocol_and_keeps_its_offsets(
     for value, protocol in zip(values, ("classic", "consumer", "classic", "consumer"), strict=True):
         member = join(group, topic, protocol=protocol)
         produce_values(connection, topic, value)
-        until(lambda member=member: member.values, "the next record", limit_s=LIMIT_S)
+        await_values(member, 1)
         read += member.values
         assert refusal(connection, group, topic, protocol) == refusals[protocol]
         member.commit()
@@ -192,6 +192,11 @@ def test_an_empty_group_changes_its_protocol_and_keeps_its_offsets(
         listed = connection.request("list_groups", 5, states_filter=[], types_filter=[protocol])
         assert [one.group_state for one in listed.groups if one.group_id == group] == ["Empty"]
     assert read == values
+
+
+def await_values(member: GroupMember, count: int) -> None:
+    """Wait until the member has read so many."""
+    until(lambda: len(member.values) >= count, f"{count} records", limit_s=LIMIT_S)
 
 
 def refusal(connection: Connection, group: str, topic: str, protocol: str) -> int:
