@@ -21,7 +21,7 @@ from penstock.client.metadata import TopicPartition
 from penstock.consumer.batch import ConsumerBatch
 from penstock.consumer.consumer import Consumer
 from penstock.errors import PenstockError
-from penstock.runtime.standard_streams import ReaderGone, StandardOutput
+from penstock.runtime.standard_streams import Output, ReaderGone
 
 _COMMIT_EVERY_S = 1.0
 _END_CHECK_S = 0.2
@@ -37,7 +37,7 @@ class Enough(Exception):
 class Writer:
     """Writes records in their order, and knows of each partition how far."""
 
-    def __init__(self, output: StandardOutput, format_: Format, count_max: int | None) -> None:
+    def __init__(self, output: Output, format_: Format, count_max: int | None) -> None:
         self.written: dict[TopicPartition, int] = {}
         """By partition the offset behind the last record that was written out."""
         self._output = output

@@ -9,6 +9,7 @@ no more is written at once than a pipe that has room at all takes without blocki
 
 import os
 import stat
+from typing import Protocol
 
 import trio
 
@@ -22,6 +23,14 @@ _PIPE_WRITE_MAX_BYTES = 4096
 
 class ReaderGone(PenstockError):
     """Nobody reads what is written any more: the other end of the pipe was closed."""
+
+
+class Output(Protocol):
+    """Where bytes go, as far as there is room."""
+
+    async def write_some(self, data: Buffer) -> int:
+        """Write the beginning of `data`; returns how many bytes. See `StandardOutput`."""
+        ...
 
 
 class StandardInput:
@@ -77,4 +86,4 @@ def _can_wait(descriptor: int) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
 
 
-__all__ = ["ReaderGone", "StandardInput", "StandardOutput"]
+__all__ = ["Output", "ReaderGone", "StandardInput", "StandardOutput"]

@@ -55,3 +55,26 @@ def test_a_topic_id_looks_as_in_kafkas_tools() -> None:
     assert topic_id_text(bytes(16)) == "AAAAAAAAAAAAAAAAAAAAAA"
     assert topic_id_text(b"\xff" * 16) == "_" * 21 + "w"
     assert topic_id_text(None) is None
+
+
+def test_a_narrow_terminal_does_without_what_can_be_spared_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    columns = [Column("NAME"), Column("LESS", spared=1), Column("LEAST", spared=2), Column("COUNT")]
+    row = ("a" * 20, "b" * 20, "c" * 20, 5)
+    shown: dict[int, str] = {}
+    for width in (120, 60, 40):
+        monkeypatch.setenv("COLUMNS", str(width))
+        terminal = Terminal()
+        with contextlib.redirect_stdout(terminal):
+            print_table(columns, [row])
+        shown[width] = STYLE.sub("", terminal.getvalue())
+    assert "too narrow" not in shown[120]
+    assert "too narrow for LEAST\n" in shown[60]
+    assert "too narrow for LESS, LEAST\n" in shown[40]
+    assert all("a" * 20 in text and "5" in text for text in shown.values())
+
+
+def test_names_from_peers_can_not_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(COLUMNS, [("evil\x1b[2J\nrow", 1)])
+    assert capsys.readouterr().out.splitlines()[1] == "evil?[2J?row      1"
