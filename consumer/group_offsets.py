@@ -190,12 +190,12 @@ class GroupOffsets:
         self, group_id: str, partitions: Sequence[TopicPartition]
     ) -> dict[TopicPartition, tuple[int, OffsetAndMetadata | None]]:
         ids = self._topic_ids(partitions)
-        topics = [
-            Message(**topic, partition_indexes=indexes) for _, indexes, topic in _topics(partitions, ids)
-        ]
+        named = _topics(partitions, ids)
+        topics = [Message(**topic, partition_indexes=indexes) for _, indexes, topic in named]
+        by_name = [Message(name=name, partition_indexes=indexes) for name, indexes, _ in named]
         request = Message(
             group_id=group_id,
-            topics=topics,
+            topics=by_name,  # before version 8
             groups=[Message(group_id=group_id, topics=topics)],
             require_stable=self._require_stable,
         )
