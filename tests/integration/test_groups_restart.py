@@ -197,8 +197,8 @@ def test_a_join_that_waits_keeps_the_broker_from_stopping_or_others_from_being_a
         me = {"group_id": group, "generation_id": 1, "member_id": joined.member_id}
 
         def rebalances() -> bool:
-            code: int = first.request("heartbeat", 3, **me).error_code
-            return code == ErrorCode.rebalance_in_progress
+            answer = first.request("heartbeat", 3, **me)
+            return bool(answer.error_code == ErrorCode.rebalance_in_progress)
 
         until(rebalances, "the second member's join to be seen")
         begin = time.monotonic()
