@@ -12,10 +12,15 @@ from penstock.broker.groups.consumer_group_events import (
     ConsumerGroupState,
     ConsumerHeartbeat,
     ConsumerHeartbeatReply,
+    CurrentAssignment,
+    CurrentRecord,
     DescribeReply,
     DescribeRequested,
+    GroupEpochRecord,
     MemberState,
     RegexRecord,
+    TargetEpochRecord,
+    TargetRecord,
 )
 from penstock.protocol.errors import ErrorCode
 
@@ -488,6 +493,25 @@ def test_after_a_restart_topics_that_changed_meanwhile_are_noticed(bench: GroupB
     bench.restart()
     bench.settle(a)
     assert len(a.owned) == 6
+
+
+def test_what_is_left_in_the_log_of_nobody_holds_no_partition(bench: GroupBench) -> None:
+    """A store that landed in part may have given partitions to somebody whose member record never came."""
+    topic = bench.topics.topic("t")
+    assert topic is not None
+    everything = {topic.topic_id: frozenset(range(4))}
+    bench.log += [
+        GroupEpochRecord(1),
+        TargetRecord("ghost", everything),
+        TargetEpochRecord(1),
+        CurrentRecord("ghost", CurrentAssignment(member_epoch=1, assigned=everything)),
+    ]
+    bench.restart()
+    a = member("a")
+    bench.settle(a, rounds=2)
+    assert len(a.owned) == 4
+    bench.restart()
+    assert set(bench.group.stored.currents) == set(bench.group.stored.targets) == {"a"}
 
 
 def test_a_closed_group_answers_everybody_and_stays_silent(bench: GroupBench) -> None:
