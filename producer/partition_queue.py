@@ -65,15 +65,13 @@ class PartitionQueue:
 
     @property
     def is_held(self) -> bool:
-        """Nothing may be taken until an answer comes, whatever the time. For a queue with waiting batches."""
+        """Nothing may be taken until an answer comes, whatever the time."""
         if not self.on_wire:
             return False
         if len(self.on_wire) >= self.on_wire_max or self.is_draining or self.must_restart:
             return True
         if self.identity is None:
             return False
-        if self.waiting[0].base_sequence != NO_SEQUENCE:
-            return True
         oldest = min(
             (batch.number for batch in self.on_wire if batch.outcome is None), default=self.next_number
         )
