@@ -36,105 +36,82 @@ class Source(NamedTuple):
 
 def decode_records(data: bytes, source: Source, start_offset: int, end_offset: int) -> list[ConsumerRecord]:
     """The records with start_offset <= offset < end_offset. DecodeError where `data` is not `record_count` records."""
-    topic, partition, kind, epoch, base_offset, last_delta, base_timestamp, append_time, count = source
-    _check_count(count, len(data))
-    # One- and two-byte varints, which nearly all are, are read in line: a call for each takes twice the time.
-    first_delta = start_offset - base_offset
-    end_delta = end_offset - base_offset
-    new = _new_record
-    cls = ConsumerRecord
-    out: list[ConsumerRecord] = []
-    append = out.append
-    headers: Headers
-    key: bytes | None
-    value: bytes | None
-    position = 0
-    previous = -1
-    timestamp = append_time
+    _check_count(source.record_count, len(data))
     try:
-        for _ in range(count):
-            length = data[position]
-            position += 1
-            if length > 127:
-                byte = data[position]
-                if byte < 128:
-                    length += (byte - 1) << 7
-                    position += 1
-                else:
-                    length, position = _long_varint(data, position - 1)
-            end = position + (length >> 1)
-            position += 1
-            number = data[position]
-            position += 1
-            if number > 127:
-                byte = data[position]
-                if byte < 128:
-                    number += (byte - 1) << 7
-                    position += 1
-                else:
-                    number, position = _long_varint(data, position - 1)
-            if append_time is None:
-                timestamp = base_timestamp + (number >> 1 ^ -(number & 1))
-            delta = data[position]
-            position += 1
-            if delta > 127:
-                byte = data[position]
-                if byte < 128:
-                    delta += (byte - 1) << 7
-                    position += 1
-                else:
-                    delta, position = _long_varint(data, position - 1)
-            if delta & 1:
-                _bad_record(position, end)
-            delta >>= 1
-            number = data[position]
-            position += 1
-            if number == 1:
-                key = None
-            else:
-                if number > 127:
-                    number, position = _long_varint(data, position - 1)
-                if number & 1:
-                    key = None
-                else:
-                    start = position
-                    position += number >> 1
-                    key = data[start:position]
-            number = data[position]
-            position += 1
-            if number > 127:
-                byte = data[position]
-                if byte < 128:
-                    number += (byte - 1) << 7
-                    position += 1
-                else:
-                    number, position = _long_varint(data, position - 1)
-            if number & 1:
-                value = None
-            else:
-                start = position
-                position += number >> 1
-                value = data[start:position]
-            if data[position]:
-                headers, position = _read_headers(data, position)
-            else:
-                headers = ()
-                position += 1
-            if position != end or not previous < delta <= last_delta:
-                _bad_record(position, end)
-            previous = delta
-            if first_delta <= delta < end_delta:
-                append(
-                    new(
-                        cls,
-                        (topic, partition, base_offset + delta, timestamp, kind, key, value, headers, epoch),
-                    )
-                )
+        return _decode_all(data, source, start_offset - source.base_offset, end_offset - source.base_offset)
     except IndexError:
         raise DecodeError("the records end inside a record") from None
+
+
+def _decode_all(data: bytes, source: Source, first_delta: int, end_delta: int) -> list[ConsumerRecord]:
+    # One- and two-byte varints, which nearly all are, are read in line: a call for each takes twice the time. The low bit
+    # is a zigzag varint's sign, and the only negative length is that of null.
+    topic, partition, kind, epoch, base_offset, last_delta, base_timestamp, append_time, count = source
+    new, cls = _new_record, ConsumerRecord
+    out: list[ConsumerRecord] = []
+    append = out.append
+    position, previous = 0, -1
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    for _ in range(count):
+        length, position = data[position], position + 1
+        if length > 127:
+            if (byte := data[position]) < 128:
+                length, position = length + ((byte - 1) << 7), position + 1
+            else:
+                length, position = _long_varint(data, position - 1)
+        end = position + (length >> 1)
+        position += 1  # past the record's attributes, none of which is in use
+        number, position = data[position], position + 1
+        if number > 127:
+            if (byte := data[position]) < 128:
+                number, position = number + ((byte - 1) << 7), position + 1
+            else:
+                number, position = _long_varint(data, position - 1)
+        timestamp = base_timestamp + (number >> 1 ^ -(number & 1))
+        delta, position = data[position], position + 1
+        if delta > 127:
+            if (byte := data[position]) < 128:
+                delta, position = delta + ((byte - 1) << 7), position + 1
+            else:
+                delta, position = _long_varint(data, position - 1)
+        delta = delta >> 1 ^ -(delta & 1)
+        number, position = data[position], position + 1
+        if number == 1:
+            key = None
+        else:
+            key, position = _field(data, position - 1)
+        number, position = data[position], position + 1
+        if number > 127:
+            if (byte := data[position]) < 128:
+                number, position = number + ((byte - 1) << 7), position + 1
+            else:
+                number, position = _long_varint(data, position - 1)
+        if number & 1:
+            value = None
+        else:
+            start, position = position, position + (number >> 1)
+            value = data[start:position]
+        headers, position = _read_headers(data, position) if data[position] else ((), position + 1)
+        if position != end or not previous < delta <= last_delta:
+            _bad_record(position, end)
+        previous = delta
+        if first_delta <= delta < end_delta:
+            when = timestamp if append_time is None else append_time
+            append(new(cls, (topic, partition, base_offset + delta, when, kind, key, value, headers, epoch)))
     if position != len(data):
         raise DecodeError(f"{len(data) - position} bytes behind the last record")
     return out
+
+
+def _field(data: bytes, position: int) -> tuple[bytes | None, int]:
+    """The key at `position`, its length first, and the position behind it."""
+    number, position = _long_varint(data, position)
+    if number & 1:
+        return None, position
+    end = position + (number >> 1)
+    return data[position:end], end
 
 
 def decode_values(data: bytes, source: Source, start_offset: int, end_offset: int) -> list[bytes | None]:

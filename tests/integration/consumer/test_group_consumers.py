@@ -1,5 +1,7 @@
 """Consumers of a group, whole: records, commits and rebalances, of both protocols, against a real broker."""
 
+from typing import Any
+
 import pytest
 import trio
 from tests.support.processes import RunningServer

@@ -119,7 +119,11 @@ async def test_a_batch_larger_than_the_fetch_size_comes_all_the_same(
     big = bytes(300_000)
     for _ in range(5):
         produce_values(connection, topic, big)
-    limits = {"partition_fetch_max_bytes": 1000, "prefetch_max_bytes": 100_000, "fetch_max_bytes": 1000}
+    limits: dict[str, Any] = {
+        "partition_fetch_max_bytes": 1000,
+        "prefetch_max_bytes": 100_000,
+        "fetch_max_bytes": 1000,
+    }
     async with reader(server, topic, **limits) as consumer:
         assert values(await take(consumer, 5)) == [big] * 5
 
@@ -147,7 +151,7 @@ async def test_a_slow_partition_does_not_hold_up_a_busy_one(
     topic = create_topic(connection, "busy", partitions=2)
     for _ in range(40):
         produce_values(connection, topic, bytes(100_000))
-    limits = {"partition_fetch_max_bytes": 100_000, "fetch_max_wait_ms": 5_000}
+    limits: dict[str, Any] = {"partition_fetch_max_bytes": 100_000, "fetch_max_wait_ms": 5_000}
     async with reader(server, topic, **limits) as consumer:
         began = trio.current_time()
         await take(consumer, 40)
@@ -339,7 +343,7 @@ async def test_a_broker_restart_in_the_middle_loses_and_repeats_nothing(own_serv
         topic = create_topic(connection, "restart")
         for number in range(50):
             produce_values(connection, topic, *[b"%d" % (number * 10 + i) + bytes(5000) for i in range(10)])
-    limits = {"prefetch_max_bytes": 400_000, "partition_fetch_max_bytes": 100_000}
+    limits: dict[str, Any] = {"prefetch_max_bytes": 400_000, "partition_fetch_max_bytes": 100_000}
     async with reader(own_server, topic, **limits) as consumer:
         found = [record.offset for record in await take(consumer, 120)]
         await trio.to_thread.run_sync(own_server.kill)

@@ -49,7 +49,7 @@ class Log:
         self.brokers = {node: ScriptedBroker(self.handlers(node)) for node in nodes}
         self.addresses = {node: (f"node{node}", 9092) for node in nodes}
         self.asked_nodes: list[int] = []
-        self.gaps = 0
+        self.at = 0
 
     def handlers(self, node: int) -> dict[ApiKey, Callable[[int, Message], Message | Instead]]:
         return {
@@ -109,7 +109,7 @@ class Log:
         """A consumer of this log; the block has a deadline."""
         network = ScriptedNetwork({self.addresses[node]: broker for node, broker in self.brokers.items()})
         environment = scripted_environment(network)
-        options = {"auto_offset_reset": "earliest", **options}
+        options.setdefault("auto_offset_reset", "earliest")
         consumer = Consumer("node1:9092", environment=environment, **options)
         with trio.fail_after(LIMIT_S):
             async with consumer:
@@ -209,7 +209,7 @@ async def test_a_corrupt_batch_is_told_after_what_is_before_it_and_can_be_skippe
             with pytest.raises(CorruptRecords) as caught:
                 await anext(consumer)
             assert (caught.value.offset, caught.value.next_offset) == (2, 4)
-        consumer.seek(TP, caught.value.next_offset)
+        consumer.seek(TP, 4)
         assert await offsets(consumer, 1) == [4]
 
 

@@ -1,0 +1,70 @@
+"""The consumer's decoding against the protocol's own, and against garbage."""
+
+from contextlib import suppress
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.consumer.decoding import Source, decode_records, decode_values
+from penstock.protocol.compression import Codec
+from penstock.protocol.errors import DecodeError
+from penstock.protocol.record_batch import HEADER_SIZE_BYTES, TimestampType
+from penstock.protocol.records import Record, encode_batch
+from penstock.protocol.records import decode_records as decode_by_protocol
+
+maybe_bytes = st.none() | st.binary(max_size=200)
+headers = st.lists(st.tuples(st.text(max_size=5), maybe_bytes), max_size=3).map(tuple)
+offsets = st.lists(st.integers(0, 20_000), unique=True, min_size=1, max_size=20).map(sorted)
+times = st.integers(-(2**40), 2**40)
+
+
+def source_of(base_offset: int, last_delta: int, base_timestamp: int, count: int) -> Source:
+    kind = TimestampType.CREATE_TIME
+    return Source("t", 3, kind, 5, base_offset, last_delta, base_timestamp, None, count)
+
+
+@given(st.data(), offsets, st.integers(0, 2**40))
+def test_every_record_comes_out_as_the_protocol_decodes_it(
+    data: st.DataObject, deltas: list[int], base_offset: int
+) -> None:
+    records = [
+        Record(
+            base_offset + delta,
+            data.draw(times),
+            data.draw(maybe_bytes),
+            data.draw(maybe_bytes),
+            data.draw(headers),
+        )
+        for delta in deltas
+    ]
+    batch = encode_batch(records, codec=Codec.NONE, base_offset=base_offset, keep_offsets=True)
+    wanted = decode_by_protocol(memoryview(batch), output_max_bytes=1 << 30)
+    start = base_offset + data.draw(st.integers(0, 20_001))
+    end = start + data.draw(st.integers(0, 20_001))
+    chosen = [record for record in wanted if start <= record.offset < end]
+    source = source_of(base_offset, deltas[-1], records[0].timestamp, len(records))
+    body = batch[HEADER_SIZE_BYTES:]
+    found = decode_records(body, source, start, end)
+    assert [(r.offset, r.timestamp_ms, r.key, r.value, r.headers) for r in found] == [
+        (r.offset, r.timestamp, r.key, r.value, r.headers) for r in chosen
+    ]
+    assert all(record[:2] == ("t", 3) and record.leader_epoch == 5 for record in found)
+    assert decode_values(body, source, start, end) == [record.value for record in chosen]
+
+
+@given(st.data(), st.binary(min_size=7, max_size=120), st.integers(1, 8))
+def test_garbage_is_a_decode_error_or_records_that_tile_it(
+    data: st.DataObject, body: bytes, count: int
+) -> None:
+    if data.draw(st.booleans()):
+        good = encode_batch([Record(n, n, b"k", b"v" * 9) for n in range(count)], codec=Codec.NONE)
+        changed = bytearray(good[HEADER_SIZE_BYTES:])
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+        body = bytes(changed)
+    source = source_of(0, count - 1, 0, count)
+    with suppress(DecodeError):
+        found = decode_records(body, source, 0, 1 << 60)
+        assert len(found) == count
+        assert [record.offset for record in found] == list(range(count))
+    with suppress(DecodeError):
+        assert len(decode_values(body, source, 0, 1 << 60)) == count
