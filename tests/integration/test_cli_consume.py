@@ -4,12 +4,13 @@ import json
 import signal
 import subprocess
 import uuid
+from pathlib import Path
 
 import pytest
 from tests.support.commands import Commands
 from tests.support.deadline import until
 from tests.support.loghub import FILES, lines
-from tests.support.processes import RunningServer
+from tests.support.processes import RunningServer, running_server
 
 ALL = list(lines("OpenSSH"))
 
@@ -196,6 +197,32 @@ def test_two_members_share_the_partitions_and_print_every_record_once(
             except subprocess.TimeoutExpired:
                 pytest.fail("a member does not end")
     assert len(out) == len(set(out)) == 12
+
+
+def test_members_and_producers_outlive_a_broker_that_goes_away(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        commands = Commands(server.bootstrap)
+        commands.good("topic", "create", "t", "--partitions", "1")
+        with (
+            commands.running("produce", "t") as producer,
+            commands.running("consume", "t", "--group", "g") as consumer,
+        ):
+            assert producer.stdin is not None
+            assert consumer.stdout is not None
+            producer.stdin.write(b"before\n")
+            producer.stdin.flush()
+            assert consumer.stdout.readline() == b"before\n"
+            until(lambda: committed(commands, "g") == 1, "the commit")
+            server.kill()
+            producer.stdin.write(b"while it is away\n")
+            producer.stdin.flush()
+            server.start()
+            assert consumer.stdout.readline() == b"while it is away\n"
+            until(lambda: committed(commands, "g") == 2, "the commit")
+            producer.stdin.close()
+            assert producer.wait(20) == 0
+            consumer.send_signal(signal.SIGINT)
+            assert consumer.wait(20) == 130
 
 
 @pytest.mark.parametrize(
