@@ -15,6 +15,7 @@ from tests.support.churn.history import StoredRecord
 from tests.support.topics import await_partitions, create_topic
 from tests.support.wire import connect
 
+from penstock.protocol.consumer_group_records import KEYS, VALUES, ConsumerRecordKind
 from penstock.protocol.consumer_protocol import decode_assignment
 from penstock.protocol.errors import DecodeError
 from penstock.protocol.group_records import (
@@ -58,6 +59,20 @@ def generations_of(stored: Sequence[StoredRecord]) -> Iterator[tuple[int, list[t
             value.generation,
             [(member.member_id, _partitions(member.assignment)) for member in value.members],
         )
+
+
+def holdings_of(stored: Sequence[StoredRecord]) -> Iterator[tuple[str, list[int] | None]]:
+    kind = ConsumerRecordKind.CURRENT_MEMBER_ASSIGNMENT
+    for record in stored:
+        if int.from_bytes(record.key[:2], "big") != kind:
+            continue
+        member = KEYS[kind].decode(memoryview(record.key)).member_id
+        if record.value is None:
+            yield member, None
+            continue
+        value = VALUES[kind].decode(memoryview(record.value))
+        parts = [*value.assigned_partitions, *value.partitions_pending_revocation]
+        yield member, [index for part in parts for index in part.partitions]
 
 
 def _partitions(assignment: bytes) -> list[int]:
@@ -114,4 +129,6 @@ def test_nothing_is_lost_owned_twice_or_taken_back(
     assert history.check_commits_never_go_back(commits_of(stored)) > 0
     if protocol == "classic":
         assert history.check_one_owner(generations_of(stored)) > 3
+    else:
+        assert history.check_no_shared_partition(holdings_of(stored)) > 3
     print(f"{counts}; {processed.repeated_count} repeated, {processed.refused_count} commits refused")

@@ -116,3 +116,24 @@ def check_one_owner(generations: Iterable[tuple[int, Sequence[tuple[str, Sequenc
             assert not before or before == owners, f"generation {generation} was assigned twice, differently"
             seen[generation] = owners
     return len(seen)
+
+
+def check_no_shared_partition(holdings: Iterable[tuple[str, Sequence[int] | None]]) -> int:
+    """KIP-848: (member, partitions it has or still has to give up; None: gone) in log order. Returns how many records there were.
+
+    A partition is in the hands of its old member until that has said that it gave it up; only then a record may give it to another.
+    """
+    held: dict[str, Sequence[int]] = {}
+    owner: dict[int, str] = {}
+    count = 0
+    for member, partitions in holdings:
+        count += 1
+        for partition in held.pop(member, ()):
+            del owner[partition]
+        for partition in partitions or ():
+            assert partition not in owner, (
+                f"partition {partition} is given to {member}, {owner[partition]} has it"
+            )
+            owner[partition] = member
+        held[member] = partitions or ()
+    return count
