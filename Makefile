@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types unit generate bench clean
+.PHONY: help run test lint types unit long generate bench clean
 
 help: ## print this menu
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -36,6 +36,10 @@ types: $(VENV)/.test ## mypy and pyright, both strict
 
 unit: $(VENV)/.test ## the tests alone
 	$(BIN)/pytest -q
+
+long: $(VENV)/.test ## groups under churn: two minutes of each kind with real processes, 500 schedules in virtual time (half an hour)
+	PENSTOCK_CHURN_SECONDS=120 PENSTOCK_CHURN_EXAMPLES=500 $(BIN)/pytest -q -rA --no-header \
+		tests/faults/test_group_churn.py tests/property/consumer/test_groups_in_virtual_time.py
 
 generate: $(VENV)/.test ## write the schema tables (from kio) and the tables in docs/ anew
 	$(BIN)/python -m tests.generate_schemas
