@@ -342,7 +342,7 @@ class ConsumerMachine:
         target: set[TopicPartition] = set()
         ids: dict[str, bytes] = {}
         for topic_id, indexes in self._target.items():
-            if (name := self._names.get(topic_id)) is not None:
+            if indexes and (name := self._names.get(topic_id)) is not None:
                 target |= {TopicPartition(name, index) for index in indexes}
                 ids[name] = topic_id
         # A topic that was deleted and made anew has the same name, and is another one.

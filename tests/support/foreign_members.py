@@ -1,6 +1,7 @@
 """Members of groups by other people's clients, each in a thread of its own; what they own goes into a ledger that threads may write."""
 
 import asyncio
+import importlib
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -26,25 +27,25 @@ class ForeignMember:
         self._ledger = ledger
         self._bootstrap, self._group, self._topic, self._assignor = bootstrap, group, topic, assignor
         self._token = trio.lowlevel.current_trio_token()
-        self._stopping = threading.Event()
+        self.stopping = threading.Event()
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
 
     @property
     def owned(self) -> Partitions:
         return self.listener.owned
 
     async def leave(self) -> None:
-        self._stopping.set()
-        await trio.to_thread.run_sync(self._thread.join)
+        self.stopping.set()
+        await trio.to_thread.run_sync(self.thread.join)
         if self._failure is not None:
             raise self._failure
 
     def _run(self) -> None:
         try:
             self.consume()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - handed on
             self._failure = error
             trio.from_thread.run_sync(self._ledger.fail, error, trio_token=self._token)
 
@@ -102,24 +103,33 @@ class ConfluentMember(ForeignMember):
                 consumer.unassign()
 
         consumer.subscribe([self._topic], on_assign=on_assign, on_revoke=on_revoke)
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             consumer.poll(0.05)
         consumer.close()
+
+
+ASSIGNORS = {
+    "range": ("range", "RangePartitionAssignor"),
+    "roundrobin": ("roundrobin", "RoundRobinPartitionAssignor"),
+    "sticky": ("sticky.sticky_assignor", "StickyPartitionAssignor"),
+    "cooperative-sticky": ("cooperative_sticky", "CooperativeStickyAssignor"),
+}
+"""Where kafka-python has them, and aiokafka, which descends from it."""
+
+
+def assignor_of(package: str, name: str) -> Any:
+    module, kind = ASSIGNORS[name]
+    return getattr(importlib.import_module(f"{package}.coordinator.assignors.{module}"), kind)
 
 
 class KafkaPythonMember(ForeignMember):
     """kafka-python."""
 
     def consume(self) -> None:
-        from kafka import ConsumerRebalanceListener, KafkaConsumer
-        from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-        from kafka.coordinator.assignors.range import RangePartitionAssignor
-        from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-        from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-
+        kafka: Any = importlib.import_module("kafka")  # untyped
         member = self
 
-        class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+        class Listener(kafka.ConsumerRebalanceListener):  # type: ignore[misc]
             def on_partitions_revoked(self, revoked: Any) -> None:
                 member.took(revoked)
 
@@ -129,22 +139,16 @@ class KafkaPythonMember(ForeignMember):
             def on_partitions_lost(self, lost: Any) -> None:
                 member.took(lost)
 
-        assignors = {
-            "range": RangePartitionAssignor,
-            "roundrobin": RoundRobinPartitionAssignor,
-            "sticky": StickyPartitionAssignor,
-            "cooperative-sticky": CooperativeStickyAssignor,
-        }
-        consumer = KafkaConsumer(
+        consumer = kafka.KafkaConsumer(
             bootstrap_servers=self._bootstrap,
             group_id=self._group,
-            partition_assignment_strategy=[assignors[self._assignor]],
+            partition_assignment_strategy=[assignor_of("kafka", self._assignor)],
             session_timeout_ms=SESSION_MS,
             heartbeat_interval_ms=200,
             enable_auto_commit=False,
         )
         consumer.subscribe([self._topic], listener=Listener())
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             consumer.poll(timeout_ms=50)
         had = [TopicPartition(*partition) for partition in consumer.assignment()]
         self.took(had)  # it closes without a call of its own
@@ -158,36 +162,27 @@ class AiokafkaMember(ForeignMember):
         asyncio.run(self._consume())
 
     async def _consume(self) -> None:
-        from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
-        from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-        from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-        from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-
+        aiokafka: Any = importlib.import_module("aiokafka")  # untyped
         member = self
 
-        class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+        class Listener(aiokafka.ConsumerRebalanceListener):  # type: ignore[misc]
             async def on_partitions_revoked(self, revoked: Any) -> None:
                 member.took(revoked)
 
             async def on_partitions_assigned(self, assigned: Any) -> None:
                 member.gave(assigned)
 
-        assignors = {
-            "range": RangePartitionAssignor,
-            "roundrobin": RoundRobinPartitionAssignor,
-            "sticky": StickyPartitionAssignor,
-        }
-        consumer = AIOKafkaConsumer(
+        consumer = aiokafka.AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
             group_id=self._group,
-            partition_assignment_strategy=(assignors[self._assignor],),
+            partition_assignment_strategy=(assignor_of("aiokafka", self._assignor),),
             session_timeout_ms=SESSION_MS,
             heartbeat_interval_ms=200,
             enable_auto_commit=False,
         )
         consumer.subscribe(topics=[self._topic], listener=Listener())
         await consumer.start()
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             await consumer.getmany(timeout_ms=50)
         self.took(consumer.assignment())
         await consumer.stop()
@@ -207,7 +202,7 @@ def quiet_end(members: list[ForeignMember]) -> Generator[None]:
         yield
     finally:
         for member in members:
-            member._stopping.set()
+            member.stopping.set()
         end = time.monotonic() + 1
         for member in members:
-            member._thread.join(max(0.0, end - time.monotonic()))
+            member.thread.join(max(0.0, end - time.monotonic()))

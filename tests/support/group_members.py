@@ -6,6 +6,7 @@ The ledger raises when a partition is given to a member while another one in the
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import trio
 
@@ -30,7 +31,7 @@ class Ledger:
     """Who owns what."""
 
     def __init__(self) -> None:
-        self.owners: dict[TopicPartition, "RecordingListener"] = {}
+        self.owners: dict[TopicPartition, RecordingListener] = {}
         self.changed = trio.Event()
         self.failure: BaseException | None = None
 
@@ -48,7 +49,9 @@ class Ledger:
 
     def take(self, owner: "RecordingListener", partitions: Partitions) -> None:
         for partition in partitions:
-            assert self.owners.get(partition) is owner, f"{partition} is taken from {owner.name}, who has it not"
+            assert self.owners.get(partition) is owner, (
+                f"{partition} is taken from {owner.name}, who has it not"
+            )
             del self.owners[partition]
         self._tell()
 
@@ -190,7 +193,7 @@ class Members:
         self._environment = environment
         self.all: list[TestMember] = []
 
-    def start(self, **options: object) -> TestMember:
+    def start(self, **options: Any) -> TestMember:
         """Start one; see TestMember."""
         name = f"member-{len(self.all)}"
         member = TestMember(
@@ -199,7 +202,7 @@ class Members:
             self._nursery,
             self._environment,
             name=name,
-            **options,  # type: ignore[arg-type]
+            **options,
         )
         self.all.append(member)
         self._nursery.start_soon(member.run)

@@ -1,6 +1,6 @@
 """Members of both protocols against a broker: who owns what, and when it changes hands."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -222,10 +222,10 @@ async def test_of_two_static_members_of_one_name_the_older_is_fenced(
 
 
 @asynccontextmanager
-async def other_ledger(server: RunningServer) -> AsyncGenerator[type[TestMember]]:
+async def other_ledger(server: RunningServer) -> AsyncGenerator[Callable[..., TestMember]]:
     """For members that take over what another one does not know yet that it has lost."""
     async with members(server.bootstrap) as group:
-        yield group.start  # type: ignore[misc]
+        yield group.start
 
 
 @both

@@ -1,5 +1,7 @@
 """Penstock's members in one group with those of other clients, each as the leader in turn."""
 
+from collections.abc import Iterator
+
 import pytest
 from tests.support.foreign_members import CLIENTS, ForeignMember, quiet_end
 from tests.support.group_members import all_partitions, members
@@ -20,7 +22,7 @@ PAIRS = [
 
 
 @pytest.fixture
-def connection(group_server: RunningServer) -> Connection:
+def connection(group_server: RunningServer) -> Iterator[Connection]:
     """A raw connection to the broker of the groups."""
     with connect(group_server.bootstrap) as connected:
         yield connected
@@ -48,8 +50,9 @@ async def test_members_of_two_clients_share_and_take_over(
             if leads == "other":
                 other = start_other()
                 await group.ledger.until(lambda: other.owned == everything, 30)
-            own = group.start(group=group_id, topics=(topic,), assignors=(assignor,))
-            if leads == "penstock":
+                own = group.start(group=group_id, topics=(topic,), assignors=(assignor,))
+            else:
+                own = group.start(group=group_id, topics=(topic,), assignors=(assignor,))
                 await group.ledger.until(lambda: own.owned == everything, 30)
                 other = start_other()
             await group.ledger.until(lambda: len(own.owned) == len(other.owned) == COUNT // 2, 30)

@@ -28,6 +28,10 @@ def everything(counts: Mapping[str, int], topics: set[str]) -> set[TopicPartitio
     return {TopicPartition(topic, index) for topic in topics for index in range(counts.get(topic, 0))}
 
 
+def topics_of(subscriptions: Subscriptions) -> set[str]:
+    return {topic for topics in subscriptions.values() for topic in topics}
+
+
 def group_of(
     subscriptions: Subscriptions, owned: Owned, assignor: Assignor, generation: int = 1
 ) -> GroupSubscription:
@@ -79,7 +83,7 @@ def test_each_partition_goes_to_one_subscriber(
     assignor: Assignor, subscriptions: dict[str, set[str]], counts: dict[str, int]
 ) -> None:
     found = assignor.assign(group_of(subscriptions, {}, assignor), counts)
-    check_valid(found, subscriptions, expected=everything(counts, set().union(*subscriptions.values())))
+    check_valid(found, subscriptions, expected=everything(counts, topics_of(subscriptions)))
     # The leader's order of members is chance, and must not matter.
     backwards = dict(reversed(list(subscriptions.items())))
     assert assignor.assign(group_of(backwards, {}, assignor), counts) == found
@@ -108,7 +112,7 @@ def test_with_unequal_subscriptions_no_single_move_evens_anything_out(
 ) -> None:
     before = frozen(STICKY.assign(group_of(data.draw(any_subscriptions), {}, STICKY), counts))
     found = STICKY.assign(group_of(subscriptions, before, STICKY), counts)
-    check_valid(found, subscriptions, expected=everything(counts, set().union(*subscriptions.values())))
+    check_valid(found, subscriptions, expected=everything(counts, topics_of(subscriptions)))
     for giver, partitions in found.items():
         for taker, topics in subscriptions.items():
             if any(partition.topic in topics for partition in partitions):
@@ -145,7 +149,7 @@ def test_cooperative_members_never_hand_over_in_one_step_and_come_to_rest(
     counts = {topic: max(count, later_counts.get(topic, 0)) for topic, count in counts.items()}
     outcome, steps = settle(second, counts, owned)
     given_out = {partition for partitions in outcome.values() for partition in partitions}
-    assert given_out == everything(counts, set().union(*second.values()))
+    assert given_out == everything(counts, topics_of(second))
     if len({frozenset(topics) for topics in second.values()}) == 1:
         sizes = [len(partitions) for partitions in outcome.values()]
         assert max(sizes) - min(sizes) <= 1

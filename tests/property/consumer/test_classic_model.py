@@ -172,7 +172,7 @@ class World:
                 self.ms_since_poll += self.now_ms - before_ms
             self.step(TimePassed(self.ms_since_poll))
         else:
-            raise AssertionError(f"it does not come to rest: {self.machine.phase}, due {deadline_ms}")
+            raise AssertionError(f"it does not come to rest: {self.machine.phase}")
         if self.ms_since_poll is not None:
             self.ms_since_poll += end_ms - self.now_ms
         self.now_ms = end_ms

@@ -63,7 +63,7 @@ class Coordinator:
 
     def remove(self, name: str) -> None:
         for table in (self.epochs, self.given, self.revoking, self.revoking_since_ms, self.seen_ms):
-            table.pop(name, None)  # type: ignore[attr-defined]
+            table.pop(name, None)
         self.epoch += 1
 
     def heartbeat(self, name: str, sent: SendHeartbeat, now_ms: float) -> HeartbeatAnswered:

@@ -176,6 +176,13 @@ def test_a_topic_that_was_made_anew_is_given_up_before_it_is_taken() -> None:
     assert scene.returned().the(SendHeartbeat).owned == {NEW_T_ID: (0,)}
 
 
+def test_a_topic_that_was_made_anew_is_given_up_also_when_its_new_id_is_known_before() -> None:
+    scene = stable(0).wait(BEAT_MS).answered(2, {T_ID: (0,), NEW_T_ID: ()})
+    scene.step(TopicNamesFetched(scene.the(FetchTopicNames).request, {NEW_T_ID: "t"}))
+    scene.wait(BEAT_MS).answered(3, {NEW_T_ID: (0,)}).called(CallbackKind.REVOKE, partitions(0))
+    scene.returned().called(CallbackKind.ASSIGN, partitions(0))
+
+
 def test_a_changed_subscription_is_told_at_once_and_once() -> None:
     sent = stable(0).subscribe("u").the(SendHeartbeat)
     assert (sent.topics, sent.pattern, sent.owned) == (["u"], None, None)
@@ -230,6 +237,15 @@ def test_silence_for_a_session_timeout_is_a_loss() -> None:
     scene.wait(1).called(CallbackKind.LOSE, partitions(0))
     scene.step(HeartbeatAnswered(request=request, member_epoch=1))
     assert scene.machine.epoch == -1
+
+
+def test_the_session_counts_from_when_the_heartbeat_was_sent() -> None:
+    scene = stable(0).wait(BEAT_MS)
+    sent_ms, request = scene.now_ms, scene.the(SendHeartbeat).request
+    scene.wait(5_000).step(HeartbeatAnswered(request=request, member_epoch=1, heartbeat_interval_ms=BEAT_MS))
+    scene.wait(sent_ms + SESSION_MS - 1 - scene.now_ms)
+    assert not scene.has(CallListener)
+    scene.wait(1).called(CallbackKind.LOSE, partitions(0))
 
 
 def test_a_revoke_that_outlasts_the_rebalance_timeout_becomes_a_loss() -> None:

@@ -1,7 +1,7 @@
 import contextlib
 import io
 import struct
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -43,7 +43,8 @@ owned_partitions = st.sets(st.tuples(topic_names, st.integers(0, 2**31 - 1)), ma
 
 def written_by_kio(value: Any) -> bytes:
     buffer = io.BytesIO()
-    entity_writer(type(value))(buffer, value)
+    kind = cast(Any, type(value))
+    entity_writer(kind)(buffer, value)
     return buffer.getvalue()
 
 
