@@ -178,7 +178,8 @@ def test_a_topic_that_was_made_anew_is_given_up_before_it_is_taken() -> None:
 
 def test_a_topic_that_was_made_anew_is_given_up_also_when_its_new_id_is_known_before() -> None:
     scene = stable(0).wait(BEAT_MS).answered(2, {T_ID: (0,), NEW_T_ID: ()})
-    scene.step(TopicNamesFetched(scene.the(FetchTopicNames).request, {NEW_T_ID: "t"}))
+    scene.step(TopicNamesFetched(scene.the(FetchTopicNames).request, {NEW_T_ID: "t"})).answered(2)
+    assert not scene.actions
     scene.wait(BEAT_MS).answered(3, {NEW_T_ID: (0,)}).called(CallbackKind.REVOKE, partitions(0))
     scene.returned().called(CallbackKind.ASSIGN, partitions(0))
 

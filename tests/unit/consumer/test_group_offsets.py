@@ -40,7 +40,7 @@ class Coordinator:
     def __init__(
         self, *codes: ErrorCode | Instead, versions: Mapping[str, tuple[int, int]] | None = None
     ) -> None:
-        self.codes = list(codes)
+        self.codes: list[ErrorCode | Instead] = list(codes)
         self.stored: dict[tuple[str, int], Message] = {}
         self.broker = ScriptedBroker(
             {
