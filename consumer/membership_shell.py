@@ -87,6 +87,8 @@ class MembershipShell:
 
     async def run(self) -> None:
         """See Membership."""
+        if self._has_ended.is_set():
+            return
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -102,6 +104,7 @@ class MembershipShell:
     async def leave(self) -> None:
         """See Membership."""
         if self._nursery is None:
+            self._has_ended.set()  # a `run` that has not begun yet has nothing to do any more
             return
         if self._end is None:
             self._step(LeaveWanted())

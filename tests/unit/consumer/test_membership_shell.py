@@ -96,6 +96,14 @@ async def test_a_member_joins_beats_and_leaves(autojump_clock: MockClock) -> Non
         assert len(coordinator.broker.bodies(ApiKey.HEARTBEAT)) == beats
 
 
+async def test_leaving_before_the_run_has_begun_keeps_it_from_beginning(autojump_clock: MockClock) -> None:
+    coordinator = Coordinator()
+    async with member_of(coordinator) as member:
+        await member.membership.leave()
+        await trio.sleep(10)
+        assert not coordinator.broker.bodies(ApiKey.JOIN_GROUP)
+
+
 async def test_a_coordinator_that_is_silent_holds_no_leave_up_for_long(autojump_clock: MockClock) -> None:
     coordinator = Coordinator()
     coordinator.leave_answer = SILENCE
