@@ -12,7 +12,6 @@ from penstock.cli.lag import PartitionStanding, Standing
 from penstock.client.metadata import TopicPartition
 
 WINDOW_S = 30.0
-_LOOKS_MIN = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +49,8 @@ class RateWindow:
     def add(self, standing: Standing) -> Rates:
         """Take a look in, and return the rates as of it."""
         self._looks.append(standing)
-        while (
-            len(self._looks) > _LOOKS_MIN
-            and standing.taken_at_s - self._looks[1].taken_at_s >= self._window_s
-        ):
+        # Once two are left, the second is this look itself: never as old as the window.
+        while len(self._looks) > 1 and standing.taken_at_s - self._looks[1].taken_at_s >= self._window_s:
             self._looks.popleft()
         first = self._looks[0]
         before = {each.partition: each for each in first.partitions}
