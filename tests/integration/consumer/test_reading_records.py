@@ -29,11 +29,11 @@ DAY_MS = 86_400_000
 
 
 @asynccontextmanager
-async def reader(server: RunningServer, *topics: str, **options: Any) -> AsyncGenerator[Consumer]:
+async def reader(server: RunningServer, *topics: str, **given: Any) -> AsyncGenerator[Consumer]:
     """A consumer that begins at the beginning."""
-    async with Consumer(
-        server.bootstrap, *topics, **{"auto_offset_reset": "earliest", **options}
-    ) as consumer:
+    options: dict[str, Any] = dict(given)
+    options.setdefault("auto_offset_reset", "earliest")
+    async with Consumer(server.bootstrap, *topics, **options) as consumer:
         yield consumer
 
 

@@ -89,6 +89,8 @@ class HandingOut(RuleBasedStateMachine):
         self.expected = [0] * PARTITION_COUNT
         self.asked: list[tuple[int, PartitionState, int, int]] = []
         self.resume_at: dict[int, int] = dict.fromkeys(range(PARTITION_COUNT), 0)
+        for index in range(PARTITION_COUNT):
+            self.assign(index)
 
     def owned(self, index: int) -> PartitionState | None:
         return self.state.partitions.get(TPS[index])
@@ -114,6 +116,14 @@ class HandingOut(RuleBasedStateMachine):
             state.asked_generation = state.generation
             self.asked.append((index, state, state.generation, state.fetch_offset))
 
+    def fetch_all(self) -> None:
+        """Every partition that may be fetched is, so that most steps have records to work on."""
+        for index in range(PARTITION_COUNT):
+            count = len(self.asked)
+            self.ask(index)
+            if len(self.asked) > count:
+                self.answer(count, 4)
+
     @precondition(lambda self: bool(self.asked))
     @rule(which=st.integers(0, 10), batch_count=st.integers(0, 4))
     def answer(self, which: int, batch_count: int) -> None:
@@ -137,6 +147,7 @@ class HandingOut(RuleBasedStateMachine):
 
     @rule(max_records=st.one_of(st.none(), st.integers(1, 5)))
     def take_batch(self, max_records: int | None) -> None:
+        self.fetch_all()
         if self.has_visible_records():
             trio.run(self.next_batch, max_records)
 
@@ -156,6 +167,7 @@ class HandingOut(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 6))
     def take_records(self, count: int) -> None:
+        self.fetch_all()
         for _ in range(count):
             record = next(self.handout.records, None)
             if record is None:
@@ -226,5 +238,5 @@ class HandingOut(RuleBasedStateMachine):
         self.expected[index] = offset + 1
 
 
-HandingOut.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+HandingOut.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestHandingOut = HandingOut.TestCase
