@@ -24,7 +24,7 @@ _ACKS = {"all": "all", "-1": "all", "leader": "leader", "1": "leader", "none": "
 @click.command("produce", short_help="Send lines as records.")
 @click.argument("topic")
 @click.option("--file", "paths", metavar="PATH", multiple=True, help="Read this file; may be repeated.")
-@click.option("--json", "as_json", is_flag=True, help="Every line is a JSON object, see below.")
+@click.option("--json", "as_json", is_flag=True, help="Every line is a JSON object, as above.")
 @click.option(
     "--key-separator",
     metavar="TEXT",
