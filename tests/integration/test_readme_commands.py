@@ -46,7 +46,7 @@ def test_the_readme_is_among_them_with_commands_and_targets() -> None:
     assert {"run", "test"} <= make_targets(readme)
     texts = [step.text for step in steps(readme) if isinstance(step, Command)]
     assert any(text.startswith("penstock topic create ") for text in texts)
-    assert any("kcat -P" in text for text in texts)
+    assert any("kcat -C" in text for text in texts)
 
 
 PAGE = """
