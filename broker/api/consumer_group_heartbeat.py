@@ -11,6 +11,7 @@ from penstock.broker.context import RequestContext
 from penstock.broker.errors import ApiError
 from penstock.broker.groups.asking import ask
 from penstock.broker.groups.classic_events import Token
+from penstock.broker.groups.consumer_group import ConsumerGroup
 from penstock.broker.groups.consumer_group_events import (
     JOIN_EPOCH,
     STATIC_LEAVE_EPOCH,
@@ -18,6 +19,8 @@ from penstock.broker.groups.consumer_group_events import (
     ConsumerHeartbeat,
     ConsumerHeartbeatReply,
 )
+from penstock.broker.groups.consumer_memory import growth_bytes, subscription_bytes
+from penstock.broker.groups.group import GROUP_BYTES
 from penstock.broker.pending_response import PendingResponse
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
@@ -35,11 +38,6 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
     fault = _fault(request, context.api_version)
     if fault is not None:
         return _refusal(ErrorCode.INVALID_REQUEST, fault)
-    try:
-        shard = broker.groups.shard(request.group_id)
-        group = _group(broker, shard, request)
-    except ApiError as error:
-        return _refusal(error.code, error.message)
     member_id = request.member_id or _fresh_member_id(broker)
 
     def event(token: Token) -> ConsumerHeartbeat:
@@ -58,6 +56,13 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
             owned=_owned(request.topic_partitions),
         )
 
+    try:
+        shard = broker.groups.shard(request.group_id)
+        _check_size(broker, shard, request.group_id, event(0))
+        group = _group(broker, shard, request)
+    except ApiError as error:
+        return _refusal(error.code, error.message)
+
     def respond(reply: ConsumerHeartbeatReply) -> Message:
         if reply.error_code:
             broker.groups.consumer.drop_unused(group)
@@ -75,6 +80,26 @@ def _group(broker: "Broker", shard: "GroupShard", request: Message) -> "Group":
     elif group is None or not broker.groups.consumer.handles(group):
         raise ApiError(ErrorCode.GROUP_ID_NOT_FOUND, f"There is no consumer group {request.group_id}.")
     return group
+
+
+def _check_size(broker: "Broker", shard: "GroupShard", group_id: str, beat: ConsumerHeartbeat) -> None:
+    """Raises ApiError where the member would take more than groups may, or than a record may hold.
+
+    Such a record would fail the store that it shares with what others have sent.
+    """
+    if beat.member_epoch < JOIN_EPOCH:
+        return
+    if subscription_bytes(beat) > shard.partition.settings.max_message_bytes // 2:
+        raise ApiError(ErrorCode.INVALID_REQUEST, "The subscription is larger than a record may be.")
+    group = shard.groups.get(group_id)
+    stored = (
+        group.membership.stored if group is not None and isinstance(group.membership, ConsumerGroup) else None
+    )
+    growth = growth_bytes(stored, beat)
+    if group is None:
+        growth += GROUP_BYTES + 2 * len(group_id)
+    if growth and not broker.groups.memory.admit(growth):
+        raise ApiError(ErrorCode.GROUP_MAX_SIZE_REACHED, "Groups take as much memory as they may.")
 
 
 def _fault(request: Message, version: int) -> str | None:

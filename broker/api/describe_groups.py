@@ -26,7 +26,12 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
     if request.include_authorized_operations:
         operations = authorized_operations.ON_GROUP
     return Message(
-        groups=[_describe(broker, context.api_version, group_id, operations) for group_id in request.groups]
+        groups=[
+            _describe(broker, context.api_version, group_id, operations)
+            for group_id in dict.fromkeys(
+                request.groups
+            )  # an answer is not to be a thousand times its request
+        ]
     )
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from penstock.broker.broker import Broker
 
 SMALL_METADATA_BYTES = 64 * 1024
+NAME_LENGTH_MAX = 1_000
+"""Characters of a client's name in its member id: the longest name would make an id that no string holds."""
 FIRST_VERSION_WITH_REBALANCE_TIMEOUT = 1
 FIRST_VERSION_WITH_MEMBER_ID_REQUIRED = 4
 FIRST_VERSION_WITH_NULL_PROTOCOL = 7
@@ -79,7 +81,7 @@ def _event(context: RequestContext, request: Message, token: Token, random: Rand
     return JoinRequested(
         token=token,
         member_id=request.member_id,
-        fresh_member_id=f"{request.group_instance_id or context.client_id or ''}-{_uuid(random)}",
+        fresh_member_id=f"{(request.group_instance_id or context.client_id or '')[:NAME_LENGTH_MAX]}-{_uuid(random)}",
         group_instance_id=request.group_instance_id,
         client_id=context.client_id or "",
         client_host="/" + context.peer.rpartition(":")[0],

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 FIRST_VERSION_BY_ID = 10
 FIRST_VERSION_WITH_GROUP_ERRORS = 9
 DEFAULT_RETENTION = -1
+INT64_MAX = 2**63 - 1
 
 _Entry = tuple[str, int, CommittedOffset | None]
 
@@ -80,7 +81,7 @@ def _check_topic(
 def _value(request: Message, wanted: Message, topic: TopicImage, now_ms: int) -> CommittedOffset:
     expires = NEVER_EXPIRES
     if request.retention_time_ms != DEFAULT_RETENTION:
-        expires = now_ms + request.retention_time_ms
+        expires = min(max(now_ms + request.retention_time_ms, 0), INT64_MAX)
     return CommittedOffset(
         wanted.committed_offset,
         wanted.committed_leader_epoch,

@@ -5,11 +5,14 @@
 - A null list of topics asks for all (from version 2 on). From version 8 on several groups at once (KIP-709).
 - `require_stable` is accepted: there are no transactions yet whose offsets could be unstable.
 - Version 9 and up: a member of a KIP-848 group says its epoch, and is refused when that is stale.
+- A group, topic or partition that is asked for twice is told once: an answer is not to be a thousand times its request.
 - The empty group id is allowed, as for OffsetCommit.
 """
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+import trio
 
 from penstock.broker.context import RequestContext
 from penstock.broker.errors import ApiError
@@ -31,7 +34,12 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
     """Answer for every group."""
     version = context.api_version
     if version >= FIRST_VERSION_WITH_GROUPS:
-        return Message(groups=[_group(broker, version, wanted) for wanted in request.groups])
+        once = {wanted.group_id: wanted for wanted in reversed(request.groups)}
+        groups: list[Message] = []
+        for wanted in reversed(once.values()):
+            groups.append(_group(broker, version, wanted))
+            await trio.lowlevel.checkpoint()
+        return Message(groups=groups)
     wanted = Message(group_id=request.group_id, topics=request.topics, member_id=None, member_epoch=NO_EPOCH)
     answer = _group(broker, version, wanted)
     if answer.error_code and version < FIRST_VERSION_WITH_ALL:
@@ -55,7 +63,8 @@ def _group(broker: "Broker", version: int, wanted: Message) -> Message:
     elif wanted.topics is None:
         topics = _all_topics(broker, group, by_id)
     else:
-        topics = [_topic(broker, group, topic, by_id) for topic in wanted.topics]
+        once = {topic.topic_id if by_id else topic.name: topic for topic in reversed(wanted.topics)}
+        topics = [_topic(broker, group, topic, by_id) for topic in reversed(once.values())]
     return Message(group_id=wanted.group_id, topics=topics, error_code=code)
 
 
@@ -101,7 +110,7 @@ def _partitions(
     group: Group | None, topic: str | None, indexes: Iterable[int], code: ErrorCode
 ) -> list[Message]:
     answers: list[Message] = []
-    for index in indexes:
+    for index in dict.fromkeys(indexes):
         committed = None if group is None or topic is None else group.offsets.get(topic, index)
         if committed is None:
             answers.append(

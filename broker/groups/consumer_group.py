@@ -63,6 +63,7 @@ from penstock.broker.groups.consumer_group_events import (
     TopicsChanged,
 )
 from penstock.broker.groups.consumer_group_state import StoredGroup, metadata_hash, record_key, tombstone_of
+from penstock.broker.groups.consumer_memory import held_bytes
 from penstock.broker.groups.consumer_reconciliation import reconcile
 from penstock.broker.groups.member_timers import MemberTimers
 from penstock.broker.groups.topic_patterns import InvalidRegularExpression
@@ -127,6 +128,11 @@ class ConsumerGroup:
     def is_unused(self) -> bool:
         """Whether nothing is stored, under way or waiting."""
         return not (self.exists or self._waiting or self._store_token)
+
+    @property
+    def held_bytes(self) -> int:
+        """What it takes in memory, about."""
+        return held_bytes(self.stored)
 
     def is_subscribed_to(self, topic: str) -> bool:
         """Whether some member is subscribed to the topic, by name or by regular expression."""

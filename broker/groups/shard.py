@@ -142,6 +142,11 @@ class GroupShard:
     ) -> None:
         """Commit offsets (None deletes one). They are visible when `done` is called with NONE, and not at all otherwise."""
         entries = tuple(offsets)
+        group_id = group.group_id
+        records = [
+            (encode_offset_key(group_id, topic, index), None if value is None else value.encode())
+            for topic, index, value in entries
+        ]
         pending = group.pending_offsets
         pending.update([(topic, index) for topic, index, _ in entries])
 
@@ -155,14 +160,7 @@ class GroupShard:
                     group.offsets.put(topic, index, committed)
             done(code)
 
-        group_id = group.group_id
-        self.append(
-            [
-                (encode_offset_key(group_id, topic, index), None if value is None else value.encode())
-                for topic, index, value in entries
-            ],
-            finished,
-        )
+        self.append(records, finished)
 
     # Machines
 
