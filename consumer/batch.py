@@ -144,7 +144,7 @@ def _is_abort(view: memoryview, header: BatchHeader) -> bool:
     raw = RawBatch(header, view)
     raw.open()
     assert raw.records is not None
-    record = decode_records(raw.records, raw.source(TopicPartition("", 0)), 0, 1 << 62)[0]
+    record = next(decode_records(raw.records, raw.source(TopicPartition("", 0)), 0, 1 << 62))
     key = record.key
     if key is None or len(key) < _CONTROL_TYPE_MIN_BYTES:
         raise DecodeError("a control record without a type")
@@ -191,7 +191,7 @@ class ConsumerBatch:
     def __iter__(self) -> Iterator[ConsumerRecord]:
         raws = self._raws
         if len(raws) == 1:
-            return iter(self._decode(raws[0]))
+            return self._decode(raws[0])
         return chain.from_iterable(map(self._decode, raws))
 
     def __len__(self) -> int:
@@ -199,8 +199,6 @@ class ConsumerBatch:
 
     def records(self) -> list[ConsumerRecord]:
         """All records at once."""
-        if len(self._raws) == 1:
-            return self._decode(self._raws[0])
         return list(self)
 
     def values(self) -> list[bytes | None]:
@@ -219,7 +217,7 @@ class ConsumerBatch:
         """The batches that it is made of, for the consumer's own use."""
         return self._raws
 
-    def _decode(self, raw: RawBatch) -> list[ConsumerRecord]:
+    def _decode(self, raw: RawBatch) -> Iterator[ConsumerRecord]:
         assert raw.records is not None
         try:
             return decode_records(raw.records, raw.source(self._tp), self.start_offset, self.next_offset)
@@ -233,7 +231,7 @@ class ConsumerBatch:
 
     def _count(self, raw: RawBatch) -> int:
         if not raw.is_dense:
-            return len(self._decode(raw))
+            return len(list(self._decode(raw)))
         last = raw.base_offset + raw.header.record_count
         return max(0, min(last, self.next_offset) - max(raw.base_offset, self.start_offset))
 

@@ -1,11 +1,13 @@
 """The consumer's decoding against the protocol's own, and against garbage."""
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.consumer.decoding import Source, decode_records, decode_values
+from penstock.consumer.decoding import Progress, Source, decode_records, decode_some, decode_values
+from penstock.consumer.record import ConsumerRecord
 from penstock.protocol.compression import Codec
 from penstock.protocol.errors import DecodeError
 from penstock.protocol.record_batch import HEADER_SIZE_BYTES, TimestampType
@@ -44,7 +46,7 @@ def test_every_record_comes_out_as_the_protocol_decodes_it(
     chosen = [record for record in wanted if start <= record.offset < end]
     source = source_of(base_offset, deltas[-1], records[0].timestamp, len(records))
     body = batch[HEADER_SIZE_BYTES:]
-    found = decode_records(body, source, start, end)
+    found = list(decode_records(body, source, start, end))
     assert [(r.offset, r.timestamp_ms, r.key, r.value, r.headers) for r in found] == [
         (r.offset, r.timestamp, r.key, r.value, r.headers) for r in chosen
     ]
@@ -63,8 +65,88 @@ def test_garbage_is_a_decode_error_or_records_that_tile_it(
         body = bytes(changed)
     source = source_of(0, count - 1, 0, count)
     with suppress(DecodeError):
-        found = decode_records(body, source, 0, 1 << 60)
+        found = list(decode_records(body, source, 0, 1 << 60))
         assert len(found) == count
         assert [record.offset for record in found] == list(range(count))
     with suppress(DecodeError):
         assert len(decode_values(body, source, 0, 1 << 60)) == count
+
+
+stretches = st.lists(
+    st.tuples(
+        st.integers(1, 150),  # records
+        st.sampled_from([None, b"", b"k", b"key" * 30]),
+        st.sampled_from([None, 0, 1, 7, 63, 64, 100, 9000]),  # bytes of a value
+        st.integers(0, 3),  # ms from record to record
+        st.sampled_from([0, 0, 0, 1, 7000]),  # offsets left out before
+        st.booleans(),  # one record with headers in the middle
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def records_of(chosen: list[tuple[int, bytes | None, int | None, int, int, bool]]) -> list[Record]:
+    records: list[Record] = []
+    offset, time = 0, 1000
+    for count, key, size, step, gap, has_headers in chosen:
+        offset += gap
+        for index in range(count):
+            value = (
+                None if size is None else bytes(((index + n) & 255) for n in range(min(size, 3))).ljust(size)
+            )
+            headers = (("h", b"v"),) if has_headers and index == count // 2 else ()
+            records.append(Record(offset, time, key, value, headers))
+            offset += 1
+            time += step
+    return records
+
+
+@given(stretches, st.integers(0, 40_000), st.integers(0, 40_000))
+def test_runs_of_records_of_one_shape_come_out_as_the_protocol_decodes_them(
+    chosen: list[tuple[int, bytes | None, int | None, int, int, bool]], start: int, length: int
+) -> None:
+    records = records_of(chosen)
+    batch = encode_batch(records, codec=Codec.NONE, base_offset=0, keep_offsets=True)
+    source = source_of(0, records[-1].offset, records[0].timestamp, len(records))
+    body = batch[HEADER_SIZE_BYTES:]
+    for first, end in ((0, 1 << 60), (start, start + length)):
+        wanted = [record for record in records if first <= record.offset < end]
+        found = list(decode_records(body, source, first, end))
+        assert [(r.offset, r.timestamp_ms, r.key, r.value, r.headers) for r in found] == [
+            (r.offset, r.timestamp, r.key, r.value, r.headers) for r in wanted
+        ]
+        assert decode_values(body, source, first, end) == [record.value for record in wanted]
+
+
+@given(stretches, st.data())
+def test_a_changed_byte_in_a_run_is_read_as_record_by_record_or_refused(
+    chosen: list[tuple[int, bytes | None, int | None, int, int, bool]], data: st.DataObject
+) -> None:
+    records = records_of(chosen)
+    batch = bytearray(encode_batch(records, codec=Codec.NONE, base_offset=0, keep_offsets=True))
+    for _ in range(data.draw(st.integers(1, 2))):
+        at = data.draw(st.integers(HEADER_SIZE_BYTES, len(batch) - 1))
+        batch[at] = data.draw(st.sampled_from([0, 1, 2, 127, 128, 255]) | st.integers(0, 255))
+    body = bytes(batch[HEADER_SIZE_BYTES:])
+    source = source_of(0, records[-1].offset, records[0].timestamp, len(records))
+    wanted = outcome_of(lambda: one_by_one(body, source))
+    assert outcome_of(lambda: list(decode_records(body, source, 0, 1 << 60))) == wanted
+
+
+def one_by_one(body: bytes, source: Source) -> list[ConsumerRecord]:
+    progress = Progress(0, -1, source.record_count)
+    try:
+        found = decode_some(body, source, progress, source.record_count, range(1 << 60))
+    except IndexError:
+        raise DecodeError("too short") from None
+    if progress.position != len(body):
+        raise DecodeError("bytes behind")
+    return found
+
+
+def outcome_of(decode: Callable[[], list[ConsumerRecord]]) -> list[ConsumerRecord] | None:
+    try:
+        return decode()
+    except DecodeError:
+        return None
