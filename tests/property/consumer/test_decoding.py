@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,19 +120,63 @@ def test_runs_of_records_of_one_shape_come_out_as_the_protocol_decodes_them(
         assert decode_values(body, source, first, end) == [record.value for record in wanted]
 
 
-@given(stretches, st.data())
-def test_a_changed_byte_in_a_run_is_read_as_record_by_record_or_refused(
+small_stretches = st.lists(
+    st.tuples(
+        st.integers(16, 40),
+        st.sampled_from([None, b"k"]),
+        st.sampled_from([None, 0, 2]),
+        st.integers(0, 9),
+        st.sampled_from([0, 1]),
+        st.just(False),
+    ),
+    min_size=1,
+    max_size=2,
+)
+
+
+@given(small_stretches, st.data())
+def test_a_changed_run_is_read_or_refused_as_record_by_record(
     chosen: list[tuple[int, bytes | None, int | None, int, int, bool]], data: st.DataObject
 ) -> None:
     records = records_of(chosen)
-    batch = bytearray(encode_batch(records, codec=Codec.NONE, base_offset=0, keep_offsets=True))
-    for _ in range(data.draw(st.integers(1, 2))):
-        at = data.draw(st.integers(HEADER_SIZE_BYTES, len(batch) - 1))
-        batch[at] = data.draw(st.sampled_from([0, 1, 2, 127, 128, 255]) | st.integers(0, 255))
-    body = bytes(batch[HEADER_SIZE_BYTES:])
-    source = source_of(0, records[-1].offset, records[0].timestamp, len(records))
-    wanted = outcome_of(lambda: one_by_one(body, source))
-    assert outcome_of(lambda: list(decode_records(body, source, 0, 1 << 60))) == wanted
+    batch = encode_batch(records, codec=Codec.NONE, base_offset=0, keep_offsets=True)
+    body = bytearray(batch[HEADER_SIZE_BYTES:])
+    for _ in range(data.draw(st.integers(0, 2))):
+        at = data.draw(st.integers(0, min(len(body), 60) - 1) | st.integers(0, len(body) - 1))
+        body[at] = data.draw(st.sampled_from([0, 1, 2, 127, 128, 255]) | st.integers(0, 255))
+    times = data.draw(st.integers(1, 2))  # twice: the offsets begin again
+    last_delta = records[-1].offset + data.draw(st.integers(-3, 1))
+    source = source_of(0, last_delta, records[0].timestamp, len(records) * times)
+    found = outcome_of(lambda: list(decode_records(bytes(body) * times, source, 0, 1 << 60)))
+    assert found == outcome_of(lambda: one_by_one(bytes(body) * times, source))
+
+
+@pytest.mark.parametrize(
+    ("at", "byte"),
+    [
+        pytest.param(0, 0x0E, id="a longer record"),
+        pytest.param(2, 0x80, id="a timestamp of two bytes"),
+        pytest.param(6, 0x02, id="a header that is not there"),
+    ],
+)
+@pytest.mark.parametrize("first", [0, 20])
+def test_a_field_that_is_no_more_where_it_was_ends_the_run(at: int, byte: int, first: int) -> None:
+    body = bytearray(body_of(range(40)))
+    for place in range(first, 40):
+        body[place * 7 + at] = byte
+        with pytest.raises(DecodeError):
+            list(decode_records(bytes(body), source_of(0, 39, 0, 40), 0, 99))
+
+
+def test_a_run_that_begins_at_the_last_offset_of_the_run_before_is_refused() -> None:
+    body = body_of(range(20)) + body_of(range(19, 39))
+    with pytest.raises(DecodeError):
+        list(decode_records(body, source_of(0, 99, 0, 40), 0, 99))
+
+
+def body_of(offsets: range) -> bytes:
+    records = [Record(offset, 0, None, None) for offset in offsets]
+    return encode_batch(records, codec=Codec.NONE, base_offset=0, keep_offsets=True)[HEADER_SIZE_BYTES:]
 
 
 def one_by_one(body: bytes, source: Source) -> list[ConsumerRecord]:
