@@ -71,6 +71,8 @@ from penstock.protocol.errors import ErrorCode
 
 _Request = ConsumerHeartbeat | DescribeRequested
 
+REGEXES_MAX = 50
+"""Regular expressions of one group: each is matched with all topics whenever topics change. A group has one, or two while it is upgraded."""
 NO_STATE = -1
 """The previous epoch of a member that has none."""
 
@@ -369,9 +371,16 @@ class ConsumerGroup:
         return (known.topic_names, known.topic_regex) != (metadata.topic_names, metadata.topic_regex)
 
     def _check_regex(self, regex: str) -> None:
+        if not regex or regex in self.stored.regexes:
+            return
+        used = {metadata.topic_regex for metadata in self.stored.members.values()} - {"", regex}
+        if len(used) >= REGEXES_MAX:
+            raise Refused(
+                ErrorCode.INVALID_REGULAR_EXPRESSION,
+                f"the group's members subscribe by {len(used)} different regular expressions already",
+            )
         try:
-            if regex and regex not in self.stored.regexes:
-                self._topics.match(regex)
+            self._topics.match(regex)
         except InvalidRegularExpression as error:
             raise Refused(ErrorCode.INVALID_REGULAR_EXPRESSION, str(error)) from None
 
@@ -448,7 +457,9 @@ class ConsumerGroup:
 
     def _subscribed_topics(self) -> list[SubscribedTopic]:
         names = {
-            name for member_id in self.stored.members for name in self.stored.subscribed_names(member_id)
+            name
+            for subscription in self.stored.subscriptions()
+            for name in self.stored.names_of(subscription)
         }
         return [topic for name in names if (topic := self._topics.topic(name)) is not None]
 
@@ -466,13 +477,15 @@ class ConsumerGroup:
 
     def _assign(self) -> None:
         topics = {topic.name: topic for topic in self._subscribed_topics()}
+        topic_ids = {
+            subscription: frozenset(
+                topics[name].topic_id for name in self.stored.names_of(subscription) if name in topics
+            )
+            for subscription in self.stored.subscriptions()
+        }
         members = {
             member_id: AssignedMember(
-                topic_ids=frozenset(
-                    topics[name].topic_id
-                    for name in self.stored.subscribed_names(member_id)
-                    if name in topics
-                ),
+                topic_ids=topic_ids[metadata.topic_names, metadata.topic_regex],
                 instance_id=metadata.instance_id,
                 target=self.stored.target(member_id),
             )

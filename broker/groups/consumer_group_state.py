@@ -12,7 +12,8 @@ Invariants:
 
 import hashlib
 from collections.abc import Iterable
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from penstock.broker.groups.consumer_group_events import (
     NOTHING,
@@ -33,6 +34,9 @@ from penstock.broker.groups.consumer_group_events import (
 
 V = TypeVar("V")
 
+Subscription = tuple[tuple[str, ...], str]
+"""Topics by name, and a regular expression."""
+
 JOINED = CurrentAssignment()
 """What a member has that was never given anything."""
 
@@ -50,6 +54,8 @@ class StoredGroup:
         self.regexes: dict[str, RegexRecord] = {}
         self._holders: dict[tuple[bytes, int], str] = {}
         self._static_members: dict[str, str] = {}
+        self._name_lists: dict[tuple[str, ...], list[Any]] = {}
+        """Each list of names that members are subscribed to, once, and by how many of them."""
 
     def apply(self, record: Record) -> Record:
         """Take one record; returns the one that would take it back."""
@@ -95,9 +101,24 @@ class StoredGroup:
         old_id = before.instance_id if before is not None else None
         if old_id is not None and self._static_members.get(old_id) == member_id:
             del self._static_members[old_id]
+        if before is not None:
+            known = self._name_lists[before.topic_names]
+            known[1] -= 1
+            if not known[1]:
+                del self._name_lists[before.topic_names]
+        if after is not None:
+            after = self._share_names(after)
         if after is not None and after.instance_id is not None:
             self._static_members[after.instance_id] = member_id
         _put(self.members, member_id, after)
+
+    def _share_names(self, metadata: MemberMetadata) -> MemberMetadata:
+        """The same with a list of names that all who have an equal one share: a thousand members are mostly alike."""
+        known = self._name_lists.setdefault(metadata.topic_names, [metadata.topic_names, 0])
+        known[1] += 1
+        if known[0] is metadata.topic_names:
+            return metadata
+        return replace(metadata, topic_names=known[0])
 
     # Questions.
 
@@ -148,16 +169,20 @@ class StoredGroup:
         """Whether a member has got its target of the present epoch."""
         return current.state is MemberState.STABLE and current.member_epoch == self.assignment_epoch
 
-    def subscribed_names(self, member_id: str) -> frozenset[str]:
-        """The topics that a member wants, those that its regular expression meant included; some may not exist."""
-        metadata = self.members[member_id]
-        resolved = self.regexes.get(metadata.topic_regex)
-        names = frozenset(metadata.topic_names)
+    def subscriptions(self) -> set[Subscription]:
+        """What members are subscribed to, each once."""
+        return {(metadata.topic_names, metadata.topic_regex) for metadata in self.members.values()}
+
+    def names_of(self, subscription: Subscription) -> frozenset[str]:
+        """The topics that such a member wants, those that its regular expression meant included; some may not exist."""
+        topic_names, regex = subscription
+        resolved = self.regexes.get(regex)
+        names = frozenset(topic_names)
         return names | resolved.topic_names if resolved and resolved.topic_names else names
 
     def is_subscribed_to(self, topic: str) -> bool:
         """Whether some member wants the topic."""
-        return any(topic in self.subscribed_names(member_id) for member_id in self.members)
+        return any(topic in self.names_of(subscription) for subscription in self.subscriptions())
 
     def tombstones(self) -> list[Record]:
         """What deletes the group; the group's own keys last, so that no prefix is a group that lost only those."""

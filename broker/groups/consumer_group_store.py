@@ -46,6 +46,8 @@ from penstock.runtime.clock import Clock
 
 log = logging.getLogger(__name__)
 
+MATCHED_NAMES_MAX = 100_000
+"""Names that regular expressions have matched which are remembered, so that a thousand members with one expression cost one look."""
 _KINDS = frozenset(int(kind) for kind in ConsumerRecordKind)
 
 
@@ -54,6 +56,9 @@ class ImageTopics:
 
     def __init__(self, image: ClusterImage) -> None:
         self._image = image
+        self._matched: dict[str, frozenset[str]] = {}
+        self._matched_count = 0
+        self._matched_revision = -1
 
     @property
     def revision(self) -> int:
@@ -71,7 +76,15 @@ class ImageTopics:
 
     def match(self, regex: str) -> frozenset[str]:
         """The names that the whole expression matches. Raises InvalidRegularExpression."""
-        return matching(regex, self._image.topics)
+        if self._matched_revision != self._image.revision or self._matched_count > MATCHED_NAMES_MAX:
+            self._matched.clear()
+            self._matched_count = 0
+            self._matched_revision = self._image.revision
+        names = self._matched.get(regex)
+        if names is None:
+            names = self._matched[regex] = matching(regex, self._image.topics)
+            self._matched_count += len(names) + 1
+        return names
 
 
 class ConsumerGroupDriver:

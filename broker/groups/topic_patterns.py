@@ -14,6 +14,8 @@ from penstock.errors import PenstockError
 PATTERN_MEMORY_BYTES = 1 << 20
 """What one compiled pattern may take."""
 PATTERN_LENGTH_MAX = 8 * 1024
+PROGRAM_SIZE_MAX = 2_000
+"""Steps of a compiled pattern: a few hundred alternatives. The time for a name is its length times this, at worst."""
 
 
 class InvalidRegularExpression(PenstockError):
@@ -40,4 +42,6 @@ def matching(pattern: str, names: Iterable[str]) -> frozenset[str]:
         if isinstance(reason, bytes):
             reason = reason.decode(errors="replace")
         raise InvalidRegularExpression(f"the pattern {pattern!r} is not valid: {reason}") from None
+    if compiled.programsize > PROGRAM_SIZE_MAX:
+        raise InvalidRegularExpression(f"the pattern {pattern!r} takes more than {PROGRAM_SIZE_MAX} steps")
     return frozenset(name for name in names if compiled.fullmatch(name) is not None)

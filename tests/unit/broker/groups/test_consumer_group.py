@@ -4,6 +4,7 @@ import pytest
 from tests.support.consumer_group_members import Client, FakeTopics, GroupBench, flat
 
 from penstock.broker.groups.classic_events import GroupClosed, TimePassed
+from penstock.broker.groups.consumer_group import REGEXES_MAX
 from penstock.broker.groups.consumer_group_events import (
     LEAVE_EPOCH,
     NOTHING,
@@ -585,3 +586,11 @@ def test_a_description_has_epochs_members_and_targets(bench: GroupBench) -> None
     assert [entry.member_epoch for entry in shown.members] == [1, 2]
     assert [len(flat(entry.assigned)) for entry in shown.members] == [4, 0]
     assert [len(flat(entry.target)) for entry in shown.members] == [2, 2]
+
+
+def test_members_with_ever_new_regular_expressions_are_refused(bench: GroupBench) -> None:
+    for number in range(REGEXES_MAX):
+        assert bench.beat(member(f"m{number}", regex=f"t{number}.*")).error_code is ErrorCode.NONE
+    refused = bench.beat(member("late", regex="t.*"))
+    assert refused.error_code is ErrorCode.INVALID_REGULAR_EXPRESSION
+    assert bench.beat(member("alike", regex="t1.*")).error_code is ErrorCode.NONE

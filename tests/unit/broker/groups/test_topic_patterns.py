@@ -53,3 +53,10 @@ def test_without_the_package_the_refusal_says_so() -> None:
         pytest.raises(InvalidRegularExpression, match="google-re2"),
     ):
         matching("a", ["a"])
+
+
+def test_a_pattern_that_takes_milliseconds_for_each_name_is_refused() -> None:
+    with pytest.raises(InvalidRegularExpression, match="steps"):
+        matching("(?:(?:a?b?){50}){20}c", [])
+    tenants = "|".join(f"tenant{number}-[a-z0-9]+" for number in range(300))
+    assert matching(f"(?:{tenants})", ["tenant7-a", "tenant-a"]) == {"tenant7-a"}
