@@ -13,7 +13,23 @@ if (
 ):  # `bench.peers` and `tests.support` are found from the root, wherever pytest was called
     sys.path.append(ROOT)
 
+from tests.support.processes import IS_KAFKA
 from tests.support.requirements import IN_CI
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell pytest of our marks."""
+    config.addinivalue_line("markers", "kafka_only: needs what only Apache Kafka has yet (transactions)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only Apache Kafka can do; `integration/test_against_kafka.py` sees that it is run there."""
+    if IS_KAFKA:
+        return
+    left_out = [item for item in items if item.get_closest_marker("kafka_only") is not None]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.hookimpl(wrapper=True)

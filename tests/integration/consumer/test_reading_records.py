@@ -10,8 +10,7 @@ import trio
 import trio.testing
 from tests.support.batches import encode_batch
 from tests.support.clients import java, kcat, librdkafka
-from tests.support.processes import IS_KAFKA, RunningServer, running_server
-from tests.support.requirements import need
+from tests.support.processes import RunningServer, running_server
 from tests.support.topics import await_partitions, create_topic, fresh_name, produce, produce_values
 from tests.support.wire import Connection, connect
 
@@ -355,8 +354,8 @@ async def test_a_broker_restart_in_the_middle_loses_and_repeats_nothing(own_serv
         assert values(await take(consumer, 1)) == [b"after"]
 
 
+@pytest.mark.kafka_only
 async def test_read_committed_hides_what_was_aborted(server: RunningServer, connection: Connection) -> None:
-    need(IS_KAFKA, "transactions (PENSTOCK_TEST_PEER=kafka)")
     topic = create_topic(connection, "txn")
     wanted: list[bytes] = []
 
