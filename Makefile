@@ -38,7 +38,7 @@ unit: $(VENV)/.test ## the tests alone
 	$(BIN)/pytest -q
 
 long: $(VENV)/.test ## groups under churn: two minutes of each kind with real processes, 500 schedules in virtual time (half an hour)
-	PENSTOCK_CHURN_SECONDS=120 PENSTOCK_CHURN_EXAMPLES=500 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \
+	CHURN_SECONDS=120 CHURN_EXAMPLES=500 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \
 		tests/faults/test_group_churn.py tests/property/consumer/test_groups_in_virtual_time.py
 
 generate: $(VENV)/.test ## write the schema tables (from kio) and the tables in docs/ anew

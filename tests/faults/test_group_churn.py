@@ -1,6 +1,6 @@
 """Groups under churn: members join, leave, are killed and freeze at random while the topic is written to (PROPERTIES G1, G2).
 
-`PENSTOCK_CHURN_SECONDS=120` is the long run (`make long`); without it each run is short.
+`CHURN_SECONDS=120` is the long run (`make long`); without it each run is short.
 """
 
 import os
@@ -26,8 +26,8 @@ from penstock.protocol.group_records import (
     decode_offset_value,
 )
 
-SECONDS = float(os.environ.get("PENSTOCK_CHURN_SECONDS", "8"))
-SEED = int(os.environ.get("PENSTOCK_CHURN_SEED", "1"))
+SECONDS = float(os.environ.get("CHURN_SECONDS", "8"))
+SEED = int(os.environ.get("CHURN_SEED", "1"))
 GROUP, PARTITION_COUNT = "churning", 24
 SETTINGS = {
     "group_min_session_timeout_ms": "500",

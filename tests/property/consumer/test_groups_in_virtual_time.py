@@ -2,7 +2,7 @@
 
 Checked while it runs: nobody is given a partition that another member still holds, whether that one can be reached or not (who hears nothing
 for its session timeout must have given up by itself). Checked at the end: every record was processed, commits never went back, and after
-healing every partition has one owner and no lag. `PENSTOCK_CHURN_EXAMPLES` says how many schedules are tried (`make long` tries many).
+healing every partition has one owner and no lag. `CHURN_EXAMPLES` says how many schedules are tried (`make long` tries many).
 """
 
 import os
@@ -26,7 +26,7 @@ from penstock.errors import PenstockError
 from penstock.producer.producer import Producer
 from penstock.protocol.group_records import RecordKind, decode_offset_key, decode_offset_value
 
-EXAMPLES = int(os.environ.get("PENSTOCK_CHURN_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("CHURN_EXAMPLES", "12"))
 TOPIC, GROUP = "churned", "churning"
 PARTITION_COUNT = 24
 MEMBERS_MAX = 12
