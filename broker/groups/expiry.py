@@ -2,7 +2,8 @@
 
 Owns the rule of Kafka's `OffsetExpirationCondition`: an offset is kept while a member is subscribed to its topic; `offsets.retention.minutes`
 count from when the group became empty, or from the commit where that is later or the group has no members of its own (simple consumers, or a
-topic that nobody is subscribed to). An expiry time that an old client asked for holds instead. Wall time decides here, as in Kafka.
+topic that nobody is subscribed to). A classic group with members that are no consumers, or that join anew, keeps all it has. An expiry time that
+an old client asked for holds instead. Wall time decides here, as in Kafka.
 """
 
 import logging
@@ -12,9 +13,12 @@ import trio
 
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.groups.classic_driver import is_empty
+from penstock.broker.groups.classic_events import ClassicState
+from penstock.broker.groups.classic_group import ClassicGroup
 from penstock.broker.groups.group import Group
 from penstock.broker.groups.offset_table import NO_TOPIC_ID, CommittedOffset
 from penstock.broker.groups.shard import GroupShard, ShardServices
+from penstock.broker.groups.subscriptions import CONSUMER_PROTOCOL_TYPE
 from penstock.broker.image import ClusterImage, TopicImage
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.group_records import NEVER_EXPIRES
@@ -45,17 +49,25 @@ class Expiry:
                 if shard.is_closed:
                     break
                 if shard.groups.get(group.group_id) is group:
-                    self.expire(shard, group)
+                    self._try_expire(shard, group)
                 count += 1
                 if count % GROUPS_PER_TURN == 0:
                     await trio.lowlevel.checkpoint()
 
+    def _try_expire(self, shard: GroupShard, group: Group) -> None:
+        try:
+            self.expire(shard, group)
+        except Exception:  # one group's bug must not stop the coordinator
+            log.exception("group %r: looking for what has expired met a bug", group.group_id)
+
     def expire(self, shard: GroupShard, group: Group) -> None:
         """Delete what has expired of a group, and the group itself when nothing is left of it."""
+        spared = {topic for topic in group.offsets.topics if _is_spared(group, topic)}
         expired = [
             (topic, index)
             for topic, index, committed in group.offsets
-            if (topic, index) not in group.pending_offsets and self._is_over(group, topic, committed)
+            if (topic, index) not in group.pending_offsets
+            and self._is_over(group, topic, committed, is_spared=topic in spared)
         ]
         if is_empty(group) and not group.pending_offsets and len(expired) == len(group.offsets):
             if group.deadline_ms is None:  # else it has members that were given an id and may come
@@ -63,11 +75,11 @@ class Expiry:
         elif expired:
             shard.put_offsets(group, [(topic, index, None) for topic, index in expired], self._log_failure)
 
-    def _is_over(self, group: Group, topic: str, committed: CommittedOffset) -> bool:
+    def _is_over(self, group: Group, topic: str, committed: CommittedOffset, *, is_spared: bool) -> bool:
         if self._is_of_gone_topic(topic, committed):
             return True
         now_ms = self._services.clock.wall_ms()
-        if group.membership is not None and group.membership.is_subscribed_to(topic):
+        if is_spared:
             return False
         if committed.expire_timestamp_ms != NEVER_EXPIRES:
             return now_ms >= committed.expire_timestamp_ms
@@ -110,3 +122,16 @@ class Expiry:
     def _log_failure(code: ErrorCode) -> None:
         if code:
             log.warning("offsets that expired are not deleted yet: %s", code.name)
+
+
+def _is_spared(group: Group, topic: str) -> bool:
+    """Whether members may be using the topic."""
+    membership = group.membership
+    if membership is None:
+        return False
+    if isinstance(membership, ClassicGroup) and not is_empty(group):
+        is_known = (
+            membership.protocol_type == CONSUMER_PROTOCOL_TYPE and membership.state is ClassicState.STABLE
+        )
+        return not is_known or membership.is_subscribed_to(topic)
+    return membership.is_subscribed_to(topic)
