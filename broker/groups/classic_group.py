@@ -105,6 +105,7 @@ class ClassicGroup(ClassicRebalance):
         of the time, keeps the member.
         """
         self._now_ms = now_ms
+        self.news.clear()
         match event:
             case HeartbeatReceived():
                 self._heartbeat(event)

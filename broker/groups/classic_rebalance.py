@@ -61,6 +61,8 @@ class ClassicRebalance:
         """When the group wants to be stepped at the latest (monotonic ms); None while nothing can expire."""
         self.empty_since_ms: int | None = None
         """Since when the group is EMPTY (monotonic ms, may be negative); None while it is not, or where that is not known."""
+        self.news: list[str] = []
+        """What the last step did that an operator wants to know of, in words."""
         self._members = ClassicMembers()
         self._actions: list[Action] = []
         self._now_ms = 0
@@ -126,7 +128,7 @@ class ClassicRebalance:
         """Begin the next generation with those who have joined; static members may be away, dynamic ones may not."""
         self._join_deadline_ms = None
         for member in [m for m in self._members if m.join_token is None and m.group_instance_id is None]:
-            self._remove(member)
+            self._drop(member, f"it has not rejoined within {member.rebalance_timeout_ms} ms")
         if len(self._members) and not self._elect_joined_leader():
             timeout_ms = max(self._members.rebalance_timeout_ms, LEAST_POSTPONEMENT_MS)
             self._join_deadline_ms = self._now_ms + timeout_ms
@@ -138,6 +140,7 @@ class ClassicRebalance:
             self.protocol_name = None
             self.state = ClassicState.EMPTY
             self.empty_since_ms = self._now_ms
+            self.news.append(f"generation {self.generation}: no members")
             self._store()  # how it ends changes nothing: whoever comes back from an older record will expire
 
     def _begin_generation(self) -> None:
@@ -215,6 +218,10 @@ class ClassicRebalance:
     def _hand_out(self, assignments: Mapping[str, bytes]) -> None:
         """The assignment is stored: everybody gets its own."""
         self.state = ClassicState.STABLE
+        count = len(self._members)
+        self.news.append(
+            f"generation {self.generation}: {count} member{'s' if count > 1 else ''}, {self.protocol_name!r:.100}"
+        )
         for member in self._members:
             member.assignment = assignments.get(member.member_id, b"")
             if (token := member.sync_token) is not None:
@@ -241,6 +248,13 @@ class ClassicRebalance:
         if self.leader == member.member_id:
             first = next(iter(self._members), None)
             self.leader = None if first is None else first.member_id
+
+    def _drop(self, member: Member, why: str) -> None:
+        """Take out a member that did not ask for it, and tell of it."""
+        self.news.append(
+            f"member {member.member_id!r:.100} (client {member.client_id!r:.100}, {member.client_host}) is out: {why}"
+        )
+        self._remove(member)
 
     def _answer_waiting(self, member: Member, code: ErrorCode, member_id: str) -> None:
         """Let the member wait for nothing any more."""
@@ -282,7 +296,7 @@ class ClassicRebalance:
         pending_count = len(self._members.pending)
         expired = self._members.take_expired(self._now_ms)
         for member in expired:
-            self._remove(member)
+            self._drop(member, f"nothing was heard of it for {member.session_timeout_ms} ms")
         if expired:
             self._go_on_without_some()
         elif len(self._members.pending) < pending_count:
@@ -292,7 +306,8 @@ class ClassicRebalance:
         """Those who have not synced by now are out."""
         self._sync_deadline_ms = None
         for member_id in sorted(self._members.unsynced):
-            self._remove(self._members.by_id[member_id])
+            member = self._members.by_id[member_id]
+            self._drop(member, f"it has not synced within {member.rebalance_timeout_ms} ms")
         self._prepare_rebalance()
 
     # The log.

@@ -209,6 +209,8 @@ class GroupCoordinator:
                 log.exception("%s-%d: loading its groups ended by a bug", OFFSETS_TOPIC, index)
             if shard.is_loaded:
                 self._expiry.forget_gone_topics(shard)
+            if not self.is_loading:
+                log.info("groups loaded: %d", self.services.group_count)
             self._loaded.unpark_all()
 
         self._spawn(load_one)

@@ -126,7 +126,7 @@ async def load(shard: GroupShard, replay: Replay, threads: Threads, buffer_bytes
     replay.finish()
     shard.is_loaded = True
     if replay.count:
-        log.info("%s: %d groups from %d records", _name(shard), len(shard.groups), replay.count)
+        log.debug("%s: %d groups from %d records", _name(shard), len(shard.groups), replay.count)
 
 
 def _read(partition: Partition, position: int, end: int, buffer_bytes: int) -> bytes:

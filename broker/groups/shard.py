@@ -169,6 +169,8 @@ class GroupShard:
         membership = group.membership
         assert membership is not None
         actions = membership.step(event, self.services.now_ms())
+        for what in getattr(membership, "news", ()):
+            log.info("group %r: %s", group.group_id, what)
         if actions:
             for driver in self.services.drivers:
                 if driver.handles(group):
