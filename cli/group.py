@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import click
 
 from penstock.cli.asking import bootstrap_option, counted, end, json_option, real_ports, with_admin
+from penstock.cli.deletion import ask_before_deletion, tell_of_deletion
 from penstock.cli.failure import CalledWrongly, CommandFailed, complain
 from penstock.cli.group_reset import Kind, PlannedReset, Target, parse_topic, plan
 from penstock.cli.moments import TIME_HELP, parse_time, parse_zone
@@ -123,25 +124,9 @@ def delete(
     as_json: bool,
 ) -> None:
     """Delete groups with their committed offsets. A group that has members is refused."""
-    if not yes:
-        if not sys.stdin.isatty():
-            raise CalledWrongly("delete needs --yes where there is no terminal to ask on")
-        what = "group" if len(group_ids) == 1 else "groups"
-        if not click.confirm(f"Delete {what} {', '.join(group_ids)} with all committed offsets?", err=True):
-            raise CommandFailed("nothing was deleted")
+    ask_before_deletion("group", group_ids, "all committed offsets", yes=yes)
     outcomes = with_admin(bootstrap, environment, lambda admin: admin.delete_groups(group_ids))
-    for group_id, outcome in outcomes.items():
-        if outcome is not None:
-            continue
-        if as_json:
-            print_json({"group": group_id, "deleted": True})
-        else:
-            click.echo(f"deleted {group_id}")
-    end(
-        outcome
-        for outcome in outcomes.values()
-        if outcome is not None and not (if_exists and isinstance(outcome, UnknownGroup))
-    )
+    tell_of_deletion("group", outcomes, as_json=as_json, forgiven=UnknownGroup if if_exists else None)
 
 
 @command.command()

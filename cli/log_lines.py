@@ -6,13 +6,20 @@ values push aside.
 
 import json
 import sys
-from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import click
 
 from penstock.cli.moments import time_text
-from penstock.cli.output import Column, json_text, print_json, print_table, topic_id_text
+from penstock.cli.output import (
+    Column,
+    data_as_json,
+    headers_as_json,
+    json_text,
+    print_json,
+    print_table,
+    topic_id_text,
+)
 from penstock.protocol.errors import DecodeError
 from penstock.protocol.record_batch import BatchHeader, TimestampType
 from penstock.protocol.records import Record
@@ -291,26 +298,10 @@ def _record_as_json(record: Record) -> dict[str, object]:
     return {
         "offset": record.offset,
         "timestamp": record.timestamp,
-        **_data_as_json("key", record.key),
-        **_data_as_json("value", record.value),
-        "headers": [
-            {
-                "name": name.encode(errors="surrogateescape").decode(errors="replace"),
-                **_data_as_json("value", value),
-            }
-            for name, value in record.headers
-        ],
+        **data_as_json("key", record.key),
+        **data_as_json("value", record.value),
+        "headers": headers_as_json(record.headers),
     }
-
-
-def _data_as_json(name: str, data: bytes | None) -> dict[str, object]:
-    """Text as text; what is none in base64 under another name, so that nobody takes one for the other."""
-    if data is None:
-        return {name: None}
-    try:
-        return {name: data.decode()}
-    except UnicodeDecodeError:
-        return {f"{name}_base64": b64encode(data).decode()}
 
 
 def _red(line: str) -> str:

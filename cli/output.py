@@ -6,7 +6,7 @@ Owns the look. Knows nothing of topics or logs. rich is imported only when a tab
 import json
 import re
 import sys
-from base64 import urlsafe_b64encode
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -107,6 +107,27 @@ def json_text(value: Mapping[str, object]) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+def data_as_json(name: str, data: bytes | None) -> dict[str, object]:
+    """Text as text; what is none in base64 under another name, so that nobody takes one for the other."""
+    if data is None:
+        return {name: None}
+    try:
+        return {name: data.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": b64encode(data).decode()}
+
+
+def headers_as_json(headers: Iterable[tuple[str, bytes | None]]) -> list[dict[str, object]]:
+    """The headers of a record, in order; a name that is no UTF-8 shows with replacement characters."""
+    return [
+        {
+            "name": name.encode(errors="surrogateescape").decode(errors="replace"),
+            **data_as_json("value", value),
+        }
+        for name, value in headers
+    ]
+
+
 def topic_id_text(topic_id: bytes | None) -> str | None:
     """A topic id as Kafka's tools write it: 22 characters of URL-safe base64."""
     return None if topic_id is None else urlsafe_b64encode(topic_id).decode().rstrip("=")
@@ -123,4 +144,13 @@ def _print_plain(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> N
         click.echo(_GAP.join(padded).rstrip())
 
 
-__all__ = ["Column", "json_text", "print_json", "print_table", "rich_table", "topic_id_text"]
+__all__ = [
+    "Column",
+    "data_as_json",
+    "headers_as_json",
+    "json_text",
+    "print_json",
+    "print_table",
+    "rich_table",
+    "topic_id_text",
+]

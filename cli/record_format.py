@@ -5,10 +5,10 @@ Pure: records in, bytes out. Values and keys go out byte for byte, as they came.
 
 import json
 import re
-from base64 import b64encode
 from collections.abc import Callable, Sequence
 
 from penstock.cli.failure import CalledWrongly
+from penstock.cli.output import data_as_json, headers_as_json
 from penstock.cli.record_input import unescaped
 from penstock.consumer.batch import ConsumerBatch
 from penstock.consumer.record import ConsumerRecord
@@ -54,26 +54,10 @@ def record_as_json(record: ConsumerRecord) -> dict[str, object]:
         "offset": record.offset,
         "timestamp": record.timestamp_ms,
         "timestamp_type": "LogAppendTime" if is_append_time else "CreateTime",
-        **_data_as_json("key", record.key),
-        **_data_as_json("value", record.value),
-        "headers": [
-            {
-                "name": name.encode(errors="surrogateescape").decode(errors="replace"),
-                **_data_as_json("value", value),
-            }
-            for name, value in record.headers
-        ],
+        **data_as_json("key", record.key),
+        **data_as_json("value", record.value),
+        "headers": headers_as_json(record.headers),
     }
-
-
-def _data_as_json(name: str, data: bytes | None) -> dict[str, object]:
-    """Text as text; what is none in base64 under another name, so that nobody takes one for the other."""
-    if data is None:
-        return {name: None}
-    try:
-        return {name: data.decode()}
-    except UnicodeDecodeError:
-        return {f"{name}_base64": b64encode(data).decode()}
 
 
 _Part = Callable[[ConsumerRecord], bytes]

@@ -3,13 +3,13 @@
 Owns what is asked and shown. Where a call goes and how it is retried is `penstock.client.admin`'s.
 """
 
-import sys
 from collections.abc import Iterable
 
 import click
 
 from penstock.cli.asking import bootstrap_option, counted, end, json_option, raise_error, with_admin
-from penstock.cli.failure import CalledWrongly, CommandFailed
+from penstock.cli.deletion import ask_before_deletion, tell_of_deletion
+from penstock.cli.failure import CalledWrongly
 from penstock.cli.output import Column, print_json, print_table, topic_id_text
 from penstock.client.admin import Admin
 from penstock.client.admin_values import (
@@ -231,25 +231,9 @@ def delete(
     as_json: bool,
 ) -> None:
     """Delete topics with all their records."""
-    if not yes:
-        if not sys.stdin.isatty():
-            raise CalledWrongly("delete needs --yes where there is no terminal to ask on")
-        what = "topic" if len(names) == 1 else "topics"
-        if not click.confirm(f"Delete {what} {', '.join(names)} with all records?", err=True):
-            raise CommandFailed("nothing was deleted")
+    ask_before_deletion("topic", names, "all records", yes=yes)
     outcomes = with_admin(bootstrap, environment, lambda admin: admin.delete_topics(names))
-    for name, outcome in outcomes.items():
-        if outcome is not None:
-            continue
-        if as_json:
-            print_json({"topic": name, "deleted": True})
-        else:
-            click.echo(f"deleted {name}")
-    end(
-        outcome
-        for outcome in outcomes.values()
-        if outcome is not None and not (if_exists and isinstance(outcome, UnknownTopic))
-    )
+    tell_of_deletion("topic", outcomes, as_json=as_json, forgiven=UnknownTopic if if_exists else None)
 
 
 def _assignments(texts: Iterable[str]) -> dict[str, str]:
