@@ -87,6 +87,9 @@ class ConsumerGroup:
         self.is_dead = False
         self.empty_since_ms: int | None = None
         """Since when the group has had no member (monotonic ms; a restart counts from then on); None while it has one, or never had any."""
+        self.news: list[str] = []
+        """What the last step did that an operator wants to know of, in words."""
+        self._told_epoch = 0
         self._topics = topics
         self._topics_are_stale = True
         self._sessions = MemberTimers()
@@ -220,6 +223,7 @@ class ConsumerGroup:
 
     def step(self, event: Event, now_ms: int) -> tuple[Action, ...]:
         """Take one event; returns what to do, in order."""
+        self.news.clear()
         match event:
             case ConsumerHeartbeat() | DescribeRequested():
                 self._waiting.append(event)
@@ -264,6 +268,7 @@ class ConsumerGroup:
         if code is ErrorCode.NONE:
             self._repair = []
             self._note_emptiness(now_ms)
+            self._tell_epoch()
             return tuple(replies)
         undo.reverse()
         for record in undo:
@@ -272,6 +277,14 @@ class ConsumerGroup:
         self._topics_are_stale = True
         self._set_missing_timers(now_ms)
         return tuple(_error(reply.token, reply, code, None) for reply in replies)
+
+    def _tell_epoch(self) -> None:
+        """One line for each group epoch."""
+        if self.stored.epoch > self._told_epoch:
+            self._told_epoch = self.stored.epoch
+            count = len(self.stored.members)
+            members = f"{count} member{'s' if count > 1 else ''}" if count else "no members"
+            self.news.append(f"epoch {self.stored.epoch}: {members}")
 
     def _close(self, code: ErrorCode) -> tuple[Action, ...]:
         held, self._held = self._held, []
@@ -523,8 +536,19 @@ class ConsumerGroup:
         )
 
     def _expire(self, now_ms: int) -> None:
-        due = [*self._sessions.pop_due(now_ms), *self._revocations.pop_due(now_ms)]
-        self._remove([member_id for member_id in dict.fromkeys(due) if member_id in self.stored.members])
+        due = {
+            **dict.fromkeys(self._revocations.pop_due(now_ms), "it has not given up its partitions in time"),
+            **dict.fromkeys(
+                self._sessions.pop_due(now_ms),
+                f"nothing was heard of it for {self.limits.session_timeout_ms} ms",
+            ),
+        }
+        gone = [member_id for member_id in due if member_id in self.stored.members]
+        for member_id in gone:
+            metadata = self.stored.members[member_id]
+            client = f"client {metadata.client_id!r:.100}, {metadata.client_host}"
+            self.news.append(f"member {member_id!r:.100} ({client}) is out: {due[member_id]}")
+        self._remove(gone)
 
     def _remove(self, member_ids: Iterable[str]) -> None:
         member_ids = list(member_ids)

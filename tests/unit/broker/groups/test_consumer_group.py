@@ -594,3 +594,20 @@ def test_members_with_ever_new_regular_expressions_are_refused(bench: GroupBench
     refused = bench.beat(member("late", regex="t.*"))
     assert refused.error_code is ErrorCode.INVALID_REGULAR_EXPRESSION
     assert bench.beat(member("alike", regex="t1.*")).error_code is ErrorCode.NONE
+
+
+# What is told of it.
+
+
+def test_each_epoch_is_told_once_and_a_silent_member_with_its_client(bench: GroupBench) -> None:
+    assert send(bench, "a", client_id="billing").error_code == 0
+    assert bench.group.news == ["epoch 1: 1 member"]
+    assert send(bench, "a", 1, client_id="billing").error_code == 0
+    assert bench.group.news == []
+    bench.lands_at_once = False
+    bench.pass_time(bench.limits.session_timeout_ms)
+    assert bench.group.news == [
+        f"member 'a' (client 'billing', ) is out: nothing was heard of it for {bench.limits.session_timeout_ms} ms"
+    ]
+    bench.land()
+    assert bench.group.news == ["epoch 2: no members"]
