@@ -84,6 +84,10 @@ class ClassicDriver:
             group.group_id, self.limits, snapshot, now_ms, state_age_ms=age_ms
         )
 
+    def forget(self, group: Group) -> None:
+        """The load was given up."""
+        self._replayed.pop(group, None)
+
     def perform(self, group: Group, actions: Iterable[Action]) -> None:
         """Store what is to be stored, answer who is to be answered."""
         shard = group.shard

@@ -125,7 +125,7 @@ class ConsumerGroupDriver:
         for shard in shards:
             for group in tuple(shard.groups.values()):
                 if isinstance(group.membership, ConsumerGroup):
-                    shard.step(group, TopicsChanged())
+                    shard.try_step(group, TopicsChanged())
 
     # Replay
 
@@ -151,6 +151,10 @@ class ConsumerGroupDriver:
             return
         machine.resume(now_ms)
         group.membership = machine
+
+    def forget(self, group: Group) -> None:
+        """The load was given up."""
+        self._replayed.pop(group, None)
 
     # Requests
 

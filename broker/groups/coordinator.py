@@ -201,14 +201,14 @@ class GroupCoordinator:
             try:
                 async with self._load_limit:
                     await load(shard, replay, self._threads, self.config.offsets_load_buffer_size)
+                if shard.is_loaded:
+                    self._expiry.forget_gone_topics(shard)
             except (PenstockError, FileNotFoundError) as error:
-                shard.failure = str(error)
+                shard.failure = str(error) or type(error).__name__
                 log.error("%s-%d: its groups can't be loaded: %s", OFFSETS_TOPIC, index, error)
             except Exception as error:
-                shard.failure = str(error)
+                shard.failure = str(error) or type(error).__name__
                 log.exception("%s-%d: loading its groups ended by a bug", OFFSETS_TOPIC, index)
-            if shard.is_loaded:
-                self._expiry.forget_gone_topics(shard)
             if not self.is_loading:
                 log.info("groups loaded: %d", self.services.group_count)
             self._loaded.unpark_all()
@@ -240,12 +240,8 @@ class GroupCoordinator:
 
     def _tick(self, shard: GroupShard, group_id: str) -> None:
         group = shard.groups.get(group_id)
-        if group is None or group.membership is None:
-            return
-        try:
-            shard.step(group, TimePassed())
-        except Exception:  # one group's bug must not stop the time of all others
-            log.exception("group %r: the passing of time met a bug", group_id)
+        if group is not None and group.membership is not None:
+            shard.try_step(group, TimePassed())
 
     def close(self) -> None:
         """Answer whoever waits, and take no more requests. What was appended is still committed or not when the logs close."""

@@ -105,7 +105,7 @@ class Expiry:
                     if committed.topic_id in (topic.topic_id, NO_TOPIC_ID)
                 ]
                 if gone:
-                    shard.put_offsets(group, gone, self._log_failure)
+                    self._try_delete(shard, group, gone)
 
     def forget_gone_topics(self, shard: GroupShard) -> None:
         """The shard was just loaded: topics may have been deleted or made anew while nobody looked after it."""
@@ -116,7 +116,15 @@ class Expiry:
                 if self._is_of_gone_topic(topic, committed)
             ]
             if gone:
-                shard.put_offsets(group, gone, self._log_failure)
+                self._try_delete(shard, group, gone)
+
+    def _try_delete(
+        self, shard: GroupShard, group: Group, offsets: Iterable[tuple[str, int, CommittedOffset | None]]
+    ) -> None:
+        try:
+            shard.put_offsets(group, offsets, self._log_failure)
+        except Exception:
+            log.exception("group %r: deleting offsets of a topic that is gone met a bug", group.group_id)
 
     @staticmethod
     def _log_failure(code: ErrorCode) -> None:

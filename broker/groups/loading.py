@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 DECOMPRESSED_MAX_BYTES = 100 * 1024 * 1024
 RECORDS_PER_TURN = 200
 """Records that are replayed before others get their turn: about two milliseconds."""
+GROUPS_PER_TURN = 20
+"""Groups whose members are brought to life before others get their turn: one may have a thousand."""
 DAMAGED_LINES_MAX = 10
 
 
@@ -45,6 +47,7 @@ class Replay:
         self.unknown: Counter[int] = Counter()
         self.damaged = 0
         self.count = 0
+        self._made: list[Group] = []
 
     def apply(self, offset: int, key: bytes | None, value: bytes | None) -> None:
         """Take one record."""
@@ -88,19 +91,29 @@ class Replay:
         if group is None and value is not None:
             group = self._shard.groups[group_id] = Group(group_id, self._shard)
             self._shard.services.group_count += 1
+            self._made.append(group)
         return group
 
-    def finish(self) -> None:
-        """All was read."""
+    def give_up(self) -> None:
+        """Leadership is gone, or the log can't be read: nothing is left behind."""
+        for group in self._made:
+            for driver in self._shard.services.drivers:
+                driver.forget(group)
+
+    async def finish(self) -> None:
+        """All was read. Others get their turn in between; leadership may go meanwhile."""
         shard = self._shard
-        now_ms = shard.services.now_ms()
-        for group in tuple(shard.groups.values()):
+        for count, group in enumerate(self._made, start=1):
             for driver in shard.services.drivers:
-                driver.loaded(group, now_ms)
+                driver.loaded(group, shard.services.now_ms())
             if group.membership is None and not group.offsets and not group.stored_kinds:
                 shard.drop(group)
-            else:
-                shard.services.deadlines.note(group)
+            if count % GROUPS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+                if not shard.is_current:
+                    return
+        for group in shard.groups.values():
+            shard.services.deadlines.note(group)
         for kind, count in sorted(self.unknown.items()):
             log.warning("%s: %d records of unknown kind %d were left out", _name(shard), count, kind)
         if self.damaged > DAMAGED_LINES_MAX:
@@ -112,6 +125,14 @@ async def load(shard: GroupShard, replay: Replay, threads: Threads, buffer_bytes
 
     Returns early, with the shard closed, when leadership goes meanwhile.
     """
+    try:
+        await _load(shard, replay, threads, buffer_bytes)
+    finally:
+        if not shard.is_loaded:
+            replay.give_up()
+
+
+async def _load(shard: GroupShard, replay: Replay, threads: Threads, buffer_bytes: int) -> None:
     partition = shard.partition
     position, end = partition.log.log_start_offset, partition.log.log_end_offset
     while position < end and shard.is_current:
@@ -123,7 +144,9 @@ async def load(shard: GroupShard, replay: Replay, threads: Threads, buffer_bytes
     await _until_committed(shard, end)
     if not shard.is_current:
         return
-    replay.finish()
+    await replay.finish()
+    if not shard.is_current:
+        return
     shard.is_loaded = True
     if replay.count:
         log.debug("%s: %d groups from %d records", _name(shard), len(shard.groups), replay.count)
@@ -137,6 +160,8 @@ def _read(partition: Partition, position: int, end: int, buffer_bytes: int) -> b
 
 async def _replay_chunk(replay: Replay, data: bytes, position: int, shard: GroupShard) -> int:
     """Apply what is in `data` from `position` on; returns the offset behind it."""
+    if not shard.is_current:
+        return position
     turn = 0
     for header, batch in iterate_batches(data):
         if not header.is_control and header.next_offset > position:

@@ -24,6 +24,10 @@ class MembershipDriver(Protocol):
         """The log has been replayed: put the membership in `group` as of now (monotonic ms). Called for every group."""
         ...
 
+    def forget(self, group: Group) -> None:
+        """The load was given up before `loaded`: nothing of the replay is kept."""
+        ...
+
     def perform(self, group: Group, actions: Iterable[Any]) -> None:
         """Do what the machine wants: answer by `group.shard.resolve(token, action)`, store by `group.shard.append`."""
         ...

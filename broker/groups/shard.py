@@ -179,6 +179,13 @@ class GroupShard:
         if not self.is_closed:
             self.services.deadlines.note(group)
 
+    def try_step(self, group: Group, event: Any) -> None:
+        """The same for what concerns all groups: a bug that one of them meets is told in the log, and no other has to do with it."""
+        try:
+            self.step(group, event)
+        except Exception:
+            log.exception("group %r: %s met a bug", group.group_id, type(event).__name__)
+
     def wake(self, group: Group | None = None) -> None:
         """The deadline of a group, or of any, has changed otherwise than by `step`."""
         for each in tuple(self.groups.values()) if group is None else (group,):
@@ -235,7 +242,7 @@ class GroupShard:
         self.is_closed = True
         for group in tuple(self.groups.values()):
             if group.membership is not None:
-                self.step(group, GroupClosed(error_code=ErrorCode.NOT_COORDINATOR))
+                self.try_step(group, GroupClosed(error_code=ErrorCode.NOT_COORDINATOR))
         self.services.group_count -= len(self.groups)
         self.groups.clear()
 
