@@ -2,8 +2,8 @@
 
 Owns the request header and the reader of length-prefixed answers. Knows no bodies and no correlation: `connection` does.
 
-Invariants: an answer's buffer is never used again for another (decoded records may point into it); no more than
-`_GROWTH_FACTOR` times the bytes that have arrived is allocated, whatever length a frame claims.
+Invariants: an answer's buffer is never used again for another (decoded records may point into it); no more is allocated, whatever length a
+frame claims, than `_GROWTH_FACTOR` times the bytes of it that have arrived, or than the largest answer that has come whole.
 """
 
 import struct
@@ -50,6 +50,7 @@ class AnswerReader:
         self._start: int = 0
         self._end: int = 0
         self._unyielded_bytes = 0
+        self._whole_max_bytes = _CHUNK_SIZE_BYTES
 
     async def next_frame(self) -> memoryview | None:
         """The next frame without its length prefix; None where the stream ends between two frames.
@@ -103,7 +104,8 @@ class AnswerReader:
         if at_hand == length:
             self._start += length
             return memoryview(bytes(self._chunk[self._start - length : self._start]))
-        frame = bytearray(min(length, max(_CHUNK_SIZE_BYTES, _GROWTH_FACTOR * at_hand)))
+        # A buffer that grows is copied with each step; what came whole before may as well come again.
+        frame = bytearray(min(length, max(self._whole_max_bytes, _GROWTH_FACTOR * at_hand)))
         frame[:at_hand] = self._chunk[self._start : self._start + at_hand]
         self._start = self._end = 0
         filled = at_hand
@@ -115,6 +117,7 @@ class AnswerReader:
             if count == 0:
                 raise ConnectionLost(f"{self._stream.peer}: closed inside an answer")
             filled += count
+        self._whole_max_bytes = max(self._whole_max_bytes, length)
         return memoryview(frame)
 
 

@@ -89,6 +89,19 @@ async def test_memory_grows_with_the_bytes_that_arrive_and_not_with_the_length_c
     assert peak < MIB
 
 
+async def test_what_has_come_whole_before_is_the_most_that_a_claimed_length_gets_at_once() -> None:
+    whole = bytes(3 * MIB)
+    stream = stream_of(framed(whole) + struct.pack(">i", 1000 * MIB) + bytes(1000))
+    reader = AnswerReader(stream, 2000 * MIB)
+    assert await reader.next_frame() == whole
+    tracemalloc.start()
+    with pytest.raises(ConnectionLost, match="closed inside an answer"):
+        await reader.next_frame()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * MIB
+
+
 @pytest.mark.parametrize("data", [b"\0", b"\0\0\0", b"\0\0\0\x09abc"])
 async def test_an_end_inside_a_frame_is_a_lost_connection(data: bytes) -> None:
     with pytest.raises(ConnectionLost, match="closed inside an answer"):
