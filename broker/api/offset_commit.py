@@ -17,8 +17,8 @@ import trio
 from penstock.broker.context import RequestContext
 from penstock.broker.errors import ApiError
 from penstock.broker.groups.classic_events import OffsetCommitted
-from penstock.broker.groups.group import OFFSET_BYTES, Group
-from penstock.broker.groups.offset_table import NO_TOPIC_ID, CommittedOffset
+from penstock.broker.groups.group import Group
+from penstock.broker.groups.offset_table import NO_TOPIC_ID, OFFSET_BYTES, CommittedOffset
 from penstock.broker.groups.shard import GroupShard
 from penstock.broker.image import TopicImage
 from penstock.protocol.errors import ErrorCode

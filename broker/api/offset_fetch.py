@@ -17,6 +17,8 @@ import trio
 from penstock.broker.context import RequestContext
 from penstock.broker.errors import ApiError
 from penstock.broker.groups.group import Group
+from penstock.broker.groups.offset_table import NO_TOPIC_ID
+from penstock.broker.image import TopicImage
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
 
@@ -79,13 +81,15 @@ def _check_member(group: Group, wanted: Message) -> None:
 
 def _topic(broker: "Broker", group: Group | None, wanted: Message, by_id: bool) -> Message:
     if not by_id:
-        partitions = _partitions(group, wanted.name, wanted.partition_indexes, ErrorCode.NONE)
+        named = broker.image.topic(wanted.name)
+        partitions = _partitions(group, wanted.name, named, wanted.partition_indexes, ErrorCode.NONE)
         return Message(name=wanted.name, partitions=partitions)
     known = broker.image.topic_by_id(wanted.topic_id)
     name = known.name if known is not None else None
     code = ErrorCode.NONE if known is not None else ErrorCode.UNKNOWN_TOPIC_ID
     return Message(
-        topic_id=wanted.topic_id, partitions=_partitions(group, name, wanted.partition_indexes, code)
+        topic_id=wanted.topic_id,
+        partitions=_partitions(group, name, known, wanted.partition_indexes, code),
     )
 
 
@@ -93,11 +97,11 @@ def _all_topics(broker: "Broker", group: Group | None, by_id: bool) -> list[Mess
     topics: list[Message] = []
     for name in group.offsets.topics if group is not None else ():
         assert group is not None
-        known = broker.image.topic(name) if by_id else None
+        known = broker.image.topic(name)
         if by_id and known is None:
             continue
         indexes = [index for index, _ in group.offsets.of_topic(name)]
-        partitions = _partitions(group, name, indexes, ErrorCode.NONE)
+        partitions = _partitions(group, name, known, indexes, ErrorCode.NONE)
         if by_id:
             assert known is not None
             topics.append(Message(topic_id=known.topic_id, partitions=partitions))
@@ -107,12 +111,19 @@ def _all_topics(broker: "Broker", group: Group | None, by_id: bool) -> list[Mess
 
 
 def _partitions(
-    group: Group | None, topic: str | None, indexes: Iterable[int], code: ErrorCode
+    group: Group | None,
+    topic: str | None,
+    known: TopicImage | None,
+    indexes: Iterable[int],
+    code: ErrorCode,
 ) -> list[Message]:
+    """The partitions' answers. A commit that meant an older topic of the name, and landed when that was gone, is none."""
     answers: list[Message] = []
     for index in dict.fromkeys(indexes):
         committed = None if group is None or topic is None else group.offsets.get(topic, index)
-        if committed is None:
+        if committed is None or (
+            known is not None and committed.topic_id not in (NO_TOPIC_ID, known.topic_id)
+        ):
             answers.append(
                 Message(
                     partition_index=index,

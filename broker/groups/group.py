@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 
 GROUP_BYTES = 1_000
-OFFSET_BYTES = 400
-"""What an offset takes besides its metadata, with its place in the table."""
 
 
 class Membership(Protocol):
@@ -94,9 +92,8 @@ class Group:
     @property
     def held_bytes(self) -> int:
         """What the group takes in memory, about."""
-        offsets = sum(OFFSET_BYTES + len(committed.metadata) for _, _, committed in self.offsets)
         members: int = getattr(self.membership, "held_bytes", 0)
-        return GROUP_BYTES + 2 * len(self.group_id) + offsets + members
+        return GROUP_BYTES + 2 * len(self.group_id) + self.offsets.held_bytes + members
 
     def offset_keys(self) -> list[tuple[str, int]]:
         """All partitions for which something is committed, or about to be."""

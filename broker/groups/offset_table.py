@@ -11,6 +11,8 @@ from penstock.protocol.group_records import NEVER_EXPIRES, decode_offset_value, 
 from penstock.protocol.message import Message
 
 NO_TOPIC_ID = bytes(16)
+OFFSET_BYTES = 400
+"""What an offset takes besides its metadata, with its place in the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +55,11 @@ class CommittedOffset:
 class OffsetTable:
     """Offsets by topic and partition. False when empty."""
 
-    __slots__ = ("_topics",)
+    __slots__ = ("_topics", "held_bytes")
 
     def __init__(self) -> None:
+        self.held_bytes = 0
+        """What it takes in memory, about; kept as it changes, for a broker may hold a million offsets."""
         self._topics: dict[str, dict[int, CommittedOffset]] = {}
 
     def __bool__(self) -> bool:
@@ -86,11 +90,14 @@ class OffsetTable:
 
     def put(self, topic: str, partition: int, committed: CommittedOffset | None) -> None:
         """Take the newest commit; None removes it. The order of calls is that of the log."""
+        partitions = self._topics.setdefault(topic, {})
+        before = partitions.get(partition)
+        if before is not None:
+            self.held_bytes -= OFFSET_BYTES + len(before.metadata)
         if committed is not None:
-            self._topics.setdefault(topic, {})[partition] = committed
+            self.held_bytes += OFFSET_BYTES + len(committed.metadata)
+            partitions[partition] = committed
             return
-        partitions = self._topics.get(topic)
-        if partitions is not None:
-            partitions.pop(partition, None)
-            if not partitions:
-                del self._topics[topic]
+        partitions.pop(partition, None)
+        if not partitions:
+            del self._topics[topic]

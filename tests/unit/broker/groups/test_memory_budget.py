@@ -6,6 +6,7 @@ from tests.support.group_calls import GroupCalls
 from tests.support.memory_broker import memory_broker
 
 from penstock.broker.groups.memory_budget import COUNT_INTERVAL_MS, MemoryBudget
+from penstock.broker.groups.offset_table import OFFSET_BYTES, CommittedOffset, OffsetTable
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
 
@@ -70,3 +71,17 @@ async def test_an_offset_that_is_replaced_needs_no_room() -> None:
         assert codes[-1] == ErrorCode.COORDINATOR_NOT_AVAILABLE
         assert await groups.commit("g0", {0: 2}, metadata="x" * 30_000) == [0]
         assert await groups.committed("g0") == 2
+
+
+def test_what_offsets_take_is_known_without_a_look_at_each() -> None:
+    table = OffsetTable()
+    table.put("t", 0, CommittedOffset(1, -1, "abc", 1))
+    table.put("t", 1, CommittedOffset(1, -1, "", 1))
+    table.put("t", 1, CommittedOffset(2, -1, "abcd", 1))
+    table.put("t", 2, None)
+    assert table.held_bytes == 2 * OFFSET_BYTES + 7
+    assert [index for _, index, _ in table] == [0, 1]
+    table.put("t", 0, None)
+    table.put("t", 1, None)
+    assert table.held_bytes == 0
+    assert not table

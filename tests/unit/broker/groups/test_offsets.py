@@ -237,3 +237,26 @@ async def test_clients_neither_write_to_the_offsets_topic_nor_change_it() -> Non
         with pytest.raises(ApiError, match="the broker's own"):
             await memory.broker.topics.create_partitions(OFFSETS_TOPIC, 60, None)
         assert await groups.states() == {}
+
+
+async def test_a_commit_that_a_topic_made_anew_overtook_is_not_taken_for_the_new_topics() -> None:
+    async with memory_broker() as memory:
+        groups = GroupCalls(memory)
+        await memory.create("orders")
+        await groups.find()
+        memory.threads.hold("sync")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(groups.commit)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(memory.delete, "orders")
+            await trio.testing.wait_all_tasks_blocked()
+            memory.threads.release_all()
+        await memory.create("orders")
+        assert await groups.committed() == -1, "it was for a topic that is gone"
+        everything = await groups.call(ApiKey.OFFSET_FETCH, groups=[Message(group_id="g", topics=None)])
+        assert [p.committed_offset for topic in everything.groups[0].topics for p in topic.partitions] in (
+            [],
+            [-1],
+        )
+        assert await groups.commit("g", {0: 3}) == [0]
+        assert await groups.committed() == 3
