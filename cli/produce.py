@@ -23,7 +23,13 @@ _ACKS = {"all": "all", "-1": "all", "leader": "leader", "1": "leader", "none": "
 
 @click.command("produce", short_help="Send lines as records.")
 @click.argument("topic")
-@click.option("--file", "paths", metavar="PATH", multiple=True, help="Read this file; may be repeated.")
+@click.option(
+    "--file",
+    "paths",
+    metavar="PATH",
+    multiple=True,
+    help="Read this file; may be repeated. - is standard input.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Every line is a JSON object, as above.")
 @click.option(
     "--key-separator",
@@ -76,7 +82,9 @@ def command(
         read_line = read_json
     elif key_separator is not None:
         read_line = keyed_reader(unescaped(key_separator).encode())
-    sources: Sequence[Source] = [FileSource(ports, path) for path in paths] or [StdinSource(ports)]
+    sources: Sequence[Source] = [
+        StdinSource(ports) if path == "-" else FileSource(ports, path) for path in paths or ("-",)
+    ]
     work = Work(topic, partition, sources, read_line, ports.clock)
 
     async def producing() -> int:
@@ -90,6 +98,6 @@ def command(
         click.echo(f"penstock: {work.summary(is_acked=_ACKS[acks] != 'none')}", err=True)
         if interruption.exit_code is not None:
             return interruption.exit_code
-        return EXIT_FAILED if work.failed_count else 0
+        return EXIT_FAILED if work.failed_count or work.is_cut_short else 0
 
     return run_asking(producing)

@@ -67,23 +67,20 @@ class StdinSource:
 
 
 class FileSource:
-    """A file, read by workers. Raises CommandFailed where there is none."""
+    """What a path names: a file, or a pipe such as the shell's `<(…)`. Raises CommandFailed where it can't be opened."""
 
     def __init__(self, ports: Environment, path: str) -> None:
         self.name = path
-        self._threads = ports.threads
         try:
             self._file = ports.files.open(path)
+            self.size_bytes: int | None = self._file.size() or None  # a pipe has none to tell
         except FileNotFoundError:
             raise CommandFailed(f"{path}: no such file") from None
-        self.size_bytes: int | None = self._file.size()
-        self._position = 0
+        self._stream = StandardInput(self._file.fileno(), ports.threads, name=path)
 
     async def read(self) -> bytes:
         """The next bytes; nothing at the end."""
-        data = await self._threads.run(self._file.pread, _CHUNK_BYTES, self._position)
-        self._position += len(data)
-        return data
+        return await self._stream.read(_CHUNK_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +118,8 @@ class Work:
     elapsed_s: float = 0.0
     is_hopeless: bool = False
     """Nothing can be sent any more."""
+    is_cut_short: bool = False
+    """Some input could not be read to its end."""
     _complaint_count: int = 0
     _advance: Callable[[int], None] = field(default=lambda count: None)
 
@@ -160,8 +159,11 @@ class Work:
                 for source in self.sources:
                     try:
                         await self._read(source, channel)
-                    except PenstockError as error:
+                    except BadLine as error:
                         self._fail(1, f"{source.name}: {error}" if source.name else str(error))
+                    except PenstockError as error:  # names its file, and is no record that failed
+                        self.is_cut_short = True
+                        complain(str(error))
 
     async def _read(self, source: Source, channel: trio.MemorySendChannel[Chunk]) -> None:
         cutter = LineCutter(_LINE_MAX_BYTES)

@@ -88,6 +88,9 @@ def read_json(line: bytes) -> Outgoing:
     """One JSON object: key, value, headers, timestamp, partition; key_base64 and value_base64 for what is no text."""
     try:
         fields = json.loads(line)
+    except json.JSONDecodeError as error:
+        where = f"{error.msg} (character {error.pos + 1})" if line.strip() else "the line is empty"
+        raise BadLine(f"no JSON: {where}") from None
     except (ValueError, RecursionError) as error:
         raise BadLine(f"no JSON: {error}") from None
     if not isinstance(fields, dict):

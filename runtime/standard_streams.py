@@ -34,9 +34,10 @@ class Output(Protocol):
 
 
 class StandardInput:
-    """Reads a descriptor from where it stands."""
+    """Reads a descriptor from where it stands: standard input, or what was opened by a `name` and may be a pipe."""
 
-    def __init__(self, descriptor: int, threads: Threads) -> None:
+    def __init__(self, descriptor: int, threads: Threads, name: str = "standard input") -> None:
+        self._name = name
         self._descriptor = descriptor
         self._threads = threads
         self._waits = _can_wait(descriptor)
@@ -52,7 +53,7 @@ class StandardInput:
             await trio.lowlevel.wait_readable(self._descriptor)
             return os.read(self._descriptor, count)
         except OSError as error:
-            raise storage_error(error, "standard input") from error
+            raise storage_error(error, self._name) from error
 
 
 class StandardOutput:

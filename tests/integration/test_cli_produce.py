@@ -1,7 +1,10 @@
 """`penstock produce` as a process against a broker."""
 
 import json
+import re
+import shlex
 import signal
+import subprocess
 import uuid
 from functools import partial
 from pathlib import Path
@@ -190,3 +193,22 @@ def test_a_large_file_comes_out_as_it_went_in(commands: Commands, topic: str, tm
     )
     assert (done.exit_code, done.out) == (0, b"")
     assert done.err.startswith("penstock: 200000 records acked (22.3 MB)")
+
+
+def test_a_pipe_with_a_name_and_standard_input_are_files_like_others(
+    commands: Commands, topic: str, tmp_path: Path
+) -> None:
+    (tmp_path / "first").write_bytes(b"1\n")
+    flags = ("--bootstrap", commands.bootstrap, "--file", str(tmp_path / "first"), "--file", "-")
+    script = f"echo 2 | {shlex.join(commands.line('produce', topic, *flags))} --file <(echo 3)"
+    subprocess.run(["bash", "-c", script], check=True, timeout=30)
+    assert values(commands, topic) == [b"1", b"2", b"3"]
+
+
+def test_a_folder_is_told_in_one_line_and_is_no_record(
+    commands: Commands, topic: str, tmp_path: Path
+) -> None:
+    done = commands.run("produce", topic, "--file", str(tmp_path), "--file", str(FILES[0]))
+    assert done.exit_code == 1
+    assert re.fullmatch(rf"penstock: {tmp_path}: Is a directory\npenstock: 2000 records acked .*\n", done.err)
+    assert "failed" not in done.err
