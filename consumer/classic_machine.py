@@ -445,10 +445,13 @@ class ClassicMachine:
             self._poll_check_ms = float("inf")
             return
         self._poll_check_ms = self._now_ms + limit_ms - (ms_since_poll or 0)
-        if ms_since_poll is None or ms_since_poll < limit_ms or self._is_leaving:
+        if ms_since_poll is None or ms_since_poll < limit_ms:
             self._poll_check_ms = max(self._poll_check_ms, self._now_ms + 1)
             return
         self._poll_check_ms = float("inf")
+        if self._is_leaving:
+            self._lose()
+            return
         self._drop_awaited()
         member_id = self.member_id
         self._lose()

@@ -119,6 +119,8 @@ class Consumer:
         self._fetcher: Fetcher | None = None
 
     async def __aenter__(self) -> Self:
+        if self._fetcher is not None:
+            raise RuntimeError("a Consumer is used for one `async with` block")
         nursery = self._nursery = await self._background.open()
         cluster = Cluster(self._environment, self._bootstrap, nursery, self._settings)
         topics = TopicCache(cluster, self._environment, creates_topics=False)
@@ -142,13 +144,15 @@ class Consumer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leaving the block: what was come back from is committed (auto_commit), the group is left.
+        """Leaving the block: what was come back from is committed (auto_commit), the group is left. Takes ten seconds at most, also without a broker.
 
-        After an error or a cancellation in the block the record in hand counts as not processed, and is not committed.
+        Leaving it without an error says that what is in hand is done, too. After an error or a cancellation that leaves the block it counts as not
+        processed, and is not committed; likewise where another task has it that did not come back, or where the deadline has passed that
+        held when it was handed out (`move_on_after` around the loop): it is consumed again. To be sure of either, `commit()`.
         """
         try:
             if kind is None:
-                self._handout.come_back()
+                self._handout.finish()
             # A cancelled block may take a little time for its last commit, so that the work done is not done again.
             with trio.move_on_after(CLOSE_LIMIT_S, shield=True):
                 await self._group.close()
@@ -169,6 +173,7 @@ class Consumer:
         """
         for record in self._handout.records:
             return record
+        self._require_fetcher()
         return await self._handout.next_record()
 
     async def next_batch(self, *, max_records: int | None = None) -> ConsumerBatch:
@@ -184,6 +189,7 @@ class Consumer:
 
         Cancellation: nothing is taken.
         """
+        self._require_fetcher()
         return await self._handout.next_batch(max_records)
 
     def batches(self, *, max_records: int | None = None) -> "Batches":
@@ -212,7 +218,8 @@ class Consumer:
         Raises (from iteration): UnknownTopic, LogTruncated, CorruptRecords, UnsupportedByBroker, BootstrapFailed. ValueError at once for a
         datetime without a time zone.
         """
-        assert self._nursery is not None, "a Consumer is used inside its `async with` block"
+        if self._nursery is None:
+            raise RuntimeError("a Consumer is used inside its `async with` block")
         cluster = Cluster(self._environment, self._bootstrap, self._nursery, self._settings)
         return Reading(
             self._nursery, cluster, self._environment, self._options, topic, start, end, partitions
@@ -249,7 +256,11 @@ class Consumer:
         self._apply_subscription()
 
     async def unsubscribe(self) -> None:
-        """Read nothing any more; a group is left as when the block is left. Cancellation: it is left in the background."""
+        """Read nothing any more; the group is left, once the user has come back from what is in hand, and that is committed (auto_commit).
+
+        Called by the very task that has something in hand, it does not wait for it, and that counts as not processed: `commit()` before, if it is.
+        Cancellation: the group is left in the background.
+        """
         self._subscription = Subscription()
         self._require_fetcher()
         self._positioner.subscribe(self._subscription)
@@ -350,7 +361,8 @@ class Consumer:
         On return the group's coordinator has them for good.
 
         Raises:
-            CommitFailed: the partitions were given to another member (this one was away for too long, or fenced).
+            CommitFailed: the partitions were given to another member (this one was away for too long, or fenced). Without `offsets`, told once
+                after they were lost: what was handed out of them and not committed will be consumed again. Nothing was committed then.
             RuntimeError: there is no group.
             PenstockError: as `GroupOffsets.commit`.
 

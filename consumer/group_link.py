@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 import trio
 
 from penstock.client.cluster import Cluster
-from penstock.client.coordinator import Coordinators
+from penstock.client.coordinator import Coordinators, is_worth_looking_again
 from penstock.client.errors import CommitFailed, RebalanceInProgress
 from penstock.client.group_values import OffsetAndMetadata
 from penstock.client.metadata import TopicPartition
@@ -59,6 +59,8 @@ class GroupLink:
         self._handout = handout
         self._environment = environment
         self._auto_commit = auto_commit and group is not None
+        if auto_commit_interval_ms < 1:
+            raise ValueError(f"auto_commit_interval_ms={auto_commit_interval_ms}: it is at least 1")
         self._auto_commit_interval_s = auto_commit_interval_ms / 1000
         self._on_assigned, self._on_revoked, self._on_lost = callbacks
         self._require_stable = require_stable
@@ -66,7 +68,14 @@ class GroupLink:
         self._offsets: GroupOffsets | None = None
         self._membership: Membership | None = None
         self._is_closing = False
+        self._is_alone = False
+        """The user's own task waits for the group to be left: nobody will come back."""
         self._committed: dict[TopicPartition, int] = {}
+        self._lost_uncommitted: set[TopicPartition] = set()
+        self._commit_lock = trio.Lock()
+        self._commit_count = 0
+        self._commit_numbers: dict[TopicPartition, int] = {}
+        """Of the last commit of each partition that succeeded, so that none is done after one that came later."""
         self.on_assignment: Callable[[], None] = _nothing
         """Called when partitions may be fetched that could not be before."""
 
@@ -117,7 +126,11 @@ class GroupLink:
         """Leave the group."""
         membership = self._membership
         if membership is not None:
-            await membership.leave()
+            self._is_alone = self._handout.is_held_here
+            try:
+                await membership.leave()
+            finally:
+                self._is_alone = False
             self._membership = None
 
     async def close(self) -> None:
@@ -152,10 +165,14 @@ class GroupLink:
         """See `Consumer.commit`."""
         offsets = self._require_offsets()
         self._handout.raise_fatal()
+        if given is None:
+            self._raise_lost()
         wanted = self._handed_out() if given is None else _normal(given)
+        self._commit_count += 1
+        number = self._commit_count
         while wanted:
             try:
-                await offsets.commit(self._identity, wanted)
+                await self._commit_in_order(offsets, wanted, number)
                 break
             except RebalanceInProgress:
                 membership = self._membership
@@ -168,7 +185,24 @@ class GroupLink:
                 if given is not None and len(kept) < len(wanted):
                     raise CommitFailed("a partition was given to another member meanwhile") from None
                 wanted = kept
-        self._committed.update((tp, offset.offset) for tp, offset in wanted.items())
+
+    async def _commit_in_order(
+        self, offsets: GroupOffsets, wanted: Mapping[TopicPartition, OffsetAndMetadata], number: int
+    ) -> None:
+        """One commit at a time, its retries included, and none over a later one: what is committed would go back."""
+        async with self._commit_lock:
+            left = {tp: offset for tp, offset in wanted.items() if self._commit_numbers.get(tp, 0) < number}
+            if left:
+                await offsets.commit(self._identity, left)
+            for tp, offset in left.items():
+                self._commit_numbers[tp] = number
+                self._committed[tp] = offset.offset
+
+    def _raise_lost(self) -> None:
+        lost, self._lost_uncommitted = self._lost_uncommitted, set()
+        if lost:
+            names = ", ".join(map(str, sorted(lost)))
+            raise CommitFailed(f"lost to the group before what was handed out of them was committed: {names}")
 
     def _handed_out(self) -> dict[TopicPartition, OffsetAndMetadata]:
         return {
@@ -187,8 +221,8 @@ class GroupLink:
             if place.offset >= 0 and self._committed.get(tp) != place.offset:
                 changed[tp] = OffsetAndMetadata(place.offset, leader_epoch=place.leader_epoch)
         if changed and self._offsets is not None:
-            await self._offsets.commit(self._identity, changed)
-            self._committed.update((tp, offset.offset) for tp, offset in changed.items())
+            self._commit_count += 1
+            await self._commit_in_order(self._offsets, changed, self._commit_count)
 
     async def _commit_now_and_then(self) -> None:
         while not self._is_closing:
@@ -198,7 +232,8 @@ class GroupLink:
             except (RebalanceInProgress, CommitFailed):
                 continue  # what is still ours then is committed next time; what is not, is somebody else's
             except PenstockError as error:
-                self._handout.report(error)
+                if not is_worth_looking_again(error):
+                    self._handout.report(error)
 
     def _identity(self) -> GroupIdentity:
         if self._membership is not None:
@@ -216,12 +251,12 @@ class GroupLink:
     async def revoke(self, partitions: frozenset[TopicPartition]) -> None:
         """See `GroupListener`."""
         self._handout.stop(partitions)
-        while not self._is_closing and self._handout.held_partition in partitions:
+        while not self._is_closing and not self._is_alone and self._handout.held_partition in partitions:
             await self._handout.wait_come_back()
         if self._auto_commit:
             try:
                 await self._commit_what_was_come_back_from(partitions)
-            except CommitFailed:
+            except (RebalanceInProgress, CommitFailed):
                 pass  # they were taken already: the others go on from the last commit
             except PenstockError as error:
                 self._handout.report(error)
@@ -230,6 +265,9 @@ class GroupLink:
 
     async def lose(self, partitions: frozenset[TopicPartition]) -> None:
         """See `GroupListener`."""
+        for tp in partitions & self._handout.touched:
+            if self._committed.get(tp) != self._handout.handed_out(self._state.partitions[tp]).offset:
+                self._lost_uncommitted.add(tp)
         self._forget(partitions)
         await self._call(self._on_lost, partitions)
 
@@ -238,6 +276,7 @@ class GroupLink:
         self._handout.add(partitions)
         for tp in partitions:
             self._state.partitions[tp].is_revoking = True
+        self.on_assignment()  # the callback may ask for positions
         await self._call(self._on_assigned, partitions)
         for tp in partitions & self._state.partitions.keys():
             self._state.partitions[tp].is_revoking = False

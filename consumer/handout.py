@@ -60,6 +60,10 @@ class Handout:
         self._list: list[ConsumerRecord] = []
         self._batch: ConsumerBatch | None = None
         self._held: tuple[TopicPartition, int] | None = None
+        self.touched: set[TopicPartition] = set()
+        """Partitions of which something was handed out since they were assigned."""
+        self._holder: trio.lowlevel.Task | None = None
+        self._work_until = 0.0
         self._errors: list[BaseException] = []
         self._fatal: BaseException | None = None
         self._is_busy = False
@@ -88,7 +92,7 @@ class Handout:
         if max_records is not None and max_records < 1:
             raise ValueError(f"max_records must be at least 1, not {max_records}")
         while True:
-            batch = await self._next(max_records, TAKE_MAX_BYTES)
+            batch = self._counted(await self._next(max_records, TAKE_MAX_BYTES))
             if len(batch):
                 return batch
 
@@ -123,6 +127,8 @@ class Handout:
         good = self._opened(state, raws)
         batch = state.take(good, max_records)
         self._held = state.tp, batch.start_offset
+        self._holder, self._work_until = trio.lowlevel.current_task(), trio.current_effective_deadline()
+        self.touched.add(state.tp)
         self._polled_at_s = self._environment.clock.monotonic()
         if not state.buffer:
             self._state.end_turn(state.tp)
@@ -145,21 +151,35 @@ class Handout:
     def _decoded(self, batch: ConsumerBatch) -> list[ConsumerRecord]:
         try:
             return batch.records()
-        except CorruptRecords:
-            # What comes before the broken batch is handed out first, and the broken one stays where it is.
-            state = self._state.partitions[batch.topic_partition]
-            state.put_back(batch.raws, batch.start_offset)
-            self._held = None
-            if len(batch.raws) == 1:
-                self._state.end_turn(state.tp)
-                raise
-            first = state.take(batch.raws[:1])
-            self._held = state.tp, first.start_offset
-            return first.records()
+        except CorruptRecords as error:
+            return self._before_broken(batch, error).records()
 
-    def _raise_errors(self) -> None:
+    def _counted(self, batch: ConsumerBatch) -> ConsumerBatch:
+        try:
+            len(batch)  # decodes what has gaps
+        except CorruptRecords as error:
+            return self._before_broken(batch, error)
+        return batch
+
+    def _before_broken(self, batch: ConsumerBatch, error: CorruptRecords) -> ConsumerBatch:
+        """What comes before the broken batch is handed out first, and the broken one stays where it is."""
+        state = self._state.partitions[batch.topic_partition]
+        state.put_back(batch.raws, batch.start_offset)
+        self._held = None
+        good = [raw for raw in batch.raws if raw.next_offset <= error.offset]
+        if not good:
+            self._state.end_turn(state.tp)
+            raise error
+        first = state.take(good)
+        self._held = state.tp, first.start_offset
+        return first
+
+    def _check_open(self) -> None:
         if self._is_closed:
             raise RuntimeError("the consumer is closed")
+
+    def _raise_errors(self) -> None:
+        self._check_open()
         if self._errors:
             raise self._errors.pop(0)
         if self._fatal is not None:
@@ -181,11 +201,25 @@ class Handout:
         if self._batch is not None and self._batch.topic_partition in self._state.partitions:
             self._cut(self._batch.topic_partition)
         self._held = None
+        self._holder = None
         self._batch = None
         self._list = []
         self.records = iter(())
         self._came_back.set()
         self._came_back = trio.Event()
+
+    def finish(self) -> None:
+        """The user leaves without an error: done with what is in hand, unless there are signs that the work on it was cancelled.
+
+        The signs: another task has it, which did not come back; or the deadline that held when it was handed out has passed.
+        """
+        if self._held is not None and self.is_held_here and trio.current_time() < self._work_until:
+            self.come_back()
+
+    @property
+    def is_held_here(self) -> bool:
+        """Whether the task that asks is the one that has something in hand: then nobody can wait for it to come back."""
+        return self._held is not None and self._holder is trio.lowlevel.current_task()
 
     @property
     def held_partition(self) -> TopicPartition | None:
@@ -245,6 +279,7 @@ class Handout:
         for tp in gone:
             self._cut(tp)
             self._hold_from(tp, -1)
+        self.touched.difference_update(gone)
         self._state.remove(gone)
         self.note_positions()
 
@@ -285,6 +320,7 @@ class Handout:
     async def position(self, tp: TopicPartition) -> int:
         """See `Consumer.position`."""
         while True:
+            self._check_open()
             state = self._state.partitions[tp]
             if state.phase is Phase.FETCH or state.buffer:
                 return self.handed_out(state).offset
@@ -337,6 +373,7 @@ class Handout:
         self._is_closed = True
         self.records = iter(())
         self.data.set()
+        self.note_positions()
 
 
 def _nothing() -> None:

@@ -1,0 +1,298 @@
+"""What is committed and what is not, and who waits for whom: consumers against a whole broker, in virtual time."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from tests.support.memory_server import MemoryServer, memory_server
+from tests.support.scripted_broker import (
+    ScriptedBroker,
+    ScriptedNetwork,
+    metadata_answer,
+    scripted_environment,
+)
+from trio.testing import MockClock
+
+from penstock.client.admin import Admin
+from penstock.client.admin_values import NewTopic
+from penstock.client.errors import CommitFailed
+from penstock.client.metadata import TopicPartition
+from penstock.consumer.consumer import Consumer
+from penstock.producer.producer import Producer
+from penstock.protocol.api import ApiKey
+from penstock.protocol.errors import ErrorCode
+from penstock.protocol.message import Message
+
+TOPIC, GROUP, TP = "t", "g", TopicPartition("t", 0)
+PROTOCOLS = ("classic", "consumer")
+LIMIT_S = 120.0
+
+
+def in_virtual_time(test: Callable[..., Awaitable[None]], protocol: str | None = None) -> None:
+    """Run it with a server that has a topic of a hundred records."""
+
+    async def run() -> None:
+        with trio.fail_after(LIMIT_S):
+            async with filled_server() as server:
+                await (test(server) if protocol is None else test(server, protocol))
+
+    trio.run(run, clock=MockClock(autojump_threshold=0))
+
+
+@asynccontextmanager
+async def filled_server() -> AsyncGenerator[MemoryServer]:
+    async with memory_server(
+        group_consumer_heartbeat_interval_ms="1000", group_consumer_min_heartbeat_interval_ms="1000"
+    ) as server:
+        async with Admin(server.bootstrap, server.client("admin")) as admin:
+            await admin.create_topics([NewTopic(name=TOPIC, partition_count=1)])
+        async with Producer(server.bootstrap, server.client("producer")) as producer:
+            await producer.send_many(TOPIC, [b"%d" % number for number in range(100)])
+        yield server
+
+
+@asynccontextmanager
+async def member(server: MemoryServer, protocol: Any = "classic", **options: Any) -> AsyncGenerator[Consumer]:
+    options.setdefault("environment", server.client("member"))
+    consumer = Consumer(
+        server.bootstrap,
+        TOPIC,
+        group=GROUP,
+        group_protocol=protocol,
+        auto_offset_reset="earliest",
+        **options,
+    )
+    async with consumer:
+        yield consumer
+
+
+async def committed(server: MemoryServer) -> int | None:
+    async with Consumer(server.bootstrap, group=GROUP, environment=server.client("looker")) as looker:
+        found = (await looker.committed([TP]))[TP]
+    return None if found is None else found.offset
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_asking_for_a_position_when_partitions_are_assigned_waits_for_ever(protocol: str) -> None:
+    async def run(server: MemoryServer, protocol: str) -> None:
+        positions: list[int] = []
+
+        async def on_assigned(partitions: frozenset[TopicPartition]) -> None:
+            positions.extend([await consumer.position(tp) for tp in partitions])
+
+        consumer: Consumer
+        async with member(server, protocol, on_assigned=on_assigned) as consumer:
+            assert (await anext(consumer)).offset == 0
+        assert positions == [0]
+
+    in_virtual_time(run, protocol)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_unsubscribing_waits_for_the_very_user_who_asks_for_it(protocol: str) -> None:
+    async def run(server: MemoryServer, protocol: str) -> None:
+        async with member(server, protocol) as consumer:
+            assert (await anext(consumer)).offset == 0
+            assert (await anext(consumer)).offset == 1
+            with trio.fail_after(5):
+                await consumer.unsubscribe()
+            assert consumer.assignment == frozenset()
+        assert await committed(server) == 1, "the one in hand is not known to be done"
+
+    in_virtual_time(run, protocol)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_unsubscribing_in_another_task_takes_the_record_out_of_the_users_hand(protocol: str) -> None:
+    async def run(server: MemoryServer, protocol: str) -> None:
+        async with member(server, protocol) as consumer, trio.open_nursery() as nursery:
+            await anext(consumer)
+            nursery.start_soon(consumer.unsubscribe)
+            await trio.sleep(10)
+            assert consumer.assignment == {TP}
+            with trio.move_on_after(1):
+                await anext(consumer)
+            assert consumer.assignment == frozenset()
+        assert await committed(server) == 1
+
+    in_virtual_time(run, protocol)
+
+
+def test_unsubscribing_beside_a_stuck_user_never_ends() -> None:
+    async def run(server: MemoryServer) -> None:
+        async with member(server, max_poll_interval_ms=10_000) as consumer, trio.open_nursery() as nursery:
+            await anext(consumer)
+            nursery.start_soon(consumer.unsubscribe)
+            await trio.sleep(30)
+            assert consumer.assignment == frozenset()
+            assert not nursery.child_tasks
+
+    in_virtual_time(run)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_commit_of_what_was_lost_is_told_as_done(protocol: str) -> None:
+    async def run(server: MemoryServer, protocol: str) -> None:
+        async with member(server, protocol, auto_commit=False, max_poll_interval_ms=10_000) as consumer:
+            await anext(consumer)
+            await trio.sleep(20)
+            assert consumer.assignment == frozenset()
+            with pytest.raises(CommitFailed, match="t-0"):
+                await consumer.commit()
+            assert (await anext(consumer)).offset == 0
+            await consumer.commit()
+        assert await committed(server) == 1
+
+    in_virtual_time(run, protocol)
+
+
+def test_losing_what_was_committed_is_an_error() -> None:
+    async def run(server: MemoryServer) -> None:
+        async with member(server, auto_commit=False, max_poll_interval_ms=10_000) as consumer:
+            await anext(consumer)
+            await consumer.commit()
+            await trio.sleep(20)
+            assert consumer.assignment == frozenset()
+            await consumer.commit()
+
+    in_virtual_time(run)
+
+
+def test_a_record_is_committed_whose_work_was_cut_off_by_a_deadline() -> None:
+    async def run(server: MemoryServer) -> None:
+        done: list[int] = []
+        async with member(server) as consumer:
+            with trio.move_on_after(5):
+                async for record in consumer:
+                    await trio.sleep(2)
+                    done.append(record.offset)
+        assert done == [0, 1]
+        assert await committed(server) == 2
+
+    in_virtual_time(run)
+
+
+def test_a_record_is_committed_whose_worker_was_cancelled() -> None:
+    async def run(server: MemoryServer) -> None:
+        done: list[int] = []
+
+        async def work(consumer: Consumer) -> None:
+            async for record in consumer:
+                await trio.sleep(2)
+                done.append(record.offset)
+
+        async with member(server) as consumer, trio.open_nursery() as nursery:
+            nursery.start_soon(work, consumer)
+            await trio.sleep(5)
+            nursery.cancel_scope.cancel()
+        assert await committed(server) == len(done) > 0
+
+    in_virtual_time(run)
+
+
+def test_breaking_off_a_loop_repeats_its_last_record() -> None:
+    async def run(server: MemoryServer) -> None:
+        async with member(server) as consumer:
+            async for record in consumer:
+                await trio.sleep(2)
+                if record.offset == 2:
+                    break
+        assert await committed(server) == 3
+
+    in_virtual_time(run)
+
+
+def test_a_consumer_that_was_never_entered_waits_for_ever() -> None:
+    async def run(server: MemoryServer) -> None:
+        consumer = Consumer(server.bootstrap, TOPIC, environment=server.client("member"))
+        with trio.fail_after(LIMIT_S):
+            with pytest.raises(RuntimeError, match="async with"):
+                await anext(consumer)
+            with pytest.raises(RuntimeError, match="async with"):
+                await consumer.next_batch()
+            with pytest.raises(RuntimeError, match="async with"):
+                consumer.read(TOPIC)
+            async with consumer:
+                pass
+            with pytest.raises(RuntimeError, match="closed"):
+                await anext(consumer)
+            with pytest.raises(RuntimeError, match="one `async with`"):
+                async with consumer:
+                    pass
+
+    in_virtual_time(run)
+
+
+def test_who_waits_for_a_position_is_left_waiting_when_the_consumer_ends() -> None:
+    async def run(server: MemoryServer) -> None:
+        outcomes: list[str] = []
+
+        async def wait(consumer: Consumer) -> None:
+            try:
+                await consumer.position(TP)
+            except RuntimeError as error:
+                outcomes.append(str(error))
+
+        async with (
+            trio.open_nursery() as nursery,
+            Consumer(server.bootstrap, environment=server.client("away")) as consumer,
+        ):
+            server.hosts["away"].freeze()
+            consumer.assign([TP])
+            nursery.start_soon(wait, consumer)
+            await trio.sleep(1)
+        assert outcomes == ["the consumer is closed"]
+
+    in_virtual_time(run)
+
+
+def test_leaving_while_the_broker_is_away_takes_for_ever() -> None:
+    async def run(server: MemoryServer) -> None:
+        environment = server.client("away")
+        async with member(server, environment=environment) as consumer:
+            await anext(consumer)
+            server.hosts["away"].freeze()
+            began = trio.current_time()
+        assert trio.current_time() - began <= 11
+
+    in_virtual_time(run)
+
+
+@pytest.mark.parametrize("interval_ms", [0, -1])
+def test_an_interval_of_nothing_keeps_a_core_busy(interval_ms: int) -> None:
+    with pytest.raises(ValueError, match="auto_commit_interval_ms"):
+        Consumer("localhost", auto_commit_interval_ms=interval_ms)
+
+
+async def test_an_older_commit_that_is_tried_again_overtakes_a_newer_one(autojump_clock: MockClock) -> None:
+    stored: list[int] = []
+    refusals = [ErrorCode.COORDINATOR_LOAD_IN_PROGRESS] * 3
+
+    def commit(version: int, request: Message) -> Message:
+        code = refusals.pop() if refusals else ErrorCode.NONE
+        topic = request.topics[0]
+        if not code:
+            stored.append(topic.partitions[0].committed_offset)
+        part = Message(partition_index=0, error_code=code)
+        return Message(topics=[Message(name=topic.name, topic_id=topic.topic_id, partitions=[part])])
+
+    def find(version: int, request: Message) -> Message:
+        found = Message(key=GROUP, node_id=1, host="node", port=9092, error_code=0, error_message=None)
+        return Message(error_code=0, node_id=1, host="node", port=9092, coordinators=[found])
+
+    broker = ScriptedBroker(
+        {
+            ApiKey.METADATA: lambda version, request: metadata_answer({1: ("node", 9092)}, {TOPIC: [1]}),
+            ApiKey.FIND_COORDINATOR: find,
+            ApiKey.OFFSET_COMMIT: commit,
+        }
+    )
+    environment = scripted_environment(ScriptedNetwork({("node", 9092): broker}))
+    consumer = Consumer("node", group=GROUP, environment=environment, auto_commit=False)
+    async with consumer, trio.open_nursery() as nursery:
+        nursery.start_soon(consumer.commit, {TP: 5})
+        await trio.sleep(0.01)
+        nursery.start_soon(consumer.commit, {TP: 9})
+    assert stored == [5, 9]
