@@ -16,6 +16,9 @@ from penstock.broker.groups.consumer_group_state import StoredGroup, is_subset
 from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode
 
+REGEXES_MAX = 50
+"""Regular expressions of one group: each is matched with all topics whenever topics change. A group has one, or two while it is upgraded."""
+
 
 class Refused(PenstockError):
     """A heartbeat is answered with an error; the group is as it was."""
@@ -76,6 +79,16 @@ def static_owner(stored: StoredGroup, beat: ConsumerHeartbeat, instance_id: str)
 def unknown_member(member_id: str) -> Refused:
     """The refusal of a stranger."""
     return Refused(ErrorCode.UNKNOWN_MEMBER_ID, f"{member_id} is not a member of the group")
+
+
+def admit_regex(stored: StoredGroup, regex: str) -> None:
+    """Raises Refused where the group's members have as many other expressions as may be."""
+    used = {metadata.topic_regex for metadata in stored.members.values()} - {"", regex}
+    if len(used) >= REGEXES_MAX:
+        raise Refused(
+            ErrorCode.INVALID_REGULAR_EXPRESSION,
+            f"the group's members subscribe by {len(used)} different regular expressions already",
+        )
 
 
 def _check_member_epoch(beat: ConsumerHeartbeat, current: CurrentAssignment) -> None:

@@ -28,6 +28,7 @@ from penstock.broker.groups.classic_events import (
 from penstock.broker.groups.consumer_admission import (
     Refused,
     admit,
+    admit_regex,
     introduced,
     static_owner,
     unknown_member,
@@ -71,8 +72,6 @@ from penstock.protocol.errors import ErrorCode
 
 _Request = ConsumerHeartbeat | DescribeRequested
 
-REGEXES_MAX = 50
-"""Regular expressions of one group: each is matched with all topics whenever topics change. A group has one, or two while it is upgraded."""
 NO_STATE = -1
 """The previous epoch of a member that has none."""
 
@@ -386,12 +385,7 @@ class ConsumerGroup:
     def _check_regex(self, regex: str) -> None:
         if not regex or regex in self.stored.regexes:
             return
-        used = {metadata.topic_regex for metadata in self.stored.members.values()} - {"", regex}
-        if len(used) >= REGEXES_MAX:
-            raise Refused(
-                ErrorCode.INVALID_REGULAR_EXPRESSION,
-                f"the group's members subscribe by {len(used)} different regular expressions already",
-            )
+        admit_regex(self.stored, regex)
         try:
             self._topics.match(regex)
         except InvalidRegularExpression as error:

@@ -4,7 +4,6 @@ import pytest
 from tests.support.consumer_group_members import Client, FakeTopics, GroupBench, flat
 
 from penstock.broker.groups.classic_events import GroupClosed, TimePassed
-from penstock.broker.groups.consumer_group import REGEXES_MAX
 from penstock.broker.groups.consumer_group_events import (
     LEAVE_EPOCH,
     NOTHING,
@@ -586,28 +585,3 @@ def test_a_description_has_epochs_members_and_targets(bench: GroupBench) -> None
     assert [entry.member_epoch for entry in shown.members] == [1, 2]
     assert [len(flat(entry.assigned)) for entry in shown.members] == [4, 0]
     assert [len(flat(entry.target)) for entry in shown.members] == [2, 2]
-
-
-def test_members_with_ever_new_regular_expressions_are_refused(bench: GroupBench) -> None:
-    for number in range(REGEXES_MAX):
-        assert bench.beat(member(f"m{number}", regex=f"t{number}.*")).error_code is ErrorCode.NONE
-    refused = bench.beat(member("late", regex="t.*"))
-    assert refused.error_code is ErrorCode.INVALID_REGULAR_EXPRESSION
-    assert bench.beat(member("alike", regex="t1.*")).error_code is ErrorCode.NONE
-
-
-# What is told of it.
-
-
-def test_each_epoch_is_told_once_and_a_silent_member_with_its_client(bench: GroupBench) -> None:
-    assert send(bench, "a", client_id="billing").error_code == 0
-    assert bench.group.news == ["epoch 1: 1 member"]
-    assert send(bench, "a", 1, client_id="billing").error_code == 0
-    assert bench.group.news == []
-    bench.lands_at_once = False
-    bench.pass_time(bench.limits.session_timeout_ms)
-    assert bench.group.news == [
-        f"member 'a' (client 'billing', ) is out: nothing was heard of it for {bench.limits.session_timeout_ms} ms"
-    ]
-    bench.land()
-    assert bench.group.news == ["epoch 2: no members"]

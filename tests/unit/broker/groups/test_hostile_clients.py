@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from tests.support.consumer_group_members import Client, FakeTopics, GroupBench
 from tests.support.group_calls import SUBSCRIPTION, GroupCalls
 from tests.support.memory_broker import LISTENER, MemoryBroker, memory_broker, parts_of
 
 from penstock.broker.api import join_group
 from penstock.broker.context import ANONYMOUS, RequestContext
+from penstock.broker.groups.consumer_admission import REGEXES_MAX
 from penstock.broker.groups.memory_budget import COUNT_INTERVAL_MS
 from penstock.broker.pending_response import PendingResponse
 from penstock.protocol.api import ApiKey
@@ -158,3 +160,12 @@ async def test_a_subscription_too_large_for_a_record_fails_alone() -> None:
         codes = {name: answer.error_code for name, answer in answers.items()}
         assert {codes[f"good-{n}"] for n in range(8)} == {ErrorCode.NONE}
         assert {codes[f"bad-{n}"] for n in range(8)} == {ErrorCode.INVALID_REQUEST}
+
+
+def test_members_with_ever_new_regular_expressions_are_refused() -> None:
+    bench = GroupBench(FakeTopics(t=4))
+    for number in range(REGEXES_MAX):
+        assert bench.beat(Client(f"m{number}", regex=f"t{number}.*")).error_code is ErrorCode.NONE
+    refused = bench.beat(Client("late", regex="t.*"))
+    assert refused.error_code is ErrorCode.INVALID_REGULAR_EXPRESSION
+    assert bench.beat(Client("alike", regex="t1.*")).error_code is ErrorCode.NONE

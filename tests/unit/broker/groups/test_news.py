@@ -5,10 +5,13 @@ import logging
 import pytest
 import trio
 import trio.testing
+from tests.support.consumer_group_members import FakeTopics, GroupBench
 from tests.support.group_calls import GroupCalls
 from tests.support.memory_broker import memory_broker
 from tests.support.memory_files import MemoryFiles
 from tests.support.memory_metadata import MemoryMetadata
+
+from penstock.broker.groups.consumer_group_events import ConsumerHeartbeat, ConsumerHeartbeatReply
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -69,3 +72,37 @@ async def test_after_a_restart_all_groups_are_one_line(caplog: pytest.LogCapture
     async with memory_broker(files=files, store=store) as memory:
         await GroupCalls(memory).find()
         assert told(caplog) == ["groups loaded: 6"]
+
+
+def beat(bench: GroupBench, epoch: int) -> ConsumerHeartbeatReply:
+    """A heartbeat of the member "a" of billing."""
+    token = bench.token()
+    bench.step(
+        ConsumerHeartbeat(
+            token=token,
+            member_id="a",
+            member_epoch=epoch,
+            client_id="billing",
+            rebalance_timeout_ms=60_000,
+            topic_names=("t",),
+            owned={},
+        )
+    )
+    reply = bench.replies[token]
+    assert isinstance(reply, ConsumerHeartbeatReply)
+    return reply
+
+
+def test_each_epoch_is_told_once_and_a_silent_member_with_its_client() -> None:
+    bench = GroupBench(FakeTopics(t=4))
+    assert beat(bench, 0).error_code == 0
+    assert bench.group.news == ["epoch 1: 1 member"]
+    assert beat(bench, 1).error_code == 0
+    assert bench.group.news == []
+    bench.lands_at_once = False
+    bench.pass_time(bench.limits.session_timeout_ms)
+    assert bench.group.news == [
+        f"member 'a' (client 'billing', ) is out: nothing was heard of it for {bench.limits.session_timeout_ms} ms"
+    ]
+    bench.land()
+    assert bench.group.news == ["epoch 2: no members"]
