@@ -114,17 +114,14 @@ class Looker:
             raise described
         group = None if isinstance(described, BrokerError) else described
         owners: Mapping[TopicPartition, GroupMember] = {} if group is None else group.owners
-        if self.topics:
-            partitions, unknown = await self._partitions_of(self.topics)
-            errors += unknown
-        else:
-            partitions = sorted({*committed, *owners})
+        topics = self.topics or sorted({key.topic for key in (*committed, *owners)})
+        partitions, unknown = await self._partitions_of(topics)
+        errors += unknown
         standings, more = await self._stand(partitions, committed, owners)
+        errors += more
         if not self.topics:  # what was committed for a topic stays a while after the topic is gone
-            more = [error for error in more if not isinstance(error, UnknownTopic)]
-        return Standing(
-            self.clock.wall_ms(), self.clock.monotonic(), group, standings, errors=[*errors, *more]
-        )
+            errors = [error for error in errors if not isinstance(error, UnknownTopic)]
+        return Standing(self.clock.wall_ms(), self.clock.monotonic(), group, standings, errors=errors)
 
     async def _look_at_topics(self) -> Standing:
         partitions, errors = await self._partitions_of(self.topics)

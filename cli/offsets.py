@@ -100,7 +100,7 @@ def command(
     """Show where partitions stand: log start, high watermark, last stable offset.
 
     With --group also what the group has committed, its lag in records and in time, and which member has the partition;
-    of all its topics, or of those named. Without --group also which groups consume the topics.
+    of all its topics, also the partitions that it has committed nothing for, or of the topics named. Without --group also which groups consume the topics.
 
     The time lag is the age of the first record that is not consumed. A partition without a committed offset counts for
     --max-lag with all that is in its log.

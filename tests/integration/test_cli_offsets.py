@@ -61,7 +61,8 @@ def test_the_lag_of_a_group_is_told_in_records_and_in_time(
     commands: Commands, topic: str, group: str
 ) -> None:
     picture = json.loads(commands.good("offsets", "--group", group, "--json").out)
-    (partition,) = picture["partitions"]
+    partition, nothing_committed = picture["partitions"]
+    assert (nothing_committed["partition"], nothing_committed["committed"]) == (1, None)
     assert (partition["committed"], partition["high_watermark"], partition["lag"]) == (1000, 2000, 1000)
     first_ms = json.loads(
         commands.good("consume", topic, "--from", "1000", "--count", "1", "--json", "--partition", "0").out
@@ -102,12 +103,12 @@ def test_a_partition_that_nothing_is_committed_for_counts_with_all_that_is_in_it
 ) -> None:
     name = f"offsets-{uuid.uuid4().hex[:8]}"
     commands.good("group", "reset", name, "--to-earliest", "--topic", f"{topic}:1", "--yes")
-    commands.good("offsets", "--group", name, "--max-lag", "0")
-    done = commands.run("offsets", "--group", name, topic, "--max-lag", "0")
-    assert done.exit_code == 1
-    assert done.err == (
-        f"penstock: group {name}: the lag is 2000 records, more than 0, nothing is committed for {topic}-0\n"
-    )
+    for named in ([], [topic]):
+        done = commands.run("offsets", "--group", name, *named, "--max-lag", "0")
+        assert done.exit_code == 1
+        assert done.err == (
+            f"penstock: group {name}: the lag is 2000 records, more than 0, nothing is committed for {topic}-0\n"
+        )
     assert commands.run("offsets", "--group", name, topic, "--max-lag-time", "10d").exit_code == 1
 
 
