@@ -87,9 +87,14 @@ def command(
     """Print the records of topics, and follow what comes.
 
     With --to, --day or --exit it ends by itself. In a group it commits what was printed, and nothing else.
+
+    A time, and so a day, stands for the first record in each partition that is not older. Where records are not in the order of
+    their timestamps, those of other times in between are printed, and later ones of that time are not.
     """
     ports = real_ports(environment)
     now_ms = ports.clock.wall_ms()
+    if group == "":
+        raise CalledWrongly("--group is empty")
     begin, stop = bounds_of(start, end, day, zone, exits=exits, in_group=group is not None, now_ms=now_ms)
     chosen = [index for text in partitions for index in parse_partitions(text, "--partition")]
     plan = Plan(

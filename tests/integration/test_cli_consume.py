@@ -259,3 +259,8 @@ def test_an_unknown_topic_is_told_at_once(commands: Commands, flags: tuple[str, 
     assert done.err == (
         "penstock: topic no-such-topic: unknown topic or partition (UNKNOWN_TOPIC_OR_PARTITION)\n"
     )
+
+
+def test_a_group_without_a_name_is_a_wrong_call(commands: Commands, topic: str) -> None:
+    done = commands.run("consume", topic, "--group", "", "--exit")
+    assert (done.exit_code, done.out, done.err) == (2, b"", "penstock: --group is empty\n")
