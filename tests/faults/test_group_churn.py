@@ -11,7 +11,7 @@ import pytest
 from tests.faults.conftest import StartServer
 from tests.support.churn import history
 from tests.support.churn.group import Churn, Plan
-from tests.support.churn.history import StoredRecord
+from tests.support.churn.history import Commit, StoredRecord
 from tests.support.topics import await_partitions, create_topic
 from tests.support.wire import connect
 
@@ -41,11 +41,12 @@ SETTINGS = {
 }
 
 
-def commits_of(stored: Sequence[StoredRecord]) -> Iterator[tuple[str, str, int, int]]:
+def commits_of(stored: Sequence[StoredRecord]) -> Iterator[Commit]:
     for record in stored:
         if int.from_bytes(record.key[:2], "big") == RecordKind.OFFSET_COMMIT and record.value is not None:
             key = decode_offset_key(record.key)
-            yield key.group, key.topic, key.partition, decode_offset_value(record.value).offset
+            value = decode_offset_value(record.value)
+            yield Commit(key.group, key.topic, key.partition, value.offset, value.metadata)
 
 
 def generations_of(stored: Sequence[StoredRecord]) -> Iterator[tuple[int, list[tuple[str, list[int]]]]]:
@@ -57,7 +58,10 @@ def generations_of(stored: Sequence[StoredRecord]) -> Iterator[tuple[int, list[t
         value = decode_group_value(record.value)
         yield (
             value.generation,
-            [(member.member_id, _partitions(member.assignment)) for member in value.members],
+            [
+                (member.group_instance_id or member.member_id, _partitions(member.assignment))
+                for member in value.members
+            ],
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from confluent_kafka import ConsumerGroupState, Producer
 from tests.support.clients import librdkafka
-from tests.support.deadline import until
+from tests.support.deadline import DeadlineExceeded, until
 
 STEP_S = (0.05, 0.6)
 RECORDS_A_STEP = 1000
@@ -220,17 +220,23 @@ class Churn:
         admin = librdkafka.admin.AdminClient({"bootstrap.servers": self._bootstrap, "log_level": 0})
         topic, count = self._plan.topic, self._plan.partition_count
 
+        owners: dict[int, str] = {}
+
         def at_rest() -> bool:
             self._reap()
             described: Any = admin.describe_consumer_groups([self._plan.group])[self._plan.group].result(30)
             owned = [
-                place.partition
+                (place.partition, f"{member.client_id} {member.member_id}")
                 for member in described.members
                 if member.assignment is not None
                 for place in member.assignment.topic_partitions
                 if place.topic == topic
             ]
-            return described.state in REST_STATES and sorted(owned) == list(range(count))
+            owners.clear()
+            owners.update(owned)
+            return described.state in REST_STATES and sorted(index for index, _ in owned) == list(
+                range(count)
+            )
 
         until(at_rest, "a stable group that owns every partition once", limit_s=HEAL_LIMIT_S)
 
@@ -238,7 +244,18 @@ class Churn:
             self._reap()
             return self._committed(admin) == self.counts.produced
 
-        until(caught_up, "commits at the end of every partition", limit_s=HEAL_LIMIT_S)
+        try:
+            until(caught_up, "commits at the end of every partition", limit_s=HEAL_LIMIT_S)
+        except DeadlineExceeded as exceeded:
+            at_rest()
+            behind = [
+                f"partition {index} of {owners.get(index)}: {done} of {wanted}"
+                for index, (done, wanted) in enumerate(
+                    zip(self._committed(admin), self.counts.produced, strict=True)
+                )
+                if done != wanted
+            ]
+            raise AssertionError("\n".join([str(exceeded), *behind, self._errors()])) from exceeded
 
     def _committed(self, admin: Any) -> list[int]:
         from confluent_kafka import ConsumerGroupTopicPartitions

@@ -85,20 +85,35 @@ def read_offsets_topic(bootstrap: str) -> list[StoredRecord]:
         consumer.close()
 
 
-def check_commits_never_go_back(commits: Iterable[tuple[str, str, int, int]]) -> int:
-    """Given (group, topic, partition, offset) in log order; returns how many there were."""
-    last: dict[tuple[str, str, int], int] = {}
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """An offset record; `by` is who committed, as its metadata says."""
+
+    group: str
+    topic: str
+    partition: int
+    offset: int
+    by: str
+
+
+def check_commits_never_go_back(commits: Iterable[Commit]) -> int:
+    """In log order; returns how many there were."""
+    last: dict[tuple[str, str, int], Commit] = {}
     count = 0
-    for group, topic, partition, offset in commits:
-        place = (group, topic, partition)
-        assert offset >= last.get(place, 0), f"{place} went from {last[place]} back to {offset}"
-        last[place] = offset
+    for commit in commits:
+        place = (commit.group, commit.topic, commit.partition)
+        before = last.get(place)
+        assert before is None or commit.offset >= before.offset, f"{before} was taken back by {commit}"
+        last[place] = commit
         count += 1
     return count
 
 
 def check_one_owner(generations: Iterable[tuple[int, Sequence[tuple[str, Sequence[int]]]]]) -> int:
-    """Given (generation, [(member, partitions)]) in log order; returns how many generations had owners."""
+    """Given (generation, [(member, partitions)]) in log order; returns how many generations had owners.
+
+    A static member must go by its instance id: its member id changes within a generation when it comes back.
+    """
     seen: dict[int, dict[int, str]] = defaultdict(dict)
     latest = -1
     for generation, members in generations:

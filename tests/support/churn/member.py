@@ -31,6 +31,7 @@ class Membership:
     assignor: str
     session_timeout_ms: int
     instance: str | None
+    client_id: str
 
 
 class Notes:
@@ -69,6 +70,7 @@ def librdkafka(how: Membership, notes: Notes, stop: Stop) -> None:
     settings: dict[str, Any] = {
         "bootstrap.servers": how.bootstrap,
         "group.id": how.group,
+        "client.id": how.client_id,
         "enable.auto.commit": False,
         "auto.offset.reset": "earliest",
         "reconnect.backoff.ms": 20,
@@ -100,7 +102,10 @@ def librdkafka(how: Membership, notes: Notes, stop: Stop) -> None:
             continue
         try:
             consumer.commit(
-                offsets=[TopicPartition(how.topic, partition, end) for partition, end in ends.items()],
+                offsets=[
+                    TopicPartition(how.topic, partition, end, metadata=how.client_id)
+                    for partition, end in ends.items()
+                ],
                 asynchronous=False,
             )
         except KafkaException as error:
@@ -126,6 +131,7 @@ async def _aiokafka(how: Membership, notes: Notes, stop: Stop) -> None:
     consumer = library.AIOKafkaConsumer(
         bootstrap_servers=how.bootstrap,
         group_id=how.group,
+        client_id=how.client_id,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         session_timeout_ms=how.session_timeout_ms,
@@ -152,7 +158,10 @@ async def _aiokafka(how: Membership, notes: Notes, stop: Stop) -> None:
             if not ends:
                 continue
             try:
-                await consumer.commit({library.TopicPartition(how.topic, p): end for p, end in ends.items()})
+                offsets = {
+                    library.TopicPartition(how.topic, p): (end, how.client_id) for p, end in ends.items()
+                }
+                await consumer.commit(offsets)
             except errors.KafkaError as error:
                 notes.write("refused", reason=str(error))
     finally:
@@ -168,6 +177,7 @@ def kafka_python(how: Membership, notes: Notes, stop: Stop) -> None:
     consumer = library.KafkaConsumer(
         bootstrap_servers=how.bootstrap,
         group_id=how.group,
+        client_id=how.client_id,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         session_timeout_ms=how.session_timeout_ms,
@@ -194,7 +204,7 @@ def kafka_python(how: Membership, notes: Notes, stop: Stop) -> None:
         if not ends:
             continue
         offsets = {
-            library.TopicPartition(how.topic, p): library.OffsetAndMetadata(end, "", -1)
+            library.TopicPartition(how.topic, p): library.OffsetAndMetadata(end, how.client_id, -1)
             for p, end in ends.items()
         }
         try:
@@ -214,6 +224,7 @@ def penstock(how: Membership, notes: Notes, stop: Stop) -> None:
 async def _penstock(how: Membership, notes: Notes, stop: Stop) -> None:
     import trio
 
+    from penstock.client.group_values import OffsetAndMetadata
     from penstock.client.metadata import TopicPartition
     from penstock.consumer.consumer import Consumer
     from penstock.errors import PenstockError
@@ -229,6 +240,7 @@ async def _penstock(how: Membership, notes: Notes, stop: Stop) -> None:
         how.bootstrap,
         how.topic,
         group=how.group,
+        client_id=how.client_id,
         group_protocol="consumer" if consumer_protocol else "classic",
         assignors=("range",) if consumer_protocol else (how.assignor,),
         group_instance_id=how.instance,
@@ -244,10 +256,14 @@ async def _penstock(how: Membership, notes: Notes, stop: Stop) -> None:
         while not stop.asked:
             with trio.move_on_after(POLL_S):
                 batch = await consumer.next_batch(max_records=POLL_RECORDS)
-                notes.did((batch.partition, record.offset) for record in batch)
+                ends = notes.did((batch.partition, record.offset) for record in batch)
+                offsets = {
+                    TopicPartition(how.topic, partition): OffsetAndMetadata(end, metadata=how.client_id)
+                    for partition, end in ends.items()
+                }
                 with trio.CancelScope(shield=True):
                     try:
-                        await consumer.commit()
+                        await consumer.commit(offsets)
                     except PenstockError as error:
                         notes.write("refused", reason=str(error))
 
@@ -277,6 +293,7 @@ def main() -> None:
         given.assignor,
         given.session_timeout_ms,
         given.instance,
+        f"{given.client}-{os.getpid()}",
     )
     CLIENTS[given.client](how, Notes(given.notes), Stop())
     sys.stdout.flush()
