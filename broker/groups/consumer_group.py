@@ -62,6 +62,7 @@ from penstock.broker.groups.consumer_group_events import (
     TargetRecord,
     Topics,
     TopicsChanged,
+    error_reply,
 )
 from penstock.broker.groups.consumer_group_state import StoredGroup, metadata_hash, record_key, tombstone_of
 from penstock.broker.groups.consumer_memory import held_bytes
@@ -234,8 +235,11 @@ class ConsumerGroup:
                 return (*self._finish_store(code, now_ms), *self._work(now_ms, repairs=False))
             case GroupClosed(error_code=code):
                 return self._close(code)
-            case OffsetCommitted() | TokenAbandoned():
-                return ()  # only heartbeats keep a member alive, and a connection that is gone says nothing about its member
+            case OffsetCommitted():
+                return ()  # only heartbeats keep a member alive
+            case TokenAbandoned(token=token):
+                self._forget_unheard(token)
+                return ()  # a connection that is gone says nothing about its member
             case TimePassed():
                 pass
         return self._work(now_ms)
@@ -275,7 +279,7 @@ class ConsumerGroup:
         self._repair = [*undo, *self._repair]
         self._topics_are_stale = True
         self._set_missing_timers(now_ms)
-        return tuple(_error(reply.token, reply, code, None) for reply in replies)
+        return tuple(error_reply(reply.token, reply, code, None) for reply in replies)
 
     def _tell_epoch(self) -> None:
         """One line for each group epoch."""
@@ -290,13 +294,21 @@ class ConsumerGroup:
         self.is_dead = True
         self._store_token = None
         return (
-            *(_error(reply.token, reply, code, None) for reply in held),
+            *(error_reply(reply.token, reply, code, None) for reply in held),
             *self._refuse_waiting(code),
         )
 
+    def _forget_unheard(self, token: Token) -> None:
+        """What was not looked at yet is as good as lost on its way, or a store that hangs would gather such; but who leaves has left."""
+        for request in self._waiting:
+            if request.token == token:
+                if isinstance(request, DescribeRequested) or request.member_epoch >= JOIN_EPOCH:
+                    self._waiting.remove(request)
+                return
+
     def _refuse_waiting(self, code: ErrorCode) -> tuple[Action, ...]:
         waiting, self._waiting = list(self._waiting), deque[_Request]()
-        return tuple(_error(request.token, request, code, None) for request in waiting)
+        return tuple(error_reply(request.token, request, code, None) for request in waiting)
 
     def _put(self, record: Record) -> None:
         self._undo.append(self.stored.apply(record))
@@ -326,7 +338,7 @@ class ConsumerGroup:
                 else:
                     heard.append((request, self._hear(request, now_ms)))
             except Refused as refused:
-                self._held.append(_error(request.token, request, refused.code, refused.message))
+                self._held.append(error_reply(request.token, request, refused.code, refused.message))
         if heard and self._topics_are_stale:
             self._look_at_topics()
         if heard and self.stored.epoch > self.stored.assignment_epoch:
@@ -583,13 +595,3 @@ class ConsumerGroup:
             assignor=self.assignor,
             members=members,
         )
-
-
-def _error(token: Token, what: _Request | Reply, code: ErrorCode, message: str | None) -> Reply:
-    if isinstance(what, DescribeRequested | DescribeReply):
-        return DescribeReply(token=token, error_code=code)
-    return ConsumerHeartbeatReply(
-        token=token,
-        error_code=code,
-        error_message=message,
-    )

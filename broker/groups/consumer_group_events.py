@@ -279,3 +279,16 @@ class StoreRecords:
 
 Reply = ConsumerHeartbeatReply | DescribeReply
 Action = ConsumerHeartbeatReply | DescribeReply | StoreRecords
+
+
+def error_reply(
+    token: Token, what: ConsumerHeartbeat | DescribeRequested | Reply, code: ErrorCode, message: str | None
+) -> Reply:
+    """The answer to `what`, or instead of it, where it fails."""
+    if isinstance(what, DescribeRequested | DescribeReply):
+        return DescribeReply(token=token, error_code=code)
+    return ConsumerHeartbeatReply(
+        token=token,
+        error_code=code,
+        error_message=message,
+    )

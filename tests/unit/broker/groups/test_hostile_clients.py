@@ -12,7 +12,9 @@ from tests.support.memory_broker import LISTENER, MemoryBroker, memory_broker, p
 
 from penstock.broker.api import join_group
 from penstock.broker.context import ANONYMOUS, RequestContext
+from penstock.broker.groups.classic_events import TokenAbandoned
 from penstock.broker.groups.consumer_admission import REGEXES_MAX
+from penstock.broker.groups.consumer_group_events import LEAVE_EPOCH, ConsumerHeartbeat
 from penstock.broker.groups.memory_budget import COUNT_INTERVAL_MS
 from penstock.broker.pending_response import PendingResponse
 from penstock.protocol.api import ApiKey
@@ -169,3 +171,21 @@ def test_members_with_ever_new_regular_expressions_are_refused() -> None:
     refused = bench.beat(Client("late", regex="t.*"))
     assert refused.error_code is ErrorCode.INVALID_REGULAR_EXPRESSION
     assert bench.beat(Client("alike", regex="t1.*")).error_code is ErrorCode.NONE
+
+
+def test_heartbeats_of_connections_that_are_gone_wait_for_no_store() -> None:
+    bench = GroupBench(FakeTopics(t=4))
+    bench.lands_at_once = False
+    gone: list[int] = []
+    for number in range(100):
+        gone.append(bench.token())
+        bench.step(Client(f"m{number}", names=("t",)).heartbeat(gone[-1]))
+    leaving = bench.token()
+    bench.step(ConsumerHeartbeat(token=leaving, member_id="m0", member_epoch=LEAVE_EPOCH))
+    for token in (*gone, leaving):
+        bench.step(TokenAbandoned(token=token))
+    bench.land()
+    while bench.store is not None:
+        bench.land()
+    assert set(bench.replies) == {gone[0], leaving}, "who leaves does not wait to hear it"
+    assert not bench.group.stored.members
