@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types unit long generate bench clean
+.PHONY: help run test lint types unit long generate bench compiled clean
 
 help: ## print this menu
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -34,8 +34,8 @@ types: $(VENV)/.test ## mypy and pyright, both strict
 	$(BIN)/mypy
 	$(BIN)/pyright --warnings
 
-unit: $(VENV)/.test ## the tests alone
-	$(BIN)/pytest -q
+unit: $(VENV)/.test ## the tests alone, two at a time
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 long: $(VENV)/.test ## groups under churn: two minutes of each kind with real processes, 500 schedules in virtual time (half an hour)
 	CHURN_SECONDS=120 CHURN_EXAMPLES=500 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \
@@ -48,5 +48,10 @@ generate: $(VENV)/.test ## write the schema tables (from kio) and the tables in 
 bench: $(VENV)/.test ## compare with the bare loop and Apache Kafka (half an hour; BENCH="lone_write" for a part)
 	$(BIN)/python -m bench $(BENCH)
 
+compiled: ## a venv .venv-compiled with Penstock's loops over records compiled to C (needs gcc), for bench.clients --compiled
+	test -x .venv-compiled/bin/python || $(PYTHON) -m venv .venv-compiled
+	PENSTOCK_COMPILE=1 .venv-compiled/bin/python -m pip install --quiet .
+	.venv-compiled/bin/python -c 'from penstock.consumer import decoding as d; assert d.__file__.endswith(".so"); print(d.__file__)'
+
 clean: ## remove what was built
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-compiled build dist *.egg-info
