@@ -22,7 +22,7 @@ from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
 from penstock.runtime.environment import Environment
-from penstock.runtime.network import AddressError, ConnectionLost
+from penstock.runtime.network import AddressError
 
 _METADATA_VERSION_MIN = 4  # the first that can be asked not to create topics
 _BOOTSTRAP_NODE = -1
@@ -83,7 +83,7 @@ class Cluster:
             if lane is ConnectionLane.CONTROL and connection.is_open:
                 return connection
         for node in self._shuffled(self._nodes.values()):
-            with suppress(AddressError, ConnectionLost):
+            with suppress(PenstockError):  # whatever listens there: another one may do
                 return await self.connection(node.node_id)
         return await self._bootstrap_connection()
 

@@ -80,6 +80,10 @@ class PartitionState:
     """A nearer replica that the leader has named (KIP-392), until `read_replica_until_s`."""
     read_replica_until_s: float = 0.0
     unknown_since_s: float | None = None
+    refusal_count: int = 0
+    """Fetches that the leader refused in a row."""
+    retry_at_s: float = 0.0
+    """No leader is looked for before."""
     side_fetch_poll: int = -1
     """The long poll beside which it was asked for in vain."""
 

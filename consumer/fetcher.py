@@ -18,18 +18,18 @@ import trio
 from penstock.client.backoff import RetryPolicy
 from penstock.client.cluster import Cluster, ConnectionLane
 from penstock.client.connection import Connection
-from penstock.client.errors import BrokerError, broker_error
+from penstock.client.errors import UnsupportedByBroker, broker_error
 from penstock.client.metadata import TopicPartition
 from penstock.consumer.assignment_state import AssignmentState, PartitionState
 from penstock.consumer.fetch_session import NO_SESSION_EPOCH, SESSION_ERRORS, FetchSession
 from penstock.consumer.handout import Handout
-from penstock.consumer.offset_lookup import UNREACHABLE, WRONG_LEADER
+from penstock.consumer.offset_lookup import WRONG_LEADER
 from penstock.consumer.options import FetchOptions, IsolationLevel
 from penstock.consumer.positioner import Positioner
 from penstock.consumer.signal import Signal
 from penstock.errors import PenstockError
 from penstock.protocol.api import ApiKey
-from penstock.protocol.errors import ErrorCode, ProtocolError
+from penstock.protocol.errors import ErrorCode
 from penstock.protocol.fetch import FIRST_WITH_TOPIC_ID, FetchPartition, FetchRequest
 from penstock.protocol.fetch_client import (
     FETCH_VERSION_MIN,
@@ -161,15 +161,21 @@ class Fetcher:
         try:
             connection = await self._cluster.connection(node.node_id, ConnectionLane.FETCH)
             wait_ms = self._options.fetch_max_wait_ms
-            await self._fetch(connection, asked, size_bytes, session, wait_ms)
-            node.failure_count = 0
-            return
-        except (*UNREACHABLE, BrokerError, ProtocolError) as error:
+            if await self._fetch(connection, asked, size_bytes, session, wait_ms) is not None:
+                node.failure_count = 0
+                return
+            if (
+                not node.failure_count
+            ):  # a session that was forgotten is begun anew at once, the next one after a while
+                node.failure_count = 1
+                return
+        except PenstockError as error:
             node.session.restart()
             self._lost(asked, error)
         finally:
             self._answered(asked, size_bytes)
         node.failure_count += 1
+        node.is_polling = False  # nor is anything fetched beside it meanwhile
         await trio.sleep(self._policy.wait_ms(node.failure_count, self._environment.random) / 1000)
 
     async def _fetch_beside(self, node: _Node, wanted: Sequence[PartitionState], size_bytes: int) -> None:
@@ -178,9 +184,9 @@ class Fetcher:
             state.side_fetch_poll = node.poll_number
         try:
             connection = await self._cluster.connection(node.node_id)
-            for state in await self._fetch(connection, asked, size_bytes, None, 0):
+            for state in await self._fetch(connection, asked, size_bytes, None, 0) or ():
                 state.side_fetch_poll = -1
-        except (*UNREACHABLE, BrokerError, ProtocolError):
+        except PenstockError:
             return  # the long poll has the same trouble, and minds it
         finally:
             self._answered(asked, size_bytes)
@@ -228,8 +234,8 @@ class Fetcher:
         size_bytes: int,
         session: FetchSession | None,
         max_wait_ms: int,
-    ) -> list[PartitionState]:
-        """Ask and take in the answer. Returns the partitions that got something."""
+    ) -> list[PartitionState] | None:
+        """Ask and take in the answer. Returns the partitions that got something; None where the broker minds the session or the topic ids."""
         at_most = None if all(state.topic_id for state, _, _ in asked) else FIRST_WITH_TOPIC_ID - 1
         version = connection.version(ApiKey.FETCH, at_least=FETCH_VERSION_MIN, at_most=at_most)
         by_id = version >= FIRST_WITH_TOPIC_ID
@@ -273,14 +279,14 @@ class Fetcher:
         answer: FetchAnswer,
         session: FetchSession,
         asked: Mapping[TopicPartition, tuple[PartitionState, int, int]],
-    ) -> list[PartitionState]:
+    ) -> list[PartitionState] | None:
         if not session.answered(answer.error_code, answer.session_id):
             if answer.error_code not in SESSION_ERRORS:
                 raise broker_error(answer.error_code, subject="Fetch")
             if answer.error_code in WRONG_LEADER:  # a topic id that is none any more
                 for state, _, _ in asked.values():
                     self._positioner.lost_leader(state)
-            return []
+            return None
         changed: list[PartitionState] = []
         for part in answer.partitions:
             tp = session.name(part.topic, part.topic_id, part.index)
@@ -306,6 +312,7 @@ class Fetcher:
             committed = self._options.isolation_level is IsolationLevel.READ_COMMITTED
             state.end_offset = part.last_stable_offset if committed else part.high_watermark
             state.unknown_since_s = None
+            state.refusal_count = 0
         if part.preferred_read_replica >= 0 and part.preferred_read_replica != state.read_replica:
             state.read_replica = part.preferred_read_replica
             state.read_replica_until_s = self._environment.clock.monotonic() + READ_REPLICA_AGE_MAX_S
@@ -321,18 +328,23 @@ class Fetcher:
             state.read_replica = -1  # the leader shall say what is the matter
         elif error.code == ErrorCode.OFFSET_OUT_OF_RANGE:
             self._positioner.out_of_range(state)
+            self._positioner.back_off(state)
         elif error.code in WRONG_LEADER or error.is_retriable:
             self._positioner.lost_leader(state)
+            self._positioner.back_off(state)
         else:
             state.failure = error
         self._handout.data.set()
         self._positioner.wake()
 
     def _lost(self, asked: Asked, error: PenstockError) -> None:
-        """The broker can't be reached, or speaks nonsense: somebody else may lead by now."""
-        for state, _, _ in asked:
+        """The broker can't be reached, or speaks nonsense: somebody else may lead by now. One that is too old is told of."""
+        for state, generation, _ in asked:
             state.read_replica = -1
             self._positioner.lost_leader(state)
+            if isinstance(error, UnsupportedByBroker) and state.generation == generation:
+                state.failure = error
+                self._handout.data.set()
 
 
 __all__ = ["Fetcher"]

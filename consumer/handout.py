@@ -348,6 +348,11 @@ class Handout:
         self._list = []
         self.records = iter(())
 
+    def forget_position(self, tp: TopicPartition) -> None:
+        """The log that it stood in is gone: what is in hand can't be committed any more."""
+        self._cut(tp)
+        self._hold_from(tp, -1)
+
     def _hold_from(self, tp: TopicPartition, offset: int) -> None:
         """What is in hand of a partition does not matter to its position any more; -1: nor is there any that could be committed."""
         if self._held is not None and self._held[0] == tp:
@@ -359,8 +364,8 @@ class Handout:
         """To be raised by the user's next call, or the one that waits now; a fatal one by all that follow."""
         if is_fatal:
             self._fatal = error
-        else:
-            self._errors.append(error)
+        elif not any(type(error) is type(known) and str(error) == str(known) for known in self._errors):
+            self._errors.append(error)  # what goes on failing while nobody looks is told once
         self.data.set()
 
     def raise_fatal(self) -> None:

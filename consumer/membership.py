@@ -32,6 +32,10 @@ class GroupProtocol(enum.StrEnum):
     CLASSIC = "classic"
     CONSUMER = "consumer"  # KIP-848
 
+    @classmethod
+    def _missing_(cls, value: object) -> Never:
+        raise ValueError(f"group_protocol={value!r}: it is one of {', '.join(cls)}")
+
 
 @dataclass(frozen=True, slots=True)
 class GroupIdentity:

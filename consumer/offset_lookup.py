@@ -17,7 +17,6 @@ from penstock.client.errors import (
     BootstrapFailed,
     BrokerError,
     UnknownTopic,
-    UnsupportedByBroker,
     broker_error,
 )
 from penstock.client.metadata import PartitionMetadata, TopicPartition
@@ -83,7 +82,9 @@ class OffsetLookup:
         left = dict(timestamps_ms)
         for failure_count in range(1, self._policy.attempts_max + 1):
             failure: PenstockError | None = None
-            for tp, outcome in (await self.find_once(left)).items():
+            answered = await self.find_once(left)
+            for tp in list(left):
+                outcome = answered.get(tp, _unanswered(tp))
                 if isinstance(outcome, FoundOffset):
                     found[tp] = outcome.offset
                     del left[tp]
@@ -167,14 +168,14 @@ class OffsetLookup:
             try:
                 answers = await ask(await self._cluster.connection(node_id), group)
                 outcomes.update((tp, answers[tp]) for tp in group if tp in answers)
-            except (*UNREACHABLE, BrokerError, UnsupportedByBroker) as error:
+            except PenstockError as error:
                 outcomes.update(dict.fromkeys(group, error))
         return outcomes
 
     async def _partition(self, tp: TopicPartition) -> PartitionMetadata | PenstockError:
         try:
             topic = await self._topics.get(tp.topic)
-        except (*UNREACHABLE, BrokerError) as error:
+        except PenstockError as error:
             return error
         unknown = broker_error(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, subject=f"partition {tp}")
         return topic.partitions.get(tp.partition, unknown)
@@ -185,6 +186,11 @@ def is_worth_asking_again(error: PenstockError) -> bool:
     if isinstance(error, BrokerError) and not isinstance(error, UnknownTopic):
         return error.code in WRONG_LEADER or error.is_retriable
     return isinstance(error, UNREACHABLE)
+
+
+def _unanswered(tp: TopicPartition) -> PenstockError:
+    """Of an answer that leaves out what was asked for; worth another attempt."""
+    return ConnectionLost(f"partition {tp}: the broker's answer says nothing about it")
 
 
 def _read_epoch_ends(answer: Message) -> dict[TopicPartition, EpochEnd | PenstockError]:

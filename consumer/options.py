@@ -18,6 +18,10 @@ class OffsetReset(enum.StrEnum):
     EARLIEST = "earliest"
     NONE = "none"  # raise
 
+    @classmethod
+    def _missing_(cls, value: object) -> Never:
+        raise ValueError(f"auto_offset_reset={value!r}: it is one of {', '.join(cls)}")
+
 
 class IsolationLevel(enum.StrEnum):
     """Which records of transactions are handed out: Kafka's `isolation.level`."""
@@ -29,6 +33,10 @@ class IsolationLevel(enum.StrEnum):
     def number(self) -> int:
         """As on the wire."""
         return 1 if self is IsolationLevel.READ_COMMITTED else 0
+
+    @classmethod
+    def _missing_(cls, value: object) -> Never:
+        raise ValueError(f"isolation_level={value!r}: it is one of {', '.join(cls)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

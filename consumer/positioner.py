@@ -41,6 +41,7 @@ from penstock.runtime.environment import Environment
 UNKNOWN_PATIENCE_S = 5.0
 """How long an assigned topic may be unknown (just created, or about to be) before that is an error."""
 PATTERN_AGE_MAX_S = 30.0
+_POSITIONED = frozenset({Phase.FETCH, Phase.VALIDATE})
 
 StartingOffsets = Callable[
     [Sequence[TopicPartition]], Awaitable[Mapping[TopicPartition, OffsetAndMetadata | None]]
@@ -115,6 +116,14 @@ class Positioner:
         self._topics.invalidate(state.tp.topic)
         self.wake()
 
+    def back_off(self, state: PartitionState) -> None:
+        """A leader refused it: the first time in a row it is tried again at once, then after longer and longer."""
+        state.refusal_count += 1
+        if state.refusal_count > 1:
+            wait_ms = self._policy.wait_ms(state.refusal_count - 1, self._environment.random)
+            state.retry_at_s = self._environment.clock.monotonic() + wait_ms / 1000
+            self.lost_leader(state)
+
     def out_of_range(self, state: PartitionState) -> None:
         """The leader does not have the fetch offset: apply the policy."""
         policy = self._options.auto_offset_reset
@@ -152,6 +161,10 @@ class Positioner:
             topics = await self._get_topics(names)
         except UNREACHABLE:
             return False
+        except PenstockError as error:
+            if not is_worth_asking_again(error):
+                self._handout.report(error)
+            return False
         if subscription is not self._subscription:
             return False
         known = [topic for topic in topics.values() if isinstance(topic, TopicMetadata)]
@@ -187,13 +200,16 @@ class Positioner:
 
     async def _find_leaders(self) -> bool:
         is_settled = True
+        now_s = self._environment.clock.monotonic()
         groups = by_topic(self._state.partitions)
         for name, topic in (await self._get_topics(list(groups))).items():
             for tp in groups[name]:
                 state = self._state.partitions.get(tp)
                 if state is None:
                     continue
-                if isinstance(topic, TopicMetadata) and tp.partition in topic.partitions:
+                if state.retry_at_s > now_s:
+                    is_settled = False
+                elif isinstance(topic, TopicMetadata) and tp.partition in topic.partitions:
                     partition = topic.partitions[tp.partition]
                     state.unknown_since_s = None
                     self._lead(state, topic, partition)
@@ -207,9 +223,11 @@ class Positioner:
 
     def _lead(self, state: PartitionState, topic: TopicMetadata, partition: PartitionMetadata) -> None:
         state.leader_id = partition.leader
-        if state.topic_id is not None and topic.topic_id != state.topic_id and state.phase is Phase.FETCH:
-            # Another topic of the same name: nothing that was known of the old one holds.
+        if state.topic_id is not None and topic.topic_id != state.topic_id and state.phase in _POSITIONED:
+            # Another topic of the same name: nothing that was known of the old one holds, nor is there anything to commit.
+            self._handout.forget_position(state.tp)
             state.clear()
+            state.position = state.fetch_offset = -1
             state.phase = Phase.UNPOSITIONED
             state.leader_epoch = state.fetch_epoch = state.position_epoch = -1
         state.topic_id = topic.topic_id

@@ -40,10 +40,12 @@ _MILLISECOND = timedelta(milliseconds=1)
 def timestamp_ms_of(time: datetime | date | int) -> int:
     """Milliseconds since 1970, rounded up; an int is that already. A date means its beginning in UTC.
 
-    Raises ValueError for a datetime without a time zone.
+    Raises ValueError for a datetime without a time zone, TypeError for anything else.
     """
     if isinstance(time, int):
         return time
+    if not isinstance(time, date):
+        raise TypeError(f"{time!r} is no offset, no datetime and no date")
     if not isinstance(time, datetime):
         time = datetime(time.year, time.month, time.day, tzinfo=UTC)
     if time.tzinfo is None:
