@@ -102,8 +102,10 @@ def parse_address(text: str) -> Address:
     return Address(host, int(port_text))
 
 
-def parse_bootstrap(text: str) -> list[Address]:
-    """Read a list of addresses separated by commas. Raises InvalidAddress, also when there is none."""
+def parse_bootstrap(text: object) -> list[Address]:
+    """Read a text of addresses separated by commas. Raises InvalidAddress, also when there is none, and for what is no text."""
+    if not isinstance(text, str):
+        raise InvalidAddress(f"{text!r} is no text; write addresses as 'host:port,host:port'")
     addresses = [parse_address(part) for part in text.split(",") if part.strip()]
     if not addresses:
         raise InvalidAddress("no bootstrap address")

@@ -11,7 +11,7 @@ too late for that, since the broker has decided already. A `lose` cancels a `rev
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Never, Protocol
 
 from penstock.client.cluster import Cluster
 from penstock.client.coordinator import Coordinators

@@ -5,6 +5,7 @@ Owns defaults and bounds. Times are in milliseconds, sizes in bytes; Kafka's nam
 
 import enum
 from dataclasses import dataclass
+from typing import Never
 
 _KIB = 1024
 _MIB = 1024 * _KIB

@@ -37,7 +37,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
-def timestamp_ms_of(time: datetime | date | int) -> int:
+def timestamp_ms_of(time: object) -> int:
     """Milliseconds since 1970, rounded up; an int is that already. A date means its beginning in UTC.
 
     Raises ValueError for a datetime without a time zone, TypeError for anything else.

@@ -93,3 +93,8 @@ def test_an_error_code_of_a_later_kafka_is_told_by_its_number() -> None:
     error = broker_error(4711, "new trouble")
     assert error.code == ErrorCode.UNKNOWN_SERVER_ERROR
     assert "error code 4711: new trouble" in str(error)
+
+
+def test_addresses_that_are_no_text_are_told_as_wrong_addresses() -> None:
+    with pytest.raises(InvalidAddress, match="is no text; write addresses as 'host:port,host:port'"):
+        parse_bootstrap(["localhost:9092"])
