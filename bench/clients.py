@@ -1,7 +1,8 @@
 """How many records a second does each client library move? `python -m bench.clients`: Penstock's, confluent-kafka, aiokafka and kafka-python.
 
 All work on one Penstock broker (core 0), each measurement in a fresh process on core 1, in rotating order within each round. Owns the
-order and the tables; what a client does is in `client_load`. Producers: acks=all, batches up to 1 MiB, 5 ms of linger, no compression,
+order and the tables; what a client does is in `client_load`. With --compiled, Penstock is measured once more from an environment that has
+its compiled wheel (`make compiled`). Producers: acks=all, batches up to 1 MiB, 5 ms of linger, no compression,
 no keys. Consumers: partitions assigned by hand, read from the start, the topic in the page cache, batches of at most 10,000 records.
 """
 
@@ -29,6 +30,8 @@ from bench.subjects import CACHING, Subject, penstock
 RESULTS = Path(__file__).parent / "results" / "local"
 LIMIT_S = 300
 OURS = "penstock"
+COMPILED = "compiled penstock"
+"""Begins the names of the same clients in the environment with the compiled wheel."""
 PACKAGES = ("penstock", "confluent-kafka", "aiokafka", "kafka-python")
 
 
@@ -49,7 +52,8 @@ class Row:
     @property
     def clients(self) -> Sequence[str]:
         """Who takes part."""
-        return list(PRODUCERS if self.direction == "produce" else CONSUMERS)
+        names = list(PRODUCERS if self.direction == "produce" else CONSUMERS)
+        return [*[COMPILED + name.removeprefix(OURS) for name in names if name.startswith(OURS)], *names]
 
 
 @dataclass(slots=True)
@@ -114,11 +118,16 @@ class Topics:
         self._admin.delete_topics([name])[name].result(30)
 
 
-def measure(client: str, subject: Subject, topic: str, row: Row, record_count: int) -> Measured:
-    """One client in a process of its own."""
+def measure(
+    client: str, subject: Subject, topic: str, row: Row, record_count: int, compiled: str
+) -> Measured:
+    """One client in a process of its own; `compiled` is the Python of the environment with the compiled wheel."""
+    python, load = sys.executable, client
+    if client.startswith(COMPILED):
+        python, load = compiled, OURS + client.removeprefix(COMPILED)
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "bench.client_load", client, "--bootstrap", subject.bootstrap),
+            *(python, "-m", "bench.client_load", load, "--bootstrap", subject.bootstrap),
             *("--topic", topic, "--partitions", str(row.partition_count)),
             *("--value-size", str(row.value_size_bytes), "--records", str(record_count)),
         ],
@@ -133,7 +142,9 @@ def measure(client: str, subject: Subject, topic: str, row: Row, record_count: i
     return Measured(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def run_row(row: Row, subject: Subject, clients: Sequence[str], rounds: int, seconds: float) -> list[Series]:
+def run_row(
+    row: Row, subject: Subject, clients: Sequence[str], rounds: int, seconds: float, compiled: str
+) -> list[Series]:
     """All rounds of one row. Each client gets as many records as it moves in about `seconds`, found in a round that does not count."""
     topics = Topics(subject)
     series = [Series(client) for client in row.clients if client in clients]
@@ -147,7 +158,7 @@ def run_row(row: Row, subject: Subject, clients: Sequence[str], rounds: int, sec
         shift = number % len(series) if series else 0
         for each in series[shift:] + series[:shift]:
             topic = filled or topics.create(row.partition_count)
-            found = measure(each.client, subject, topic, row, counts[each.client])
+            found = measure(each.client, subject, topic, row, counts[each.client], compiled)
             if not filled:
                 topics.delete(topic)
             if number >= 0:
@@ -217,6 +228,7 @@ def _document(
     "--seconds", default=2.0, help="About how long one measurement takes; below 1: next to no load."
 )
 @click.option("--clients", default="", help="A comma-separated part of the clients.")
+@click.option("--compiled", default="", help="The Python of an environment with Penstock's compiled wheel.")
 @click.option("--direction", type=click.Choice(["produce", "consume", "both"]), default="both")
 @click.option("--broker-cores", default="0", help="Cores of the broker.")
 @click.option("--driver-cores", default="1", help="Cores of the clients.")
@@ -226,6 +238,7 @@ def main(
     rounds: int,
     seconds: float,
     clients: str,
+    compiled: str,
     direction: str,
     broker_cores: str,
     driver_cores: str,
@@ -234,7 +247,7 @@ def main(
 ) -> None:
     """Compare client libraries on one broker."""
     console = Console(width=None if os.isatty(1) else 160)
-    chosen = clients.split(",") if clients else [*PRODUCERS, *CONSUMERS]
+    chosen = clients.split(",") if clients else everybody(with_compiled=bool(compiled))
     directions = ["produce", "consume"] if direction == "both" else [direction]
     rows = [Row(way, size, count) for way in directions for size in (100, 1024) for count in (1, 3)]
     found: list[tuple[Row, Sequence[Series]]] = []
@@ -244,7 +257,7 @@ def main(
         on_cores(_cores(driver_cores)),
     ):
         for row in rows:
-            series = run_row(row, subject, chosen, rounds, seconds)
+            series = run_row(row, subject, chosen, rounds, seconds, compiled)
             show(console, row, series)
             found.append((row, series))
     run: dict[str, object] = {
@@ -256,6 +269,12 @@ def main(
     }
     path = write_json(_document(found, run), Path(results))
     console.print(f"written to {os.path.relpath(path)}")
+
+
+def everybody(*, with_compiled: bool) -> list[str]:
+    """All clients, in both directions; the compiled ones only where they can be had."""
+    names = [name for direction in ("produce", "consume") for name in Row(direction, 0, 1).clients]
+    return [name for name in names if with_compiled or not name.startswith(COMPILED)]
 
 
 def _cores(text: str) -> list[int]:

@@ -2,6 +2,9 @@
 
 The wheel is built from the source distribution, as an index would offer both. It goes into a fresh venv that has nothing but the distributions which the wheel asks for; these are linked from the
 environment that runs the tests, so that nothing is downloaded but the build backend.
+
+The compiled wheel is not what an index offers; it must be built where there is a compiler, and its modules must pass the tests of the Python that
+they were made from.
 """
 
 import importlib.metadata
@@ -19,7 +22,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from tests.support.deadline import until
-from tests.support.requirements import need
+from tests.support.requirements import need, need_program
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -27,6 +30,8 @@ SETUPTOOLS = PROJECT["tool"]["setuptools"]
 BACKEND = PROJECT["build-system"]["requires"][0]
 PAGES = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")
 LIMIT_S = 30
+BUILD_LIMIT_S = 300
+COMPILED = ("penstock.consumer.decoding", "penstock.consumer.runs", "penstock.protocol.record_writer")
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 def copy_sources(target: Path) -> None:
     """What a build looks at, without what earlier builds in the tree have left there."""
     target.mkdir()
-    for name in ("pyproject.toml", "MANIFEST.in", "LICENSE", *PAGES):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE", *PAGES):
         shutil.copy(ROOT / name, target)
     folders = {Path(path).parts[0] for path in SETUPTOOLS["package-dir"].values()}
     for name in (*folders, "docs", "examples"):
@@ -93,7 +98,7 @@ def copy_sources(target: Path) -> None:
 def build_sdist(tree: Path, target: Path) -> Path:
     """Ask the build backend itself: pip builds wheels only."""
     backend = target.parent / "backend"
-    pip("install", "--target", str(backend), BACKEND)
+    fetch_backend(backend)
     program = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
     check_call(sys.executable, "-c", program, str(target), cwd=tree, PYTHONPATH=str(backend))
     (sdist,) = target.glob("*.tar.gz")
@@ -106,15 +111,26 @@ def build_wheel(source: Path, target: Path) -> Path:
     return wheel
 
 
-def pip(*arguments: str) -> None:
+def fetch_backend(target: Path) -> None:
+    pip("install", "--target", str(target), BACKEND)
+
+
+def pip(*arguments: str, **variables: str) -> None:
     """Run pip; a skip where the build backend can't be had."""
     command = [sys.executable, "-m", "pip", *arguments[:1], "-q", *arguments[1:]]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=BUILD_LIMIT_S,
+        check=False,
+    )
     need(f"for {BACKEND}" not in done.stderr, f"the build backend {BACKEND}, which pip could not fetch")
     assert done.returncode == 0, done.stderr
 
 
-def check_call(*command: str, cwd: Path | None = None, **variables: str) -> None:
+def check_call(*command: str, cwd: Path | None = None, **variables: str) -> str:
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -125,6 +141,7 @@ def check_call(*command: str, cwd: Path | None = None, **variables: str) -> None
         check=False,
     )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
 
 
 def link_dependencies(wheel: Path, venv: Path) -> None:
@@ -190,6 +207,48 @@ for codec in Codec:
 """
     done = installed.run("python", "-c", program)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the compiled wheel in it."""
+    need_program("gcc")
+    folder = tmp_path_factory.mktemp("compiled")
+    copy_sources(folder / "tree")
+    fetch_backend(folder / "backend")
+    pip(
+        *("wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(folder), str(folder / "tree")),
+        PENSTOCK_COMPILE="1",
+        PYTHONPATH=str(folder / "backend"),
+    )
+    (wheel,) = folder.glob("*.whl")
+    assert not wheel.name.endswith("-none-any.whl")
+    pip("install", "--no-deps", "--no-index", "--target", str(folder / "installed"), str(wheel))
+    return folder / "installed"
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        pytest.param("tests/property/consumer/test_decoding.py", id="decoding"),
+        pytest.param("tests/unit/protocol/test_record_writer.py", id="writing"),
+        pytest.param("tests/unit/producer", id="producer"),
+    ],
+)
+def test_compiled_modules_pass_the_tests_of_their_source(compiled: Path, tests: str) -> None:
+    program = (
+        "import importlib, sys; print(*[importlib.import_module(name).__file__ for name in sys.argv[1:]])"
+    )
+    told = check_call(sys.executable, "-c", program, *COMPILED, cwd=ROOT, PYTHONPATH=str(compiled))
+    assert all(Path(file).is_relative_to(compiled) and file.endswith(".so") for file in told.split())
+    pytest_quietly = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
+    check_call(sys.executable, *pytest_quietly, tests, cwd=ROOT, PYTHONPATH=str(compiled))
+
+
+def test_what_is_installed_by_default_is_pure(installed: Installed) -> None:
+    folders = [folder / "penstock" for folder in installed.folder.glob("lib/python*/site-packages")]
+    assert folders
+    assert not [file for folder in folders for file in folder.rglob("*.so")]
 
 
 def test_type_checkers_are_told_that_there_are_types(installed: Installed) -> None:
