@@ -189,6 +189,7 @@ def kafka_python(how: Membership, notes: Notes, stop: Stop) -> None:
         reconnect_backoff_ms=20,
         reconnect_backoff_max_ms=200,
     )
+    fresh: set[Any] = set()
 
     class Listener(library.ConsumerRebalanceListener):  # type: ignore[misc]
         def on_partitions_revoked(self, revoked: Any) -> None:
@@ -196,10 +197,17 @@ def kafka_python(how: Membership, notes: Notes, stop: Stop) -> None:
 
         def on_partitions_assigned(self, assigned: Any) -> None:
             notes.write("assign", partitions=[each.partition for each in assigned])
+            fresh.update(assigned)
 
     consumer.subscribe([how.topic], listener=Listener())
     while not stop.asked:
         found = consumer.poll(timeout_ms=POLL_S * 1000, max_records=POLL_RECORDS)
+        # It keeps the position of a partition that it had, lost in a generation which it missed, and has again (3.0.12): others
+        # have committed meanwhile, and its commits would take theirs back. It does so with Apache Kafka as well.
+        for place in fresh & consumer.assignment():
+            found.pop(place, None)
+            consumer.seek(place, consumer.committed(place) or 0)
+        fresh.clear()
         ends = notes.did((record.partition, record.offset) for part in found.values() for record in part)
         if not ends:
             continue
