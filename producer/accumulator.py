@@ -183,10 +183,10 @@ class Accumulator:
     def take_unseen_failures(self) -> tuple[int, PenstockError | None]:
         """How many records that nobody waited for have failed since the last call (as far as is remembered), and the first one's error."""
         failed, self._failed = self._failed, []
-        unseen = [batch for batch in failed if not batch.is_awaited]
+        unseen = [batch for batch in failed if batch.unclaimed_count]
         if not unseen or unseen[0].outcome is None:
             return 0, None
-        return sum(batch.record_count for batch in unseen), unseen[0].outcome.error
+        return sum(batch.unclaimed_count for batch in unseen), unseen[0].outcome.error
 
     # Where partitions live
 
@@ -303,6 +303,9 @@ class Accumulator:
         records = _records_of(batch, codec)
         middle = (len(records) + 1) // 2
         batch.parts = [_part_of(batch, records[:middle]), _part_of(batch, records[middle:])]
+        if not batch.unclaimed_count:
+            for part in batch.parts:
+                part.claimed_count = part.record_count
         queue.put_back_parts(batch, batch.parts)
         for part in batch.parts:
             part.charged_bytes = BATCH_OVERHEAD_BYTES + len(part.writer.data)
@@ -326,6 +329,8 @@ class Accumulator:
     def fail_all(self, why: Callable[[Batch], PenstockError]) -> None:
         """Give up everything: the producer is at its end. Answers that still come find nothing to do."""
         for queue in self._queues.values():
+            for batch in queue.on_wire:
+                batch.may_be_appended = batch.may_be_appended or batch.was_sent
             for batch in queue.unfinished:
                 self._finish(batch, Outcome(error=why(batch)))
             queue.waiting.clear()
@@ -385,7 +390,7 @@ class Accumulator:
     def _finish(self, batch: Batch, outcome: Outcome) -> None:
         if (
             outcome.error is not None
-            and not batch.is_awaited
+            and batch.unclaimed_count
             and len(self._failed) < _REMEMBERED_FAILURES_MAX
         ):
             self._failed.append(batch)
@@ -409,6 +414,11 @@ def record_bound_bytes(
     for name, content in headers:
         size_bytes += HEADER_OVERHEAD_MAX_BYTES + 4 * len(name) + (0 if content is None else len(content))
     return size_bytes
+
+
+def run_bound_bytes(key: RunKey, length: int) -> int:
+    """The most that the next value of a run takes, as `append_run` counts it."""
+    return length + _RUN_RECORD_OVERHEAD_BYTES + key.size_bytes
 
 
 def prepare(batch: Batch, codec: Codec, level: int | None) -> None:
@@ -451,7 +461,6 @@ def _records_of(batch: Batch, codec: Codec) -> list[Record]:
 
 def _part_of(batch: Batch, records: Sequence[Record]) -> Batch:
     part = Batch(batch.topic, batch.partition, batch.order, batch.created_ms)
-    part.is_awaited = batch.is_awaited
     part.was_sent = batch.was_sent
     writer = RecordWriter()
     for record in records:
@@ -460,4 +469,12 @@ def _part_of(batch: Batch, records: Sequence[Record]) -> Batch:
     return part
 
 
-__all__ = ["BATCH_OVERHEAD_BYTES", "NEVER", "Accumulator", "Limits", "prepare", "record_bound_bytes"]
+__all__ = [
+    "BATCH_OVERHEAD_BYTES",
+    "NEVER",
+    "Accumulator",
+    "Limits",
+    "prepare",
+    "record_bound_bytes",
+    "run_bound_bytes",
+]

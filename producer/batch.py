@@ -52,11 +52,11 @@ class Batch:
     __slots__ = (
         "base_sequence",
         "charged_bytes",
+        "claimed_count",
         "created_ms",
         "finished",
         "identity",
         "is_again",
-        "is_awaited",
         "is_closed",
         "is_compressed",
         "last_error",
@@ -92,7 +92,8 @@ class Batch:
         self.may_be_appended = False
         """An attempt may have reached the log: its answer was lost, or was not clear."""
         self.last_error: PenstockError | None = None
-        self.is_awaited = False
+        self.claimed_count = 0
+        """Records whose outcome somebody waits for, or was told."""
         self.finished = trio.Event()
         self.outcome: Outcome | None = None
         self.parts: list[Batch] = []
@@ -101,6 +102,11 @@ class Batch:
     def record_count(self) -> int:
         """Records in it."""
         return self.writer.record_count
+
+    @property
+    def unclaimed_count(self) -> int:
+        """Records that nobody waits for."""
+        return max(0, self.record_count - self.claimed_count)
 
     def finish(self, outcome: Outcome) -> None:
         """Tell everybody who waits."""
@@ -120,26 +126,22 @@ class Batch:
         return batch, index
 
     async def wait_finished(self) -> None:
-        """Wait until all of it has an outcome, without a claim to have seen it. Cancellation: nothing changes."""
+        """Wait until all of it has an outcome, with no claim to see it. Cancellation: nothing changes."""
         await self.finished.wait()
         for part in self.parts:
             await part.wait_finished()
-
-    async def settled(self) -> None:
-        """Wait until all of it has an outcome, which the caller will look at. Cancellation: nothing changes."""
-        self.is_awaited = True
-        await self.wait_finished()
 
 
 class Delivery:
     """One record on its way; given out by `Producer.enqueue` and `send_nowait`."""
 
-    __slots__ = ("_batch", "_index", "_timestamp_ms")
+    __slots__ = ("_batch", "_index", "_is_claimed", "_timestamp_ms")
 
     def __init__(self, batch: Batch, index: int, timestamp_ms: int) -> None:
         self._batch = batch
         self._index = index
         self._timestamp_ms = timestamp_ms
+        self._is_claimed = False
 
     @property
     def place(self) -> tuple[Batch, int]:
@@ -158,15 +160,21 @@ class Delivery:
             BrokerError: the broker refused the record; it is not in the log. BacklogFull is the one to branch on.
             DeliveryTimedOut, DeliveryFailed: no ack; their `may_be_delivered` tells whether it may be in the log.
 
-        Cancellation: only the waiting ends; the record is delivered all the same.
+        Cancellation: only the waiting ends; the record is delivered all the same. Where that fails, and nobody waits, `flush` tells.
         """
         batch, index = self._batch, self._index
-        while True:
-            batch.is_awaited = True
-            await batch.finished.wait()
-            if not batch.parts:
-                break
-            batch, index = batch.place_of(index)
+        claims, self._is_claimed = not self._is_claimed, True
+        try:
+            while True:
+                batch.claimed_count += claims
+                await batch.finished.wait()
+                if not batch.parts:
+                    break
+                batch, index = batch.place_of(index)
+        except trio.Cancelled:
+            batch.claimed_count -= claims
+            self._is_claimed = not claims
+            raise
         return metadata_of(batch, index, self._timestamp_ms)
 
 

@@ -245,6 +245,7 @@ class BrokerSender:
         elif kind is Verdict.RESEQUENCE and batch.identity is not None:
             self._accumulator.out_of_order(batch, error=error, retry_at_ms=self._retry_at_ms(batch))
         elif kind is Verdict.FATAL:
+            batch.was_sent = batch.may_be_appended  # by an attempt before; this one was refused
             self._sender.fail(error)
         elif kind in (Verdict.RETRY, Verdict.RETRY_ELSEWHERE, Verdict.RETRY_UNCLEAR):
             batch.may_be_appended = batch.may_be_appended or kind is Verdict.RETRY_UNCLEAR

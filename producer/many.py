@@ -41,7 +41,7 @@ class ManyDeliveries:
 
     def add(self, batch: Batch, first: int, count: int) -> None:
         """Records `first` to `first + count - 1` of a batch are ours."""
-        batch.is_awaited = True
+        batch.claimed_count += count
         if self._waiting:
             last, last_first, last_count = self._waiting[-1]
             if last is batch and last_first + last_count == first:
@@ -57,8 +57,15 @@ class ManyDeliveries:
     async def settle(self) -> None:
         """Wait until all has an outcome. Cancellation: only the waiting ends."""
         while self._waiting:
-            await self._waiting[0][0].settled()
+            await self._waiting[0][0].wait_finished()
             self._count(*self._waiting.popleft())
+
+    def give_up(self) -> None:
+        """Nobody looks at what has no outcome yet."""
+        for batch, first, count in self._waiting:
+            for leaf, _, size in _leaves(batch, first, count):
+                leaf.claimed_count -= size
+        self._waiting.clear()
 
     def result(self) -> SendManyResult:
         """Where everything is."""

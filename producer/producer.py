@@ -22,7 +22,12 @@ from penstock.client.lifetime import OwnedNursery
 from penstock.client.metadata import parse_bootstrap
 from penstock.client.topic_cache import TopicCache
 from penstock.errors import PenstockError
-from penstock.producer.accumulator import BATCH_OVERHEAD_BYTES, Accumulator, record_bound_bytes
+from penstock.producer.accumulator import (
+    BATCH_OVERHEAD_BYTES,
+    Accumulator,
+    record_bound_bytes,
+    run_bound_bytes,
+)
 from penstock.producer.batch import Batch, Delivery, RecordMetadata, copy_of
 from penstock.producer.many import ManyDeliveries, SendManyResult
 from penstock.producer.options import checked_options
@@ -277,11 +282,13 @@ class Producer:
                 many.fold()
                 if many.failure is not None:
                     break
+            await many.settle()
         except Exception as error:
             await many.settle()
             error.add_note(many.note())
             raise
-        await many.settle()
+        finally:
+            many.give_up()  # of what cancellation left
         many.raise_failure()
         return many.result()
 
@@ -471,7 +478,8 @@ class Producer:
                     rest = values[start:], lengths[start:]
                     taken = accumulator.append_run(queue, now_ms, wall_ms, run_key, *rest)
             if taken is None:
-                await self._wait_for_room(min(sum(lengths[start:]), self._options.batch_size_bytes))
+                most_bytes = min(sum(lengths[start:]), self._options.batch_size_bytes)
+                await self._wait_for_room(max(run_bound_bytes(run_key, lengths[start]), most_bytes))
                 continue
             batch, count = taken
             start += count

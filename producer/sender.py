@@ -13,7 +13,13 @@ import trio
 
 from penstock.client.backoff import RetryPolicy
 from penstock.client.cluster import Cluster
-from penstock.client.errors import BrokerError, UnknownTopic, UnsupportedByBroker, broker_error
+from penstock.client.errors import (
+    BrokerError,
+    DeliveryFailed,
+    UnknownTopic,
+    UnsupportedByBroker,
+    broker_error,
+)
 from penstock.client.metadata import TopicMetadata
 from penstock.client.topic_cache import TopicCache
 from penstock.errors import PenstockError
@@ -150,10 +156,7 @@ class Sender:
         """This producer is at its end: everything that waits fails with `error`, and so does what comes."""
         if self.failure is None:
             self.failure = error
-            if isinstance(error, BrokerError):
-                self.accumulator.fail_all(lambda _: error)
-            else:
-                self.accumulator.fail_all(lambda batch: delivery_failed(str(error), batch))
+            self.accumulator.fail_all(lambda batch: _given_up(batch, error))
             self.released()
 
     async def ensure_identity(self) -> bool:
@@ -219,7 +222,7 @@ class Sender:
                 self._give_up(queue, lambda _: error)
 
     def _give_up(self, queue: PartitionQueue, why: Callable[[Batch], PenstockError]) -> None:
-        self.accumulator.fail_waiting(queue, why)
+        self.accumulator.fail_waiting(queue, lambda batch: _given_up(batch, why(batch)))
         self.released()
 
     async def _watch_deadlines(self) -> None:
@@ -233,6 +236,13 @@ class Sender:
                 await trio.sleep_until(next_ms / 1000 + ROUNDING_S)
         finally:
             self._is_watching = False
+
+
+def _given_up(batch: Batch, error: PenstockError) -> PenstockError:
+    """As `error`, but a refusal says that the batch is in no log: not of one that may be."""
+    if isinstance(error, BrokerError | UnsupportedByBroker) and not batch.may_be_appended:
+        return error
+    return delivery_failed(str(error), batch, None if isinstance(error, DeliveryFailed) else error)
 
 
 __all__ = ["Sender"]
