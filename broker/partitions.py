@@ -230,7 +230,8 @@ class PartitionManager:
     def _add(self, opening: _Opening, opened: Log) -> None:
         topic, state = opening.topic, opening.state
         if opened.report:
-            log.warning("%s-%d: recovered: %s", topic.name, state.index, opened.report)
+            level = logging.INFO if opened.report.is_harmless else logging.WARNING
+            log.log(level, "%s-%d: recovered: %s", topic.name, state.index, opened.report)
         known = self._directory.high_watermarks.get((topic.name, state.index), 0)
         machine = PartitionMachine(
             self._config.node_id,

@@ -30,6 +30,22 @@ class OpenReport:
         """Whether there is something to tell."""
         return bool(self.cut_bytes or self.removed_segments or self.rebuilt_indexes or self.notes)
 
+    @property
+    def is_harmless(self) -> bool:
+        """Whether nothing was taken away: indexes alone were made anew."""
+        return not (self.cut_bytes or self.removed_segments or self.notes)
+
+    def __str__(self) -> str:
+        """What there is to tell, in words."""
+        told: list[str] = []
+        if self.cut_bytes:
+            told.append(f"{self.cut_bytes} bytes cut off {self.cut_path} at {self.cut_position}")
+        if self.removed_segments:
+            told.append(f"removed {', '.join(self.removed_segments)}")
+        if self.rebuilt_indexes:
+            told.append(f"indexes made anew for {', '.join(self.rebuilt_indexes)}")
+        return "; ".join([*told, *self.notes]) or "nothing"
+
 
 @dataclass(slots=True, kw_only=True)
 class OpenedState:
