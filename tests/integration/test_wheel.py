@@ -232,7 +232,6 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         pytest.param("tests/property/consumer/test_decoding.py", id="decoding"),
         pytest.param("tests/unit/protocol/test_record_writer.py", id="writing"),
-        pytest.param("tests/unit/producer", id="producer"),
     ],
 )
 def test_compiled_modules_pass_the_tests_of_their_source(compiled: Path, tests: str) -> None:
