@@ -75,9 +75,11 @@ async def test_a_topic_that_is_gone_says_of_an_unclear_record_that_it_is_in_no_l
         await trio.sleep(1)
         cluster.is_topic_gone = True
         for broker in cluster.brokers.values():
-            broker.thaw()
             for stream in broker.streams:
                 stream.end()
+        await trio.sleep(1)
+        for broker in cluster.brokers.values():
+            broker.thaw()
         with pytest.raises(DeliveryFailed) as failed:
             await unclear.wait()
         assert failed.value.may_be_delivered
