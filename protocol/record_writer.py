@@ -11,7 +11,7 @@ Invariants: after each call `data` holds 61 bytes for the header and then whole 
 Source: KIP-98; Kafka's `DefaultRecord`. `records.encode_batch` writes the same bytes and is the oracle in tests.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Final
 
@@ -42,6 +42,8 @@ _NULL_KEY: Final = b"\x01"
 _KEY_ERRORS: Final = "surrogateescape"
 _TABLE_LENGTH_MAX: Final = 4096
 _TABLES_MAX: Final = 64
+_JOINED_FACTOR: Final = 4
+"""A run that is not much smaller than the batch is joined with it into a new buffer."""
 _DELTA_RUNS: Final = ((0, 64, 1), (64, 8192, 2), (8192, RECORD_COUNT_MAX, 3))
 """Where offset deltas of one, two and three bytes begin and end."""
 
@@ -166,6 +168,7 @@ class RecordWriter:
         delta = timestamp_ms - self.base_timestamp_ms
         time = b"" if delta == 0 else b"\x00" + encode_varint(delta)
         taken = 0
+        woven: list[Iterable[tuple[bytes, bytes, bytes, bytes]]] = []
         for begin, end, delta_bytes in _DELTA_RUNS:
             first = self.record_count
             stop = min(end, first + len(values) - taken)
@@ -175,40 +178,46 @@ class RecordWriter:
             heads = map(time.__add__, _VARINTS[first:stop]) if time else _TIMED_DELTAS[first:stop]
             fixed_bytes = (len(time) or 2) + delta_bytes + key.size_bytes + 1
             if count == len(values):
-                self._weave(fixed_bytes, heads, key, values, lengths)
+                woven.append(_weave(fixed_bytes, heads, key, values, lengths))
             else:
                 upto = taken + count
-                self._weave(fixed_bytes, heads, key, values[taken:upto], lengths[taken:upto])
+                woven.append(_weave(fixed_bytes, heads, key, values[taken:upto], lengths[taken:upto]))
             taken += count
             self.record_count = stop
+        if woven:
+            self._add(chain.from_iterable(chain.from_iterable(woven)), sum(lengths))
 
-    def _weave(
-        self,
-        fixed_bytes: int,
-        heads: Iterable[bytes],
-        key: RunKey,
-        values: Sequence[bytes],
-        lengths: Sequence[int],
-    ) -> None:
-        between = _BETWEEN.get(fixed_bytes)
-        if between is None:
-            if len(_BETWEEN) >= _TABLES_MAX:
-                _BETWEEN.clear()
-            between = _BETWEEN[fixed_bytes] = _BetweenValues(fixed_bytes)
-        woven = b"".join(
-            chain.from_iterable(
-                zip(
-                    map(between.__getitem__, lengths),
-                    heads,
-                    map(key.lengths.__getitem__, lengths),
-                    values,
-                    strict=True,
-                )
-            )
-        )
+    def _add(self, pieces: Iterator[bytes], size_bytes: int) -> None:
+        """Add what was woven of values of `size_bytes`. Its first byte ends the record before, which has its end."""
         data = self.data
-        data += memoryview(woven)[1:]  # its first byte ends the record before, which has its end
-        data.append(0)
+        if size_bytes * _JOINED_FACTOR < len(data):
+            data += memoryview(b"".join(pieces))[1:]
+            data.append(0)
+        else:
+            # One new buffer of the right size. To grow the old one by a joined copy takes eight times as long where values are large.
+            first = next(pieces)[1:]
+            self.data = bytearray().join(chain((data, first), pieces, (b"\x00",)))
+
+
+def _weave(
+    fixed_bytes: int,
+    heads: Iterable[bytes],
+    key: RunKey,
+    values: Sequence[bytes],
+    lengths: Sequence[int],
+) -> Iterable[tuple[bytes, bytes, bytes, bytes]]:
+    between = _BETWEEN.get(fixed_bytes)
+    if between is None:
+        if len(_BETWEEN) >= _TABLES_MAX:
+            _BETWEEN.clear()
+        between = _BETWEEN[fixed_bytes] = _BetweenValues(fixed_bytes)
+    return zip(
+        map(between.__getitem__, lengths),
+        heads,
+        map(key.lengths.__getitem__, lengths),
+        values,
+        strict=True,
+    )
 
 
 def seal(

@@ -126,3 +126,23 @@ def test_sealing_again_leaves_the_old_checksum() -> None:
     )
     header = check_produced_batch(memoryview(bytes(writer.data)))
     assert (header.producer_epoch, header.base_sequence) == (3, 0)
+
+
+def test_a_run_of_nothing_changes_nothing() -> None:
+    writer = RecordWriter()
+    for _ in range(2):
+        before = bytes(writer.data)
+        writer.append_values(BASE_MS, RunKey(None), [], [])
+        assert writer.data == before
+        writer.append_values(BASE_MS, RunKey(None), [b"v" * 100], [100])
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000])
+def test_small_and_large_runs_behind_what_is_there_are_encoded_alike(size: int) -> None:
+    writer = RecordWriter()
+    values = [b"x" * 900, b"y" * 901, b"z" * size, *[b"w" * size] * 5]
+    writer.append_values(BASE_MS, RunKey(None), values[:2], [900, 901])
+    writer.append_values(BASE_MS, RunKey(None), values[2:3], [size])
+    writer.append_values(BASE_MS, RunKey(None), values[3:], [size] * 5)
+    records = [Record(n, BASE_MS, None, value) for n, value in enumerate(values)]
+    assert sealed(writer) == expected(records)
