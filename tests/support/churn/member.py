@@ -65,7 +65,7 @@ class Stop:
 
 def librdkafka(how: Membership, notes: Notes, stop: Stop) -> None:
     """confluent-kafka."""
-    from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+    from confluent_kafka import Consumer, KafkaException, TopicPartition
 
     settings: dict[str, Any] = {
         "bootstrap.servers": how.bootstrap,
@@ -90,27 +90,36 @@ def librdkafka(how: Membership, notes: Notes, stop: Stop) -> None:
     if how.instance is not None:
         settings["group.instance.id"] = how.instance
     consumer: Any = Consumer(settings)
+    uncommitted: dict[int, int] = {}
 
     def note(event: str) -> Callable[[Any, list[Any]], None]:
-        return lambda _, partitions: notes.write(event, partitions=[each.partition for each in partitions])
+        def callback(_: Any, partitions: list[Any]) -> None:
+            notes.write(event, partitions=[each.partition for each in partitions])
+            if event != "assign":
+                for each in partitions:
+                    uncommitted.pop(each.partition, None)
+
+        return callback
 
     consumer.subscribe([how.topic], on_assign=note("assign"), on_revoke=note("revoke"), on_lost=note("lose"))
     while not stop.asked:
         found = [message for message in consumer.consume(POLL_RECORDS, POLL_S) if not _is_trouble(message)]
-        ends = notes.did((message.partition(), message.offset()) for message in found)
-        if not ends:
+        uncommitted |= notes.did((message.partition(), message.offset()) for message in found)
+        if not uncommitted:
             continue
         try:
             consumer.commit(
                 offsets=[
                     TopicPartition(how.topic, partition, end, metadata=how.client_id)
-                    for partition, end in ends.items()
+                    for partition, end in uncommitted.items()
                 ],
                 asynchronous=False,
             )
-        except KafkaException as error:
+            uncommitted.clear()
+        except (
+            KafkaException
+        ) as error:  # a KIP-848 member may keep a partition through a refusal: what was done is told again
             notes.write("refused", reason=str(error))
-    del KafkaError
     consumer.close()
 
 
