@@ -149,7 +149,8 @@ class Accumulator:
         room_bytes = min(self.limits.batch_size_bytes - before_bytes, self.room_bytes)
         count = min(len(values), RECORD_COUNT_MAX - writer.record_count)
         if sum(lengths) + overhead_bytes * len(lengths) > room_bytes or count < len(values):
-            sizes = accumulate(length + overhead_bytes for length in lengths[:count])
+            count = min(count, max(0, room_bytes) // (min(lengths) + overhead_bytes))  # no more can fit
+            sizes = accumulate(map(overhead_bytes.__add__, lengths[:count]))
             count = bisect_right(list(sizes), room_bytes)
             if count == 0:
                 if before_bytes > HEADER_SIZE_BYTES:
