@@ -26,7 +26,7 @@ EXAMPLES = int(os.environ.get("PENSTOCK_CHURN_EXAMPLES", "12"))
 TOPIC, GROUP = "delivered", "delivering"
 PARTITION_COUNT = 3
 HEAL_LIMIT_S = 300.0
-PROPERTIES = {
+PROPERTIES: dict[str, Any] = {
     "group_consumer_session_timeout_ms": "6000",
     "group_consumer_min_session_timeout_ms": "6000",
     "group_consumer_heartbeat_interval_ms": "1000",
