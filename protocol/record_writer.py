@@ -65,7 +65,10 @@ _TIMED_DELTAS: Final[list[bytes]] = []
 
 def _fill_tables() -> None:
     """Here and not at import, so that who never produces pays nothing."""
-    _VARINTS.extend([encode_varint(number) for number in range(len(_VARINTS), RECORD_COUNT_MAX)])
+    _VARINTS.extend([bytes((n << 1 & 127 | 128, n >> 6)) for n in range(64, 8192)])
+    _VARINTS.extend(
+        [bytes((n << 1 & 127 | 128, n >> 6 & 127 | 128, n >> 13)) for n in range(8192, RECORD_COUNT_MAX)]
+    )
     _TIMED_DELTAS.extend([b"\x00\x00" + delta for delta in _VARINTS])
 
 
