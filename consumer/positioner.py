@@ -172,9 +172,9 @@ class Positioner:
             frozenset(TopicPartition(topic.name, index) for topic in known for index in topic.partitions)
             | {tp for tp in self._state.partitions if tp.topic in names}
         )
-        for error in topics.values():
-            if isinstance(error, PenstockError) and not is_worth_asking_again(error):
-                self._note_unknown(error)
+        for outcome in topics.values():
+            if isinstance(outcome, PenstockError) and not is_worth_asking_again(outcome):
+                self._note_unknown(outcome)
         return len(known) == len(topics)
 
     def _note_unknown(self, error: PenstockError) -> None:
