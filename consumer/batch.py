@@ -140,7 +140,12 @@ def parse_answer(
 
 
 def _is_abort(view: memoryview, header: BatchHeader) -> bool:
-    """Whether a control batch ends a transaction by abort: the key of its one record is (version, type), int16 each."""
+    """Whether a control batch ends a transaction by abort: the key of its one record is (version, type), int16 each.
+
+    Compaction may leave the batch without its record: then nothing of the transaction is left, either.
+    """
+    if header.record_count <= 0:
+        return False
     raw = RawBatch(header, view)
     raw.open()
     assert raw.records is not None

@@ -21,8 +21,10 @@ from penstock.client.metadata import TopicPartition
 from penstock.consumer.consumer import Consumer
 from penstock.consumer.errors import CorruptRecords, LogTruncated
 from penstock.protocol.api import ApiKey
+from penstock.protocol.compression import Codec
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
+from penstock.protocol.records import encode_batch as encode_records
 
 TOPIC_ID = b"0123456789abcdef"
 ADDRESS = ("broker", 9092)
@@ -196,6 +198,25 @@ async def test_aborted_and_control_records_are_left_out_and_committed_ones_are_n
             await anext(consumer)
         assert await consumer.position(TP) == 9, "the position is behind what was left out"
         assert log.fetches[0].isolation_level == 1
+
+
+async def test_a_marker_that_compaction_emptied_ends_nothing() -> None:
+    emptied = encode_records(
+        [],
+        codec=Codec.NONE,
+        base_offset=1,
+        keep_offsets=True,
+        last_offset_delta=0,
+        producer_id=1,
+        producer_epoch=0,
+        is_transactional=True,
+        is_control=True,
+    )
+    log = Log(batch(0, b"a"), emptied, batch(2, b"b"))
+    log.aborted = []
+    async with log.consumer(isolation_level="read_committed") as consumer:
+        consumer.assign([TP])
+        assert await offsets(consumer, 2) == [0, 2]
 
 
 async def test_a_corrupt_batch_is_told_after_what_is_before_it_and_can_be_skipped() -> None:
