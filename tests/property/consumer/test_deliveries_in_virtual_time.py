@@ -310,7 +310,11 @@ styles = st.builds(
 )
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(steps=st.lists(steps, min_size=3, max_size=10), style=styles, seed=st.integers(0, 2**16))
 def test_a_record_is_lost_doubled_or_committed_before_its_time(
     steps: list[Step], style: Style, seed: int

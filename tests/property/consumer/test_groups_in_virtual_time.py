@@ -335,7 +335,11 @@ styles = st.builds(
 )
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(steps=st.lists(steps, min_size=5, max_size=30), style=styles, seed=st.integers(0, 2**16))
 def test_a_group_keeps_its_promises_whatever_its_members_do(
     steps: list[Step], style: Style, seed: int
