@@ -43,6 +43,8 @@ class Task:
     partition_count: int
     value_size_bytes: int
     record_count: int
+    is_mixed: bool = False
+    """Whether values are of 0.6 to 1.4 times `value_size_bytes`, evenly spread, instead of all alike."""
 
     def check(self, record_count: int) -> None:
         """Raise NothingCame unless all was done."""
@@ -53,7 +55,12 @@ class Task:
     def distinct(self) -> list[bytes]:
         """A thousand values that differ, so that nobody profits from one that is always the same."""
         random = Random(1)
-        return [random.randbytes(self.value_size_bytes) for _ in range(DISTINCT_VALUES)]
+        size = self.value_size_bytes
+        sizes = [
+            random.randrange(size * 6 // 10, size * 14 // 10) if self.is_mixed else size
+            for _ in range(DISTINCT_VALUES)
+        ]
+        return [random.randbytes(each) for each in sizes]
 
     @property
     def values(self) -> Iterator[bytes]:
@@ -63,7 +70,7 @@ class Task:
     @property
     def size_bytes(self) -> int:
         """Of all values."""
-        return self.record_count * self.value_size_bytes
+        return self.record_count * sum(map(len, self.distinct)) // DISTINCT_VALUES
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,9 +386,12 @@ CONSUMERS: Mapping[str, Callable[[Task], Measured]] = {
 @click.option("--partitions", type=int, required=True)
 @click.option("--value-size", type=int, required=True)
 @click.option("--records", type=int, required=True)
-def main(client: str, bootstrap: str, topic: str, partitions: int, value_size: int, records: int) -> None:
+@click.option("--mixed", is_flag=True)
+def main(
+    client: str, bootstrap: str, topic: str, partitions: int, value_size: int, records: int, mixed: bool
+) -> None:
     """Measure one client once and print a line of JSON."""
-    task = Task(bootstrap, topic, partitions, value_size, records)
+    task = Task(bootstrap, topic, partitions, value_size, records, mixed)
     loop = PRODUCERS.get(client) or CONSUMERS[client]
     click.echo(json.dumps(asdict(loop(task))))
 

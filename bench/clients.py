@@ -42,12 +42,14 @@ class Row:
     direction: str
     value_size_bytes: int
     partition_count: int
+    is_mixed: bool = False
 
     @property
     def name(self) -> str:
         """As the tables have it."""
         plural = "s" if self.partition_count > 1 else ""
-        return f"{self.direction} {self.value_size_bytes} B, {self.partition_count} partition{plural}"
+        mixed = " (60 % to 140 %)" if self.is_mixed else ""
+        return f"{self.direction} {self.value_size_bytes} B{mixed}, {self.partition_count} partition{plural}"
 
     @property
     def clients(self) -> Sequence[str]:
@@ -130,6 +132,7 @@ def measure(
             *(python, "-m", "bench.client_load", load, "--bootstrap", subject.bootstrap),
             *("--topic", topic, "--partitions", str(row.partition_count)),
             *("--value-size", str(row.value_size_bytes), "--records", str(record_count)),
+            *(("--mixed",) if row.is_mixed else ()),
         ],
         capture_output=True,
         text=True,
@@ -153,7 +156,7 @@ def run_row(
     if row.direction == "consume" and series:
         filled = topics.create(row.partition_count)
         records = max(1000, int(1_000_000 * seconds / 2))
-        topics.fill(filled, row.partition_count, _values(row.value_size_bytes), records)
+        topics.fill(filled, row.partition_count, _values(row), records)
     for number in range(-2, rounds):
         shift = number % len(series) if series else 0
         for each in series[shift:] + series[:shift]:
@@ -172,8 +175,8 @@ def run_row(
     return series
 
 
-def _values(size_bytes: int) -> list[bytes]:
-    return Task("", "", 0, size_bytes, 0).distinct
+def _values(row: Row) -> list[bytes]:
+    return Task("", "", 0, row.value_size_bytes, 0, row.is_mixed).distinct
 
 
 def show(console: Console, row: Row, all_series: Sequence[Series]) -> None:
@@ -250,6 +253,7 @@ def main(
     chosen = clients.split(",") if clients else everybody(with_compiled=bool(compiled))
     directions = ["produce", "consume"] if direction == "both" else [direction]
     rows = [Row(way, size, count) for way in directions for size in (100, 1024) for count in (1, 3)]
+    rows += [Row(way, 100, 1, is_mixed=True) for way in directions]
     found: list[tuple[Row, Sequence[Series]]] = []
     with (
         tempfile.TemporaryDirectory(dir=data_dir, ignore_cleanup_errors=True) as scratch,

@@ -17,7 +17,7 @@ def test_every_client_moves_records_in_every_row(tmp_path: Path) -> None:
     rows = json.loads(path.read_text())["rows"]
     measured = {(row["case"], row["client"]) for row in rows}
     assert {client for _, client in measured} == {*PRODUCERS, *CONSUMERS}
-    assert len(measured) == 4 * len(PRODUCERS) + 4 * len(CONSUMERS)
+    assert len(measured) == 5 * len(PRODUCERS) + 5 * len(CONSUMERS)
     assert all(row["records_per_s"] > 0 and row["cpu_us_per_record"] > 0 for row in rows)
 
 
