@@ -157,7 +157,7 @@ def run_row(
         filled = topics.create(row.partition_count)
         records = max(1000, int(1_000_000 * seconds / 2))
         topics.fill(filled, row.partition_count, _values(row), records)
-    for number in range(-2, rounds):
+    for number in range(-2 if seconds >= 1 else 0, rounds):
         shift = number % len(series) if series else 0
         for each in series[shift:] + series[:shift]:
             topic = filled or topics.create(row.partition_count)
