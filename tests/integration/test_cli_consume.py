@@ -177,7 +177,7 @@ def test_partitions_that_are_named_are_read_without_the_groups_deciding(
     done = commands.good("consume", days, "--group", group, "--partition", "1", "--count", "2")
     assert done.lines == ["2015-07-28T06", "2015-07-28T18"]
     offsets = json.loads(commands.good("offsets", "--group", group, "--json").out)
-    assert [(each["partition"], each["committed"]) for each in offsets["partitions"]] == [(1, 2)]
+    assert [(each["partition"], each["committed"]) for each in offsets["partitions"]] == [(0, None), (1, 2)]
 
 
 def test_two_members_share_the_partitions_and_print_every_record_once(

@@ -11,7 +11,7 @@ from tests.support.processes import IS_KAFKA, RunningServer
 from tests.support.topics import create_topic, fresh_name
 from tests.support.wire import Connection
 
-from penstock.client.errors import BacklogFull, BrokerError, BufferFull, DeliveryFailed, UnknownTopic
+from penstock.client.errors import BrokerError, BufferFull, DeliveryFailed, UnknownTopic
 from penstock.producer.batch import Delivery
 from penstock.producer.partitioner import java_partition
 from penstock.producer.producer import OutgoingRecord, Producer
@@ -199,16 +199,6 @@ def remake(connection: Connection, topic: str) -> None:
     }
     while connection.request("create_topics", 5, topics=[wanted], timeout=10_000).topics[0].error_code != 0:
         assert IS_KAFKA, "Penstock frees the name at once"
-
-
-@pytest.mark.skipif(IS_KAFKA, reason="Apache Kafka has no backlog bounds")
-async def test_a_full_backlog_is_told_at_once(server: RunningServer, connection: Connection) -> None:
-    pytest.importorskip("penstock.broker.backlog", reason="the broker has no backlog bounds yet")
-    configs = {"backlog.max.records": "1", "backlog.policy": "reject", "backlog.groups": "*"}
-    topic = create_topic(connection, "backlog", configs=configs)
-    async with Producer(server.bootstrap) as producer:
-        with pytest.raises(BacklogFull):
-            await producer.send_many(topic, [b"value"] * 10)
 
 
 async def test_leaving_by_an_error_fails_what_was_not_acked_and_hangs_nowhere(

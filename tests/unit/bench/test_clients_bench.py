@@ -28,4 +28,4 @@ def test_the_compiled_client_runs_in_the_environment_that_is_named(tmp_path: Pat
     done = CliRunner().invoke(main, ["--rounds", "1", "--seconds", "0.1", *chosen, *where])
     assert done.exit_code == 0, done.output
     (path,) = tmp_path.glob("*.json")
-    assert [row["client"] for row in json.loads(path.read_text())["rows"]] == [client] * 4
+    assert [row["client"] for row in json.loads(path.read_text())["rows"]] == [client] * 5
