@@ -35,7 +35,7 @@ types: $(VENV)/.test ## mypy and pyright, both strict
 	$(BIN)/pyright --warnings
 
 unit: $(VENV)/.test ## the tests alone, two at a time
-	$(BIN)/pytest -q -n 2 --dist loadfile
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 long: $(VENV)/.test ## groups under churn: two minutes of each kind with real processes, 500 schedules in virtual time (half an hour)
 	CHURN_SECONDS=120 CHURN_EXAMPLES=500 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \

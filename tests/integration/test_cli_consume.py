@@ -187,7 +187,12 @@ def test_two_members_share_the_partitions_and_print_every_record_once(
         commands.running("consume", days, "--group", group) as one,
         commands.running("consume", days, "--group", group) as two,
     ):
-        until(lambda: commands.run("offsets", "--group", group, "--max-lag", "0").exit_code == 0, "no lag")
+
+        def all_committed() -> bool:
+            done = commands.run("offsets", "--group", group, "--json")
+            return done.exit_code == 0 and json.loads(done.out)["total"]["committed"] == 12
+
+        until(all_committed, "commits of all records")
         out: list[bytes] = []
         for process in (one, two):
             process.send_signal(signal.SIGINT)
