@@ -53,11 +53,14 @@ def group() -> str:
 
 
 def committed(commands: Commands, group: str) -> int | None:
-    """The committed offset of a group's one partition."""
+    """The committed offset of a group's one partition; None before there is one, or an assignment."""
     done = commands.run("offsets", "--group", group, "--json")
     if done.exit_code:
         return None
-    (partition,) = json.loads(done.out)["partitions"]
+    partitions = json.loads(done.out)["partitions"]
+    if not partitions:
+        return None
+    (partition,) = partitions
     offset = partition["committed"]
     assert offset is None or isinstance(offset, int)
     return offset

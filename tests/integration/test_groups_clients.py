@@ -72,7 +72,9 @@ def read_with_kafka_python(bootstrap: str, topic: str, group: str, count: int) -
     found: list[bytes] = []
 
     def enough() -> bool:
-        for records in consumer.poll(timeout_ms=200).values():
+        for records in consumer.poll(
+            timeout_ms=1_000
+        ).values():  # sees a join through, which 3.0.12 else may drop
             found.extend(record.value for record in records)
         return len(found) >= count
 

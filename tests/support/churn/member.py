@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 POLL_S = 0.1
+JOIN_POLL_MS = 1_000
+"""kafka-python 3.0.12 drops an assignment that comes between two polls where it joined again over new metadata: a poll sees a join through."""
 POLL_RECORDS = 20
 
 
@@ -210,7 +212,7 @@ def kafka_python(how: Membership, notes: Notes, stop: Stop) -> None:
 
     consumer.subscribe([how.topic], listener=Listener())
     while not stop.asked:
-        found = consumer.poll(timeout_ms=POLL_S * 1000, max_records=POLL_RECORDS)
+        found = consumer.poll(timeout_ms=JOIN_POLL_MS, max_records=POLL_RECORDS)
         # It keeps the position of a partition that it had, lost in a generation which it missed, and has again (3.0.12): others
         # have committed meanwhile, and its commits would take theirs back. It does so with Apache Kafka as well.
         for place in fresh & consumer.assignment():
