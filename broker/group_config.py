@@ -76,7 +76,7 @@ class GroupConfig:
     group_protocols: tuple[str, ...] = fixed_option(
         "group.coordinator.rebalance.protocols",
         ("classic", "consumer"),
-        "The group protocols that are served.",
+        "The group protocols that are served; without consumer, members of KIP-848 groups are refused with UNSUPPORTED_VERSION.",
         check=_protocols_fault,
     )
     group_consumer_session_timeout_ms: int = fixed_option(
@@ -140,13 +140,6 @@ class GroupConfig:
         "Whether a group with members may change its protocol: it may not. Kafka's default is bidirectional.",
         check=lambda policy: None if policy == "disabled" else "must be disabled",
     )
-    group_consumer_regex_refresh_interval_ms: int = fixed_option(
-        "group.consumer.regex.refresh.interval.ms",
-        600_000,
-        "How often subscribed regular expressions are matched again at the latest, in milliseconds.",
-        type=ConfigType.INT,
-        low=10_000,
-    )
     offset_metadata_max_bytes: int = fixed_option(
         "offset.metadata.max.bytes",
         4_096,
@@ -202,6 +195,11 @@ class GroupConfig:
         type=ConfigType.INT,
         low=14,
     )
+
+    @property
+    def serves_consumer_protocol(self) -> bool:
+        """Whether groups of KIP-848 may be."""
+        return "consumer" in self.group_protocols
 
     def check_groups(self) -> None:
         """Check what one config alone can't tell. Raises ConfigError."""

@@ -23,8 +23,9 @@ FIRST_VERSION_WITH_SOFTWARE = 3
 FIRST_VERSION_WITH_LEVEL_ZERO = 4
 """Java clients that ask in version 3 fail over a supported feature whose lowest level is 0, so it is not told there, as in Kafka."""
 
-FEATURES = {"group.version": 1}
-"""The feature levels that clients and tools look for, as far as they are true here: 1 is the consumer protocol (KIP-848)."""
+GROUP_VERSION = "group.version"
+"""The feature that clients and tools look for: level 1 is the consumer protocol (KIP-848), 0 its absence."""
+GROUP_VERSION_MAX = 1
 FEATURES_EPOCH = 0
 """No feature is ever changed while the cluster runs."""
 
@@ -36,19 +37,16 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
         and _SOFTWARE.fullmatch(request.client_software_version)
     ):
         return Message(error_code=ErrorCode.INVALID_REQUEST, api_keys=[])
+    supported = Message(name=GROUP_VERSION, min_version=0, max_version=GROUP_VERSION_MAX)
+    finalized = Message(
+        name=GROUP_VERSION, min_version_level=GROUP_VERSION_MAX, max_version_level=GROUP_VERSION_MAX
+    )
     return Message(
         error_code=ErrorCode.NONE,
         api_keys=[_range(key) for key in SERVED],
-        supported_features=[
-            Message(name=name, min_version=0, max_version=level)
-            for name, level in FEATURES.items()
-            if context.api_version >= FIRST_VERSION_WITH_LEVEL_ZERO
-        ],
+        supported_features=[supported] if context.api_version >= FIRST_VERSION_WITH_LEVEL_ZERO else [],
         finalized_features_epoch=FEATURES_EPOCH,
-        finalized_features=[
-            Message(name=name, min_version_level=level, max_version_level=level)
-            for name, level in FEATURES.items()
-        ],
+        finalized_features=[finalized] if broker.config.serves_consumer_protocol else [],
     )
 
 

@@ -7,6 +7,7 @@ them the new one, since groups are not migrated while they have members.
 from typing import TYPE_CHECKING
 
 from penstock.broker import authorized_operations
+from penstock.broker.api.consumer_group_heartbeat import NOT_SERVED
 from penstock.broker.context import RequestContext
 from penstock.broker.errors import ApiError
 from penstock.broker.groups.consumer_group_events import (
@@ -37,6 +38,8 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
 
 async def _describe(broker: "Broker", group_id: str) -> Message:
     consumer = broker.groups.consumer
+    if not broker.config.serves_consumer_protocol:
+        return _refusal(group_id, ErrorCode.UNSUPPORTED_VERSION, NOT_SERVED)
     try:
         group = broker.groups.shard(group_id).groups.get(group_id)
     except ApiError as error:

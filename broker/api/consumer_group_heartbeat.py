@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from penstock.broker.groups.shard import GroupShard
 
 FIRST_VERSION_WITH_CLIENT_IDS = 1
+NOT_SERVED = "group.coordinator.rebalance.protocols does not name consumer."
 
 
 async def handle(broker: "Broker", context: RequestContext, request: Message) -> Message | PendingResponse:
     """Take one heartbeat; the answer waits for what it shows to be committed."""
+    if not broker.config.serves_consumer_protocol:
+        return _refusal(ErrorCode.UNSUPPORTED_VERSION, NOT_SERVED)
     fault = _fault(request, context.api_version)
     if fault is not None:
         return _refusal(ErrorCode.INVALID_REQUEST, fault)
