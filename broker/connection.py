@@ -33,6 +33,10 @@ HEAD_WINDOW_BYTES = 8 * 1024
 """What is read at once behind a large frame: the next one is likely large, and goes to a buffer of its own without a copy."""
 FIRST_BYTES = 64 * 1024
 """What a frame is given at once; from there its buffer doubles as its bytes arrive."""
+ANSWERS_AT_ONCE_MAX = 4
+"""Replies that may be sent right where they become ready, for each read of any connection: who waits for a record has it sooner, and
+hundreds who wait for the same one hold nobody up."""
+ANSWER_AT_ONCE_MAX_BYTES = 16 * 1024
 PENDING_REPLIES_MAX = 128
 BUFFERS_PER_SEND = 64
 SEND_STEP_BYTES = 4 << 20
@@ -75,7 +79,7 @@ class ConnectionLimits:
 class ConnectionShared:
     """What all connections of a broker use in turn."""
 
-    __slots__ = ("budget", "clock", "dispatch", "limits", "pool", "scratch")
+    __slots__ = ("answers_at_once_left", "budget", "clock", "dispatch", "limits", "pool", "scratch")
 
     def __init__(
         self, dispatch: Dispatcher, limits: ConnectionLimits, budget: ByteBudget, clock: Clock
@@ -86,6 +90,7 @@ class ConnectionShared:
         self.clock = clock
         self.pool = BufferPool()
         self.scratch = memoryview(bytearray(SCRATCH_SIZE_BYTES))
+        self.answers_at_once_left = ANSWERS_AT_ONCE_MAX
 
 
 class Connection:
@@ -102,6 +107,7 @@ class Connection:
         self._outbox: deque[Parts | Reply] = deque()
         self._nursery: trio.Nursery | None = None
         self._writer_running = False
+        self._writer_is_sending = False
         self._wake_writer: trio.Event | None = None
         self._room = trio.lowlevel.ParkingLot()
         self._stopping = False
@@ -145,7 +151,7 @@ class Connection:
         self._stopping = True
         if self._interruptible:  # else it is handling or sending, and looks at _stopping after that
             self._reading.cancel()
-        for entry in self._outbox:
+        for entry in tuple(self._outbox):
             if isinstance(entry, Reply):
                 entry.hurry()
 
@@ -182,6 +188,7 @@ class Connection:
             if self._stopping:
                 return  # told so while these bytes were on their way: reading is cancelled, and would cut a response off
             self._last_active = monotonic()
+            shared.answers_at_once_left = ANSWERS_AT_ONCE_MAX
             view = scratch[:count]
             position = self._take_frames(view)
             if self._awaited is not None:
@@ -370,8 +377,37 @@ class Connection:
             self._nursery.start_soon(self._write)
 
     def _wake(self) -> None:
+        """A reply has become ready, somewhere in the work of another task."""
+        if self._writer_running and not self._writer_is_sending and self._shared.answers_at_once_left > 0:
+            self._shared.answers_at_once_left -= 1
+            self._answer_at_once()
         if self._wake_writer is not None:
             self._wake_writer.set()
+
+    def _answer_at_once(self) -> None:
+        """Send the outbox's head, if it is ready and small, before its writer gets to it. Whatever goes wrong, the writer meets again."""
+        head = self._outbox[0] if self._outbox else None
+        if not isinstance(head, Reply) or not head.ready:
+            return
+        try:
+            parts = head.try_finish()
+            if parts is None:
+                return
+            self._outbox[0] = parts
+            if (
+                sum(len(part) if isinstance(part, bytes) else part.count for part in parts)
+                > ANSWER_AT_ONCE_MAX_BYTES
+            ):
+                return
+            data = b"".join([part if isinstance(part, bytes) else _read_whole(part) for part in parts])
+            sent = self._stream.send_now((data,))
+        except Exception:  # noqa: BLE001 - not the trouble of the task whose work made it ready
+            return
+        release(parts)
+        if sent == len(data):
+            self._outbox.popleft()
+        else:
+            self._outbox[0] = [data[sent:]]
 
     async def _write(self) -> None:
         """The writer: sends in order, waits for the head, ends when the outbox is empty."""
@@ -379,18 +415,31 @@ class Connection:
         while self._outbox:
             head = self._outbox[0]
             if isinstance(head, Reply):
-                while not head.ready and head.deadline > monotonic():
-                    self._wake_writer = trio.Event()
-                    with trio.move_on_at(head.deadline):
-                        await self._wake_writer.wait()
-                if not self._finish_some():
+                await self._wait_for(head)
+                self._writer_is_sending = True
+                # else it was sent where it became ready
+                is_due = bool(self._outbox) and self._outbox[0] is head
+                if is_due and not self._finish_some():
                     self._outbox[0] = await head.finish()
                 self._last_active = monotonic()  # the wait was not for the peer to take its response
+            self._writer_is_sending = True
             await self._send_ready()
+            self._writer_is_sending = False
             self._last_active = monotonic()
             if self._room:
                 self._room.unpark_all()
         self._writer_running = False
+
+    async def _wait_for(self, head: Reply) -> None:
+        """Until it is ready, past its deadline, or sent by whoever made it ready."""
+        monotonic = self._shared.clock.monotonic
+        try:
+            while not head.ready and head.deadline > monotonic():
+                self._wake_writer = trio.Event()
+                with trio.move_on_at(head.deadline):
+                    await self._wake_writer.wait()
+        finally:
+            self._wake_writer = None
 
     def _finish_some(self) -> bool:
         """Turn the replies at the outbox's head that are due into parts, as far as that takes no waiting."""
@@ -463,6 +512,14 @@ class Connection:
             await self._stream.send_file(part.file, position, count)
             self._send_started = self._shared.clock.monotonic()
             position += count
+
+
+def _read_whole(part: FileRange) -> bytes:
+    """The bytes of a small range that is in the page cache. Raises ConnectionLost where the file has fewer than were promised."""
+    data = part.file.pread(part.count, part.position)
+    if len(data) < part.count:
+        raise ConnectionLost("a log ended early")
+    return data
 
 
 def _first_line(error: BaseException) -> str:

@@ -45,6 +45,16 @@ class Stream(Protocol):
         """
         ...
 
+    def send_now(self, buffers: Sequence[Buffer]) -> int:
+        """Send what the connection takes without waiting, in order, and return how many bytes that was; 0 where it takes none.
+
+        For a task that may not wait, while no other task is sending. What was not taken is the caller's to send later.
+
+        Raises:
+            ConnectionLost: the connection broke.
+        """
+        ...
+
     async def send_file(self, file: File, position: int, count: int) -> None:
         """Send exactly `count` bytes of `file` from `position` (sendfile where the system has it).
 

@@ -102,6 +102,15 @@ class SocketStream:
         if sent_bytes < total_bytes:
             await self._send_rest(buffers, sent_bytes, more)
 
+    def send_now(self, buffers: Sequence[Buffer]) -> int:
+        """Send what the socket takes without waiting; returns how many bytes that was."""
+        try:
+            return self._socket.sendmsg(buffers[:_BUFFERS_PER_CALL_MAX])
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._lost(error)
+
     async def _send(self, buffer: Buffer, flags: int) -> None:
         sent_bytes = 0
         view = buffer

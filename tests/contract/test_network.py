@@ -181,6 +181,26 @@ async def test_what_can_be_met_at_once_does_not_yield(network: Network, disk: Di
     file.close()
 
 
+async def test_what_is_sent_now_arrives_in_order_and_no_more_than_fits(network: Network) -> None:
+    data = pattern(LARGE_BYTES)
+    async with connected(network) as pair, trio.open_nursery() as nursery:
+        with trio.testing.assert_no_checkpoints():
+            assert pair.client.send_now([b"a", b"", b"bc"]) == 3
+            sent = pair.client.send_now([memoryview(data)])
+            assert 0 < sent < LARGE_BYTES, "nobody reads yet"
+            while (more := pair.client.send_now([memoryview(data)[sent:]])) > 0:
+                sent += more
+        nursery.start_soon(pair.client.send_all, [memoryview(data)[sent:]])
+        assert await receive_exactly(pair.server, 3 + LARGE_BYTES) == b"abc" + data
+
+
+async def test_nothing_is_sent_now_on_what_is_closed(network: Network) -> None:
+    async with connected(network) as pair:
+        pair.client.close()
+        with pytest.raises(ConnectionLost):
+            pair.client.send_now([b"a"])
+
+
 async def test_each_side_knows_the_other_by_name(network: Network) -> None:
     async with connected(network) as pair:
         host, port = pair.listener.address

@@ -84,6 +84,20 @@ class MemoryStream:
                 if not len(data):
                     break
 
+    def send_now(self, buffers: Sequence[Buffer]) -> int:
+        self._check_open()
+        if self._outgoing.is_dead:
+            raise ConnectionLost(f"{self.peer}: the other side is gone")
+        sent = 0
+        for buffer in buffers:
+            if self._host is not None and self._host.is_frozen:
+                break
+            count = self._put(memoryview(buffer))
+            sent += count
+            if count < len(buffer):
+                break
+        return sent
+
     async def _send_some(self, data: memoryview) -> int:
         pipe = self._outgoing
         while True:
@@ -96,6 +110,10 @@ class MemoryStream:
                 break
             else:
                 await pipe.changed.park()
+        return self._put(data)
+
+    def _put(self, data: memoryview) -> int:
+        pipe = self._outgoing
         count = min(len(data), CAPACITY_BYTES - pipe.size_bytes)
         if count:
             pipe.chunks.append((trio.current_time() + pipe.latency_s, bytearray(data[:count])))

@@ -71,6 +71,9 @@ class ScriptedStream:
         del self._incoming[:count]
         return count
 
+    def send_now(self, buffers: Sequence[Buffer]) -> int:
+        raise NotImplementedError("clients may wait")
+
     async def send_all(self, buffers: Sequence[Buffer], *, more: bool = False) -> None:
         if self.send_gate is not None:
             await self.send_gate.wait()

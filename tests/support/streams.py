@@ -17,6 +17,10 @@ class ScriptedStream:
         self.closed = False
         self.read_sizes: list[int] = []
         self.sending = trio.Event()
+        self.taken_at_once_bytes = 1 << 40
+        """The most that one `send_now` takes."""
+        self.takes_now_while_blocked = False
+        """Whether `send_now` gets through while `block_sends` holds: what a sender in the middle of its bytes must not see."""
         self._incoming = bytearray()
         self._ended = False
         self._wake = trio.Event()
@@ -63,6 +67,15 @@ class ScriptedStream:
             raise ConnectionLost("closed")
         for buffer in buffers:
             self.sent += buffer
+
+    def send_now(self, buffers: Sequence[Buffer]) -> int:
+        if self.closed:
+            raise ConnectionLost("closed")
+        if self._gate is not None and not self._gate.is_set() and not self.takes_now_while_blocked:
+            return 0
+        data = b"".join(bytes(buffer) for buffer in buffers)[: self.taken_at_once_bytes]
+        self.sent += data
+        return len(data)
 
     async def send_file(self, file: File, position: int, count: int) -> None:
         data = file.pread(count, position)
