@@ -3,7 +3,9 @@
 Owns the search for a good batch in bytes that do not chain. Changes nothing.
 
 A power cut tears what was being written, at the end of the log. So bytes that are no good batch may be cut only if no good batch
-follows anywhere behind them; one that does was written later, and what lies before it was lost in another way.
+follows anywhere behind them; one that does was written later, and what lies before it was lost in another way. But for one case: of
+what was written since the last sync the disk may have taken the later sectors and not the earlier ones. A sector that it did not take is
+zeros, since an append only ever writes behind the end of the file; damage on a disk is not.
 """
 
 import struct
@@ -23,6 +25,11 @@ from penstock.runtime.files import File, FileSystem
 CHUNK_BYTES = 4 << 20
 OFFSET_SPAN_MAX = 2**31
 """How far above the expected offset a batch may lie and still be taken for one of this log."""
+
+SECTOR_SIZE_BYTES = 512
+"""The least that a disk writes or does not write."""
+UNWRITTEN_RUN_BYTES_MIN = 16
+"""A sector's rest that is shorter says nothing: offsets and lengths begin with zeros."""
 
 _MAGIC_BYTE = bytes((MAGIC,))
 _PREFIX = struct.Struct(">qi")
@@ -46,6 +53,32 @@ def find_valid_batch(
             if found is not None:
                 return found
             position += max(1, count - HEADER_SIZE_BYTES + 1)
+        return None
+    finally:
+        file.close()
+
+
+def find_unwritten_sector(files: FileSystem, path: str, start_position: int, end_position: int) -> int | None:
+    """Where the first sector within the range begins that was never written: zeros, from `start_position` on or whole.
+
+    The range goes from where a batch should begin to the next good batch: the sector that this one begins in was written with it, and
+    does not count. Raises StorageError.
+    """
+    file = files.open(path)
+    try:
+        position = start_position
+        while position < end_position:
+            count = CHUNK_BYTES - position % SECTOR_SIZE_BYTES
+            chunk = file.pread(min(count, end_position - position), position)
+            start = 0
+            while start < len(chunk):
+                end = start + SECTOR_SIZE_BYTES - (position + start) % SECTOR_SIZE_BYTES
+                if end > len(chunk):
+                    break
+                if end - start >= UNWRITTEN_RUN_BYTES_MIN and chunk.count(0, start, end) == end - start:
+                    return position + start
+                start = end
+            position += max(1, len(chunk))
         return None
     finally:
         file.close()

@@ -7,8 +7,9 @@ Clean (the shutdown marker was there): nothing is verified; the last index entry
 
 Unclean: every batch from the recovery point on is read and verified. What is whole is *written again* and synced: after a sync that
 failed unseen, pages are clean in memory and absent on disk, and a second sync says yes over zeros. A torn tail, bytes after the
-last good batch with no good batch behind them, is cut. Anything else that is wrong raises CorruptBatch and changes nothing: damage
-below the recovery point, damage with a good batch behind it, and a log that ends below its recovery point (PROPERTIES D9, D10).
+last good batch with no good batch behind them, is cut; so is what follows on a sector that was never written, for it was not synced
+either. Anything else that is wrong raises CorruptBatch and changes nothing: damage below the recovery point, damage with a good batch
+behind it, and a log that ends below its recovery point (PROPERTIES D9, D10).
 
 Invariants:
     - Nothing is changed on disk before all segments from the recovery point on have been verified, but for files that belong to no log
@@ -29,7 +30,7 @@ from penstock.storage.checkpoint import (
     write_epoch_checkpoint,
     write_partition_metadata,
 )
-from penstock.storage.damage import find_valid_batch
+from penstock.storage.damage import find_unwritten_sector, find_valid_batch
 from penstock.storage.epoch_cache import EpochCache
 from penstock.storage.errors import CorruptBatch, CorruptFile, TopicIdMismatch
 from penstock.storage.layout import (
@@ -335,12 +336,19 @@ class _Opening:
             position = find_valid_batch(
                 self._files, segment.path, start, segment.size_bytes, last.next_offset
             )
-            if position is not None:
+            if position is not None and not self._was_never_written(last, position):
                 raise CorruptBatch(
                     last.fault.path,
                     last.fault.position,
                     f"{last.fault.reason}; a good batch follows at {segment.path}:{position}",
                 )
+
+    def _was_never_written(self, last: _Verified, good_position: int) -> bool:
+        """Whether the fault before a good batch is a sector that the disk had not taken when the power went: then nothing from there on was synced."""
+        if last.segment is not self._segments[-1]:
+            return False  # it was durable before the next segment was made
+        hole = find_unwritten_sector(self._files, last.segment.path, last.end_position, good_position)
+        return hole is not None
 
     def _repair(self, verified: list[_Verified]) -> None:
         last = verified[-1]

@@ -4,7 +4,7 @@ import pytest
 from tests.support.logs import batch, stored
 from tests.support.memory_files import MemoryFiles
 
-from penstock.storage.damage import CHUNK_BYTES, find_valid_batch
+from penstock.storage.damage import CHUNK_BYTES, find_unwritten_sector, find_valid_batch
 
 PATH = "/data/log"
 GOOD = stored(batch([b"x" * 300]), 100)
@@ -49,3 +49,30 @@ def test_a_batch_of_another_place_is_not_of_this_log() -> None:
     assert search(GOOD, expected_offset=100) == 0
     assert search(GOOD, expected_offset=101) is None
     assert search(stored(batch(), 2**33), expected_offset=0) is None
+
+
+def hole(content: bytes, start: int = 0) -> int | None:
+    files = MemoryFiles()
+    files.make_directories("/data")
+    files.replace(PATH, content)
+    return find_unwritten_sector(files, PATH, start, len(content))
+
+
+def test_a_sector_of_zeros_is_overlooked() -> None:
+    for sector in (0, 1, 7, CHUNK_BYTES // 512 - 1, CHUNK_BYTES // 512):
+        content = bytearray(b"x" * (CHUNK_BYTES + 1024))
+        content[sector * 512 : sector * 512 + 512] = bytes(512)
+        assert hole(bytes(content)) == sector * 512
+        assert hole(bytes(content), start=100) == (100 if sector == 0 else sector * 512)
+        content[sector * 512 + 511] = 1
+        assert hole(bytes(content)) is None
+
+
+def test_a_few_zeros_at_the_end_of_a_sector_are_taken_for_one_that_was_not_written() -> None:
+    assert hole(b"x" * 500 + bytes(12) + b"x" * 512, start=500) is None
+    assert hole(b"x" * 496 + bytes(16) + b"x" * 512, start=496) == 496
+
+
+def test_the_sector_in_which_the_next_good_batch_begins_is_taken_for_unwritten() -> None:
+    assert hole(b"x" * 512 + bytes(511)) is None
+    assert hole(b"x" * 512 + bytes(512)) == 512

@@ -19,6 +19,7 @@ from tests.support.logs import (
 from tests.support.memory_files import MemoryFiles
 
 from penstock.runtime.files import DiskError, StorageError
+from penstock.storage.damage import SECTOR_SIZE_BYTES
 from penstock.storage.errors import CorruptBatch, CorruptFile, TopicIdMismatch
 from penstock.storage.log import Log, open_log
 from penstock.storage.log_config import LogConfig
@@ -114,6 +115,58 @@ def test_a_refused_log_is_left_as_it_was(files: MemoryFiles) -> None:
         with pytest.raises(CorruptBatch, match="good batch follows"):
             reopen(files, SMALL)
     assert disk(files) == before
+
+
+def unwritten(files: MemoryFiles, path: str, sector: int) -> None:
+    """Let a sector be as it is on a disk that had not taken it: zeros."""
+    position = sector * SECTOR_SIZE_BYTES
+    files.change(path, position, bytes(min(SECTOR_SIZE_BYTES, len(files.content(path)) - position)))
+
+
+def test_a_power_cut_that_left_later_sectors_written_and_not_earlier_ones_stops_the_partition(
+    files: MemoryFiles,
+) -> None:
+    log = new_log(files)
+    fill(log, 9, prefix=b"x" * 300)
+    content = killed(files, log)
+    size = len(content) // 9
+    for sector in range(-(-len(content) // SECTOR_SIZE_BYTES)):
+        copy = files.copy()
+        unwritten(copy, FIRST, sector)
+        log = reopen(copy)
+        kept = sector * SECTOR_SIZE_BYTES // size
+        assert log.log_end_offset == log.durable_end_offset == kept
+        assert log.report.cut_bytes == len(content) - kept * size
+        copy.power_cut()
+        assert reopen(copy).log_end_offset == kept
+
+
+def test_zeros_that_are_no_unwritten_sector_are_cut(files: MemoryFiles) -> None:
+    log = new_log(files)
+    fill(log, 9, prefix=b"x" * 300)
+    content = killed(files, log)
+    size = len(content) // 9
+    for start, end in ((4 * size, 4 * size + 50), (1025, 1535), (1536, 2047), (1024, 1024 + 511)):
+        copy = files.copy()
+        copy.change(FIRST, start, bytes(end - start))
+        with pytest.raises(CorruptBatch, match="good batch follows"):
+            reopen(copy)
+
+
+def test_an_unwritten_sector_that_must_have_been_synced_is_cut(files: MemoryFiles) -> None:
+    config = LogConfig(segment_bytes=2500)
+    log = new_log(files, config)
+    fill(log, 9, prefix=b"x" * 300)
+    files.kill()
+    assert len(log.segments) == 2
+    closed = files.copy()
+    unwritten(closed, FIRST, 2)
+    with pytest.raises(CorruptBatch, match="good batch follows"):
+        reopen(closed, config)
+    below = files.copy()
+    unwritten(below, log.segments[1].path, 0)
+    with pytest.raises(CorruptBatch):
+        reopen(below, config, recovery_point=log.log_end_offset - 1)
 
 
 def test_damage_in_a_closed_segment_is_refused_though_its_own_tail_is_torn(files: MemoryFiles) -> None:
