@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.memory_files import MemoryFiles
+from tests.support.simulated_disk import SimulatedDisk
 
 from penstock.runtime.files import FileSystem
 from penstock.runtime.posix_files import PosixFileSystem
 
-FILE_SYSTEMS: dict[str, Callable[[], FileSystem]] = {"memory": MemoryFiles, "posix": PosixFileSystem}
+FILE_SYSTEMS: dict[str, Callable[[], FileSystem]] = {"simulated": SimulatedDisk, "posix": PosixFileSystem}
 
 
 class Disk:

@@ -96,6 +96,7 @@ def read_values(log: Log, *, resident_only: bool = False) -> list[tuple[int, byt
 def new_log(files: FileSystem, config: LogConfig | None = None, *, pool: SegmentFiles | None = None) -> Log:
     """An empty log at DIRECTORY."""
     files.make_directories(PARENT)
+    files.sync_directory("/")
     return create_log(files, DIRECTORY, TOPIC_ID, config or LogConfig(), pool=pool)
 
 
