@@ -14,6 +14,7 @@ import trio
 
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.budget import ByteBudget
+from penstock.broker.deleted_files import DeletedFiles
 from penstock.broker.fetch_sessions import FetchSessions
 from penstock.broker.groups.coordinator import GroupCoordinator
 from penstock.broker.image import ClusterImage
@@ -22,6 +23,7 @@ from penstock.broker.partition import PartitionServices
 from penstock.broker.partitions import PartitionManager
 from penstock.broker.producer_ids import ProducerIds
 from penstock.broker.registration import Registration, join_cluster
+from penstock.broker.retention import Retention
 from penstock.broker.topic_admin import TopicAdmin
 from penstock.runtime.clock import Clock
 from penstock.runtime.environment import Environment
@@ -52,6 +54,7 @@ class Broker:
     fetch_sessions: FetchSessions
     budget: ByteBudget
     groups: GroupCoordinator
+    retention: Retention
     clock: Clock = field(init=False)
     threads: Threads = field(init=False)
 
@@ -124,7 +127,9 @@ async def _come_up(
     )
     image = ClusterImage()
     watch = MetadataWatch(store, image)
-    partitions = PartitionManager(config, image, directory, services)
+    deleted = DeletedFiles(environment.clock, environment.threads)
+    background.start_soon(deleted.run)
+    partitions = PartitionManager(config, image, directory, services, deleted)
     watch.listen(partitions.note)
     await background.start(watch.run)
     await background.start(partitions.run)
@@ -145,4 +150,5 @@ async def _come_up(
         FetchSessions(config.fetch_session_slots, environment.random),
         budget,
         groups,
+        Retention(config, environment.clock, environment.threads, partitions, deleted),
     )

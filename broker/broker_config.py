@@ -220,6 +220,12 @@ class BrokerConfig(GroupConfig):
         type=ConfigType.INT,
         low=1,
     )
+    log_retention_check_interval_ms: int = fixed_option(
+        "log.retention.check.interval.ms",
+        300_000,
+        "How often logs are looked through for segments to delete, in milliseconds.",
+        low=1,
+    )
     high_watermark_checkpoint_interval_ms: int = fixed_option(
         "replica.high.watermark.checkpoint.interval.ms",
         5_000,

@@ -13,13 +13,14 @@ What goes wrong with one partition's files takes that partition out of service a
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
 
 import trio
 
 from penstock.broker.broker_config import BrokerConfig
+from penstock.broker.deleted_files import DeletedFiles
 from penstock.broker.image import ClusterImage, ImageDelta, PartitionImage, TopicImage
 from penstock.broker.partition import Partition, PartitionServices, PartitionSettings
 from penstock.broker.partition_machine import PartitionMachine, StateLearned
@@ -57,7 +58,9 @@ class PartitionManager:
         image: ClusterImage,
         directory: DataDirectory,
         services: PartitionServices,
+        deleted: DeletedFiles,
     ) -> None:
+        self._deleted = deleted
         self._config = config
         self._image = image
         self._directory = directory
@@ -247,7 +250,7 @@ class PartitionManager:
         _teach(partition, state)
 
     async def _delete(self, topic: TopicImage) -> None:
-        """Take a removed topic's partitions out of service and rename their directories; removing the files goes on behind."""
+        """Take a removed topic's partitions out of service and rename their directories; the files go `file.delete.delay.ms` later."""
         gone = [partition for partition in self if partition.topic_id == topic.topic_id]
         for partition in gone:
             del self._by_name[partition.topic, partition.index]
@@ -257,23 +260,14 @@ class PartitionManager:
             pass
         for key in [key for key in self._unusable if key[0] == topic.topic_id]:
             del self._unusable[key]
-        removals: list[Callable[[], None]] = []
         for partition in gone:
             try:
-                removals.append(await self._run(partition.log.delete))
+                remove = await self._run(partition.log.delete)
             except PenstockError as error:
                 log.error("topic %s is deleted, but not all of its files: %s", topic.name, error)
-
-        async def remove() -> None:
-            for removal in removals:
-                try:
-                    await self._run(removal)
-                except PenstockError as error:
-                    log.error(
-                        "files of the deleted topic %s are left until the next start: %s", topic.name, error
-                    )
-
-        self._services.spawn(remove)
+            else:
+                delay_ms = partition.log.config.file_delete_delay_ms
+                self._deleted.add(f"the deleted topic {topic.name}", remove, delay_ms)
 
     async def _run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await run_storage(self._services.threads, function, *args)
@@ -316,15 +310,23 @@ class PartitionManager:
             except PenstockError as error:
                 log.error("checkpoints can't be written: %s", error)
 
-    async def write_log_start_checkpoint(self) -> None:
-        """Make the log start offsets durable. Raises StorageError, which is logged, too."""
+    async def move_log_starts(self, targets: Mapping[Partition, int]) -> None:
+        """Make log start offsets durable, then let them hold; those below the present ones change nothing.
+
+        No target is above its partition's high watermark. Raises StorageError, which is logged, too: nothing has moved.
+        """
         async with self._writing:
-            starts = {key: partition.log.log_start_offset for key, partition in self._by_name.items()}
+            starts = {
+                key: max(partition.log.log_start_offset, targets.get(partition, 0))
+                for key, partition in self._by_name.items()
+            }
             try:
                 await self._run(self._directory.write_log_starts, starts)
             except PenstockError as error:
                 log.error("the log start offsets can't be written: %s", error)
                 raise
+            for partition, offset in targets.items():
+                partition.log.advance_log_start_offset(offset)
 
     async def close(self) -> None:
         """Sync and close every log, write the checkpoints, and mark the folder as cleanly closed if all went well."""

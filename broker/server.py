@@ -75,6 +75,7 @@ async def _serve_until(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.sweep)
                 nursery.start_soon(broker.partitions.keep_checkpoints)
+                nursery.start_soon(broker.retention.run)
                 for name, listener in listeners.items():
                     nursery.start_soon(server.accept, name, listener, nursery)
                 started(RunningBroker(broker, addresses))

@@ -102,7 +102,6 @@ class TopicConfig:
         "How long the files of a deleted segment or topic stay on disk, in milliseconds.",
         low=0,
         synonyms=("log.segment.delete.delay.ms",),
-        acted_on=False,
     )
     flush_messages: int = option(
         "flush.messages",
@@ -215,7 +214,6 @@ class TopicConfig:
         "The size in bytes that a partition's log is cut back to, by whole segments; -1 is no bound.",
         low=-1,
         synonyms=("log.retention.bytes",),
-        acted_on=False,
     )
     retention_ms: int = option(
         "retention.ms",
@@ -227,7 +225,6 @@ class TopicConfig:
             Synonym("log.retention.minutes", _MINUTE_MS),
             Synonym("log.retention.hours", _HOUR_MS),
         ),
-        acted_on=False,
     )
     segment_bytes: int = option(
         "segment.bytes",
@@ -297,6 +294,7 @@ class TopicConfig:
             index_interval_bytes=self.index_interval_bytes,
             retention_ms=self.retention_ms,
             retention_bytes=self.retention_bytes,
+            file_delete_delay_ms=self.file_delete_delay_ms,
             log_append_time=self.is_log_append_time,
             delete="delete" in self.cleanup_policy,
             compact="compact" in self.cleanup_policy,

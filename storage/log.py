@@ -5,7 +5,7 @@ watermarks: what may be read ends where the caller says. Opening is in `recovery
 
 Who may call what (DESIGN section 5). The event loop: properties, `needs_roll`, `append_*`, `read(resident_only=True)`,
 `start_leader_epoch`, `advance_log_start_offset`. Workers: everything else; those take turns by a lock of the log. `sync`,
-`delete_old_segments` and reads run beside appends; during `roll`, `truncate_*`, `prepare_append`, `write_producer_snapshot` and `close` the
+`put_oldest_segment_away` and reads run beside appends; during `roll`, `truncate_*`, `prepare_append`, `write_producer_snapshot` and `close` the
 caller holds appends back.
 
 Invariants, besides those of `log_writer`:
@@ -17,9 +17,11 @@ Invariants, besides those of `log_writer`:
 Source: Kafka's `UnifiedLog`, `LocalLog`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import NamedTuple
 
-from penstock.runtime.files import DiskError, FileSystem, StorageError, write_all
+from penstock.runtime.files import DiskError, DiskFull, FileSystem, StorageError, TooManyOpenFiles, write_all
 from penstock.storage import recovery, time_lookup
 from penstock.storage.batch_walk import walk_batches
 from penstock.storage.errors import CorruptBatch, OffsetOutOfRange, missing_is_disk_error
@@ -40,6 +42,14 @@ from penstock.storage.segment import HotTail, Segment
 from penstock.storage.segment_files import SegmentFiles
 from penstock.storage.segment_indexes import book_to_end, ensure_indexes, resume_indexes
 from penstock.storage.time_lookup import TimestampOffset
+
+
+class RemovedSegment(NamedTuple):
+    """A segment that has left its log, and its files as they are called now."""
+
+    base_offset: int
+    size_bytes: int
+    paths: tuple[str, ...]
 
 
 class Log(LogWriter):
@@ -127,26 +137,42 @@ class Log(LogWriter):
 
     # Cutting: workers
 
-    @missing_is_disk_error()
     def delete_old_segments(self) -> int:
-        """Delete the segments that lie wholly below the log start offset, never the active one; returns how many.
+        """Delete the segments that lie wholly below the log start offset, and their files at once; returns how many. Raises alike."""
+        count = 0
+        while (removed := self.put_oldest_segment_away()) is not None:
+            self.remove_files(removed.paths)
+            count += 1
+        return count
 
-        Runs beside appends. The log start offset must be durable in its checkpoint before. Raises StorageError with the rest of the segments
-        kept, LogFailed.
+    @missing_is_disk_error()
+    def put_oldest_segment_away(self) -> RemovedSegment | None:
+        """Take the oldest segment out of the log and rename its files to `*.deleted`, durably; None if there is none to go.
+
+        One goes if it lies wholly below the log start offset, and never the active one. Runs beside appends; one for each call, so that a
+        sync has not to wait for many. The log start offset is to be durable in its checkpoint before; where no checkpoint can be written the
+        first segment that is left says where the log begins. Files with the new names are removed when the log is opened the next time.
+        Raises StorageError, LogFailed.
         """
         with self._worker_lock:
             self._check_usable()
             segments = self._segments
-            count = 0
-            while count + 1 < len(segments) and segments[count + 1].base_offset <= self._log_start_offset:
-                count += 1
-            for segment in segments[:count]:
-                self._segments = self._segments[1:]
-                self._remove_segment(segment)
-                self._forget_snapshots(below_offset=self._segments[0].base_offset)
-            if count and self._epochs.truncate_from_start(self._segments[0].base_offset):
-                self._write_epochs()
-            return count
+            if len(segments) < 2 or segments[1].base_offset > self._log_start_offset:
+                return None
+            self._segments = segments[1:]
+            paths = self._put_away(segments[0])
+            self._forget_snapshots(below_offset=segments[1].base_offset)
+            is_last = len(segments) == 2 or segments[2].base_offset > self._log_start_offset
+            if is_last and self._epochs.truncate_from_start(segments[1].base_offset):
+                # else the file names epochs of what has gone, which does no harm: to go is what a full disk needs
+                with suppress(DiskFull, TooManyOpenFiles):
+                    self._write_epochs()
+            return RemovedSegment(segments[0].base_offset, segments[0].size_bytes, tuple(paths))
+
+    def remove_files(self, paths: Iterable[str]) -> None:
+        """Remove files that were put away; no error for those that are missing. Worker. Raises StorageError."""
+        for path in paths:
+            self._files.unlink(path)
 
     def truncate_to(self, offset: int) -> None:
         """Cut off everything at `offset` and above: the log end offset becomes `offset`, or the start of the batch that contains it, but never below the log start offset.
@@ -276,6 +302,10 @@ class Log(LogWriter):
 
     def _remove_segment(self, segment: Segment) -> None:
         """Delete a segment's files; they are out of the way by rename, durably, before any is removed."""
+        self.remove_files(self._put_away(segment))
+
+    def _put_away(self, segment: Segment) -> list[str]:
+        """Rename a segment's files, durably; returns their new paths."""
         segment.is_gone = True
         segment.file = None
         self._pool.retire(segment)
@@ -285,8 +315,7 @@ class Log(LogWriter):
         for path in existing:
             self._files.rename(path, path + DELETED_SUFFIX)
         self._files.sync_directory(self.directory)
-        for path in existing:
-            self._files.unlink(path + DELETED_SUFFIX)
+        return [path + DELETED_SUFFIX for path in existing]
 
     def _forget_snapshots(self, *, below_offset: int) -> None:
         for offset in [offset for offset in self._snapshot_offsets if offset < below_offset]:
@@ -359,4 +388,13 @@ def open_log(
     return Log(state)
 
 
-__all__ = ["AppendInfo", "Log", "LogSlice", "OpenReport", "TimestampOffset", "create_log", "open_log"]
+__all__ = [
+    "AppendInfo",
+    "Log",
+    "LogSlice",
+    "OpenReport",
+    "RemovedSegment",
+    "TimestampOffset",
+    "create_log",
+    "open_log",
+]

@@ -22,6 +22,8 @@ class LogConfig:
     """-1: no bound."""
     retention_bytes: int = -1
     """-1: no bound."""
+    file_delete_delay_ms: int = 60_000
+    """How long the files of deleted segments, and of the whole log, stay."""
     log_append_time: bool = False
     """`message.timestamp.type` is LogAppendTime."""
     delete: bool = True

@@ -122,6 +122,11 @@ class LogWriter:
         self._rules = ChainRules(not config.compact, self._epochs.epoch_at, config.index_interval_bytes)
 
     @property
+    def rules(self) -> ChainRules:
+        """What holds from batch to batch in this log."""
+        return self._rules
+
+    @property
     def log_start_offset(self) -> int:
         """The first offset that may be read. Never falls."""
         return self._log_start_offset

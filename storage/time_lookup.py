@@ -18,7 +18,7 @@ from penstock.protocol.records import iterate_records
 from penstock.runtime.files import File
 from penstock.storage.batch_walk import ChainRules, check_batch, walk_headers
 from penstock.storage.errors import CorruptBatch
-from penstock.storage.log_reader import Segments
+from penstock.storage.log_reader import ReadRequest, Segments, locate
 from penstock.storage.segment import Indexes, Segment
 from penstock.storage.segment_indexes import ensure_indexes, rebuild_indexes
 
@@ -99,6 +99,36 @@ def _largest_timestamp_ms(segment: Segment, rules: ChainRules) -> int:
     if segment.largest_timestamp_ms == NO_TIMESTAMP and segment.indexes is None:
         ensure_indexes(segment, rules)
     return segment.largest_timestamp_ms
+
+
+def checked_largest_timestamp_ms(segment: Segment, rules: ChainRules) -> int:
+    """The largest timestamp of a closed segment, -1 without one, held against the batch that the time index names for it.
+
+    For who deletes by it. Where they differ the indexes are made anew from the headers. Worker. Raises CorruptBatch, StorageError,
+    FileNotFoundError when the segment went meanwhile.
+    """
+    if segment.size_bytes == 0:
+        return NO_TIMESTAMP
+    indexes = ensure_indexes(segment, rules)
+    if indexes.by_time.timestamps and _is_borne_out(segment, indexes, rules):
+        return indexes.by_time.timestamps[-1]
+    rebuild_indexes(segment, rules)
+    return segment.largest_timestamp_ms
+
+
+def _is_borne_out(segment: Segment, indexes: Indexes, rules: ChainRules) -> bool:
+    """Whether the last entry of the time index is true of the batch that it names."""
+    last_offset = segment.base_offset + indexes.by_time.relative_offsets[-1]
+    request = ReadRequest(last_offset, 0, last_offset, -1, False, rules)
+    shared = segment.pool.acquire(segment)
+    try:
+        found = locate(segment, shared.file, last_offset, request)
+        if found is None:
+            return False
+        _, header = next(walk_headers(shared.file, found.position, segment.size_bytes))
+    finally:
+        segment.pool.release(shared)
+    return (header.last_offset, header.max_timestamp) == (last_offset, indexes.by_time.timestamps[-1])
 
 
 def _indexes(segment: Segment, rules: ChainRules) -> Indexes:

@@ -2,7 +2,7 @@
 
 Offset -1 means the high watermark; beyond it is OFFSET_OUT_OF_RANGE, below the log start changes nothing. When the answer goes out the
 new log start is durable (its checkpoint is written), so deleted records do not come back after a crash; the files of whole segments
-below it are removed in the partition's lane.
+below it are deleted as retention deletes them.
 """
 
 from typing import TYPE_CHECKING
@@ -22,53 +22,51 @@ NO_LOW_WATERMARK = -1
 
 
 async def handle(broker: "Broker", context: RequestContext, request: Message) -> Message:
-    """Move every partition's log start, then write the checkpoint once."""
-    moved: list[Partition] = []
+    """Move every partition's log start, with one checkpoint for all, then tell where they are."""
+    starts: dict[Partition, int] = {}
+    answers: list[tuple[Message, Partition]] = []
     topics: list[Message] = []
     for topic in request.topics:
         partitions: list[Message] = []
         for entry in topic.partitions:
-            if topic.name in INTERNAL_TOPICS:
-                partitions.append(_answer(entry.partition_index, ErrorCode.INVALID_TOPIC_EXCEPTION))
-                continue
             partition = broker.partitions.by_name(topic.name, entry.partition_index)
-            if partition is None:
-                code = broker.partitions.why_absent(topic.name, None, entry.partition_index)
-                partitions.append(_answer(entry.partition_index, code))
-                continue
-            code = _advance(partition, entry.offset)
-            if not code:
-                moved.append(partition)
-            partitions.append(_answer(entry.partition_index, code, partition.log.log_start_offset))
+            if topic.name in INTERNAL_TOPICS:
+                code, offset = ErrorCode.INVALID_TOPIC_EXCEPTION, 0
+            elif partition is None:
+                code, offset = broker.partitions.why_absent(topic.name, None, entry.partition_index), 0
+            else:
+                code, offset = _target(partition, entry.offset)
+            partitions.append(
+                Message(
+                    partition_index=entry.partition_index, error_code=code, low_watermark=NO_LOW_WATERMARK
+                )
+            )
+            if partition is not None and not code:
+                starts[partition] = max(offset, starts.get(partition, 0))
+                answers.append((partitions[-1], partition))
         topics.append(Message(name=topic.name, partitions=partitions))
-    if moved:
-        await _make_durable(broker, moved, topics)
+    code = await _move(broker, starts)
+    for answer, partition in answers:
+        answer.error_code = code
+        answer.low_watermark = NO_LOW_WATERMARK if code else partition.log.log_start_offset
     return Message(topics=topics)
 
 
-def _advance(partition: "Partition", offset: int) -> ErrorCode:
+def _target(partition: "Partition", offset: int) -> tuple[ErrorCode, int]:
+    """Where the log is to begin, or why it can't."""
     if not partition.is_leader:
-        return partition.refusal
+        return partition.refusal, 0
     if offset == TO_HIGH_WATERMARK:
-        offset = partition.high_watermark
+        return ErrorCode.NONE, partition.high_watermark
     if offset < 0 or offset > partition.high_watermark:
-        return ErrorCode.OFFSET_OUT_OF_RANGE
-    partition.log.advance_log_start_offset(offset)
-    return ErrorCode.NONE
+        return ErrorCode.OFFSET_OUT_OF_RANGE, 0
+    return ErrorCode.NONE, offset
 
 
-async def _make_durable(broker: "Broker", moved: "list[Partition]", topics: list[Message]) -> None:
+async def _move(broker: "Broker", starts: "dict[Partition, int]") -> ErrorCode:
     try:
-        await broker.partitions.write_log_start_checkpoint()
-        for partition in moved:
-            await partition.run_in_lane(partition.log.delete_old_segments)
+        if starts:
+            await broker.retention.cut(starts, "by DeleteRecords")
     except StorageError:
-        for topic in topics:
-            for entry in topic.partitions:
-                entry.error_code = entry.error_code or ErrorCode.KAFKA_STORAGE_ERROR
-
-
-def _answer(index: int, code: ErrorCode, low_watermark: int = NO_LOW_WATERMARK) -> Message:
-    return Message(
-        partition_index=index, error_code=code, low_watermark=NO_LOW_WATERMARK if code else low_watermark
-    )
+        return ErrorCode.KAFKA_STORAGE_ERROR
+    return ErrorCode.NONE

@@ -7,12 +7,20 @@ import pytest
 from bench.peers.kafka import Tool
 from tests.faults.conftest import StartServer
 from tests.support import disks
-from tests.support.batches import encode_batch
+from tests.support.batches import encode_batch, values_of
 from tests.support.clients import java, librdkafka
 from tests.support.deadline import until
 from tests.support.errors import ErrorCode
 from tests.support.processes import IS_KAFKA, RunningServer, answers
-from tests.support.topics import create_topic, fetch_values, init_producer_id, list_offset, produce
+from tests.support.topics import (
+    EARLIEST,
+    create_topic,
+    fetch,
+    fetch_values,
+    init_producer_id,
+    list_offset,
+    produce,
+)
 from tests.support.wire import Connection, connect
 
 pytestmark = pytest.mark.skipif(IS_KAFKA, reason="Apache Kafka ends when its disk is full")
@@ -152,6 +160,29 @@ def test_librdkafka_does_not_get_over_a_full_disk(disk: Path, start_server: Star
     assert not acks.errors
     found = librdkafka.consume(server.bootstrap, topic, acks.offsets[-1] + 1)
     assert [found[offset] for offset in acks.offsets] == [value(number) for number in range(count)]
+
+
+def test_retention_can_not_make_room_on_a_full_disk(disk: Path, start_server: StartServer) -> None:
+    """Not a byte is left when it begins: the oldest segments go all the same, and writes work again."""
+    server = start_server(disk, log_retention_check_interval_ms="1500", log_segment_bytes=str(MIB))
+    told: dict[int, bytes] = {}
+    with connect(server.bootstrap) as connection:
+        topic = create_topic(connection, "shrinks", configs={"retention.bytes": str(MIB)})
+        disks.fill_up(disk / "filler", leave_bytes=ROOM_BYTES)
+        assert produce_until_full(connection, topic, told) == ErrorCode.kafka_storage_error
+        disks.fill_up(disk / "rest")
+        until(lambda: list_offset(connection, topic, EARLIEST)[0] > 0, "segments that go")
+        until(lambda: produce(connection, topic, encode_batch([value(0)])).error_code == 0, "room")
+        start = list_offset(connection, topic, EARLIEST)[0]
+        found: dict[int, bytes] = {}
+        while records := fetch(connection, topic, max(found, default=start - 1) + 1).records:
+            found.update(values_of(records))
+        assert all(found[offset] == told[offset] for offset in told if offset >= start)
+        assert fetch(connection, topic, start - 1).error_code == ErrorCode.offset_out_of_range
+    server.kill()
+    server.start()
+    with connect(server.bootstrap) as connection:
+        assert list_offset(connection, topic, EARLIEST)[0] >= start
 
 
 def test_admin_calls_on_a_full_disk_hang_or_lie(disk: Path, start_server: StartServer) -> None:

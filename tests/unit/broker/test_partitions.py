@@ -145,7 +145,7 @@ async def test_stray_that_can_not_be_put_aside_does_not_stop_the_start(
 
 async def test_topic_made_anew_under_its_name_starts_empty() -> None:
     files, store = MemoryFiles(), MemoryMetadata()
-    async with memory_broker(files=files, store=store) as broker:
+    async with memory_broker(files=files, store=store, log_segment_delete_delay_ms="0") as broker:
         old = await broker.create("orders")
         await fill(broker, "orders", 5)
         await broker.delete("orders")
@@ -185,7 +185,7 @@ async def test_deletion_under_produces_and_fetches_answers_them_all() -> None:
 async def test_files_of_a_deleted_topic_that_can_not_be_removed_do_not_stop_the_broker(
     operation: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with memory_broker() as broker:
+    async with memory_broker(log_segment_delete_delay_ms="0") as broker:
         await broker.create("orders", 3)
         await broker.create("other")
         broker.files.fail(operation, DiskError)

@@ -104,7 +104,7 @@ async def test_records_before_the_log_start_are_not_loaded_though_they_share_a_b
         await groups.find()
         await groups.commit("g", {0: 10, 1: 11, 2: 12})
         groups.shard("g").partition.log.advance_log_start_offset(2)
-        await memory.broker.partitions.write_log_start_checkpoint()
+        await memory.broker.partitions.move_log_starts({})
     async with memory_broker(files=files, store=store) as memory:
         groups = GroupCalls(memory)
         await groups.find()
