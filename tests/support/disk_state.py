@@ -2,9 +2,10 @@
 
 Owns what may be left of unsynced changes when the power goes. Knows neither paths nor faults: `simulated_disk` does.
 
-A write is cut into pieces at sector bounds (512 bytes): a disk writes sectors whole, in any order, and one may be torn. A change of names
-(creation, renaming, removal) happens whole or not at all, and not without the earlier ones of the same name or the same file: so a
-rename leaves the old or the new, and no file gets two names.
+A write is cut into pieces at sector bounds (512 bytes). A disk writes sectors in any order, each with all that the page cache has of it: so
+any subset of the pieces may survive, but a later piece of a sector takes the earlier ones along. One sector may be torn at any byte. A
+change of names (creation, renaming, removal) happens whole or not at all, and not without the earlier ones of the same name or the same
+file: so a rename leaves the old or the new, and no file gets two names.
 """
 
 from collections.abc import Iterable, Sequence
@@ -58,11 +59,11 @@ class Survival(NamedTuple):
     """Which unsynced changes are on the disk when the power comes back; the others are as if they had never been."""
 
     kept: frozenset[int] = frozenset()
-    """Numbers of changes that happened. A change of names takes along those it depends on."""
+    """Numbers of changes that happened. A change of names takes along those it depends on, a piece the earlier ones of its sector."""
     zeroed: frozenset[int] = frozenset()
     """Numbers of pieces of writes of which the file's size knows, but whose bytes are zeros."""
     torn: tuple[int, int] | None = None
-    """(number, count): of that piece the first `count` bytes happened."""
+    """(number, count): of that piece the first `count` bytes happened, and nothing later in its sector."""
 
 
 NOTHING = Survival()
@@ -180,20 +181,36 @@ def pieces(number: int, call: int, position: int, data: bytes) -> list[Write]:
     return found
 
 
-def surviving(changes: Iterable[DataChange], survival: Survival) -> list[DataChange]:
+def surviving(changes: Sequence[DataChange], survival: Survival) -> list[DataChange]:
     """What is left of a file's unsynced changes, in their order."""
     kept, zeroed, torn = survival
+    torn_number, torn_count = torn or (-1, 0)
+    last_kept: dict[int, int] = {}
+    for change in changes:
+        if isinstance(change, Write):
+            sector = _sector(change)
+            if change.number == torn_number:
+                last_kept[sector] = change.number
+                kept -= {c.number for c in changes if c.number > torn_number and _sector(c) == sector}
+            elif change.number in kept:
+                last_kept[sector] = change.number
     found: list[DataChange] = []
     for change in changes:
         number = change.number
-        if number in kept:
+        if isinstance(change, Resize):
+            if number in kept:
+                found.append(change)
+        elif number == torn_number:
+            found.append(change._replace(data=change.data[:torn_count]))
+        elif number <= last_kept.get(_sector(change), -1):
             found.append(change)
-        elif isinstance(change, Write):
-            if torn is not None and number == torn[0]:
-                found.append(change._replace(data=change.data[: torn[1]]))
-            elif number in zeroed:
-                found.append(change._replace(data=bytes(len(change.data))))
+        elif number in zeroed:
+            found.append(change._replace(data=bytes(len(change.data))))
     return found
+
+
+def _sector(change: DataChange) -> int:
+    return change.position // SECTOR_BYTES if isinstance(change, Write) else -1
 
 
 def applied(content: bytes, changes: Iterable[DataChange]) -> bytearray:

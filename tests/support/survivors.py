@@ -50,13 +50,13 @@ def torn(unsynced: Unsynced) -> Iterator[Survival]:
 
 
 def by_chance(unsynced: Unsynced, random: Random) -> Survival:
-    """Any subset, dense or sparse; some of the lost pieces as zeros, sometimes one torn."""
+    """Any subset, dense or sparse; some of the lost pieces as zeros; sometimes a write torn, and no later one survives then."""
     odds = random.choice((0.1, 0.5, 0.5, 0.9))
     kept = frozenset(number for number in unsynced.numbers if random.random() < odds)
     lost = [change for change in unsynced.changes if isinstance(change, Write) and change.number not in kept]
     zeroed = frozenset(change.number for change in lost if random.random() < 0.2)
-    tear = None
-    if lost and random.random() < 0.5:
-        piece = random.choice(lost)
-        tear = (piece.number, random.randrange(len(piece.data)))
-    return Survival(kept, zeroed, tear)
+    if not lost or random.random() < 0.5:
+        return Survival(kept, zeroed)
+    tear = random.choice(lost)
+    before = frozenset(range(tear.number))
+    return Survival(kept & before, zeroed & before, (tear.number, random.randrange(len(tear.data))))
