@@ -27,7 +27,7 @@ from collections.abc import Set as AbstractSet
 from threading import Lock
 
 from penstock.runtime.clock import Random
-from penstock.runtime.files import FileLock, FileSystem, read_file, replace_file
+from penstock.runtime.files import FileLock, FileSystem, StorageError, read_file, replace_file
 from penstock.storage.checkpoint import (
     TopicPartition,
     read_offset_checkpoint,
@@ -295,15 +295,30 @@ class DataDirectory:
 
 
 def _make_durably(files: FileSystem, path: str) -> None:
-    """Make the folder and its parents where they are missing, and sync the directories that name them."""
+    """Make the folder and its parents where they are missing, each durable before the next one is made.
+
+    The lowest one that is there may be of a start that was killed before it had synced it. Once meta.properties is in it, it was synced.
+    """
     missing: list[str] = []
-    parent = path
-    while not files.exists(parent):
-        missing.append(parent)
-        parent = parent_directory(parent)
-    files.make_directories(path)
+    present = path
+    while not files.exists(present):
+        missing.append(present)
+        present = parent_directory(present)
+    if not files.exists(f"{path}/{META_PROPERTIES}"):
+        _sync_name(files, present)
     for made in reversed(missing):
+        files.make_directories(made)
         files.sync_directory(parent_directory(made))
+
+
+def _sync_name(files: FileSystem, path: str) -> None:
+    """Make the name of a directory durable. One whose parent we may not even list was not made by us."""
+    parent = parent_directory(path)
+    try:
+        files.list_directory(parent)
+    except StorageError:
+        return
+    files.sync_directory(parent)
 
 
 def _read_properties(files: FileSystem, path: str, node_id: int) -> dict[str, str]:

@@ -293,3 +293,44 @@ def test_checkpoints_written_from_several_workers_do_not_get_into_each_others_wa
             done.result()
     assert directory.recovery_points == {("other", 0): directory.recovery_points["other", 0]}
     directory.close()
+
+
+def test_a_first_start_that_was_killed_anywhere_does_not_leave_the_next_one_a_folder_that_a_power_cut_takes() -> (
+    None
+):
+    calls = MemoryFiles()
+    start(calls)
+    count = calls.calls["any"]
+    assert count > 8
+    for call in range(1, count + 1):
+        files = MemoryFiles()
+        files.fail("any", DiskError, call=call)
+        with pytest.raises(DiskError):
+            start(files)
+        files.kill()
+        fill(open_orders(start(files)), 1)
+        files.kill()
+        open_orders(start(files))
+        files.power_cut()
+        assert read_values(open_orders(start(files))) == [(0, b"v0")], f"stopped at call {call}"
+
+
+class SecretParent(MemoryFiles):
+    """A disk on which the folder was made by somebody else, in one that this process can pass and not read."""
+
+    def list_directory(self, path: str) -> list[str]:
+        return super().list_directory(self._allowed(path))
+
+    def sync_directory(self, path: str) -> None:
+        super().sync_directory(self._allowed(path))
+
+    def _allowed(self, path: str) -> str:
+        if path == "/srv":
+            raise DiskError("Permission denied", path=path)
+        return path
+
+
+def test_a_folder_in_one_that_may_not_be_read_is_used() -> None:
+    files = SecretParent()
+    files.make_directories(PATH)
+    assert start(files).directory_id == UUID
