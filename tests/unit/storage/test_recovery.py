@@ -153,6 +153,18 @@ def test_zeros_that_are_no_unwritten_sector_are_cut(files: MemoryFiles) -> None:
             reopen(copy)
 
 
+def test_an_unwritten_sector_in_which_the_next_good_batch_begins_with_zeros_stops_the_partition() -> None:
+    for rest in range(1, 8):  # of the good batch's base offset, 1, so many bytes lie in the sector
+        files = MemoryFiles()
+        log = new_log(files)
+        overhead = len(batch([b"x" * 400])) - 400
+        append(log, batch([b"x" * (SECTOR_SIZE_BYTES - rest - overhead)]))
+        append(log, batch([b"good"]))
+        assert len(killed(files, log)) == SECTOR_SIZE_BYTES - rest + len(batch([b"good"]))
+        unwritten(files, FIRST, 0)
+        assert reopen(files).log_end_offset == 0
+
+
 def test_an_unwritten_sector_that_must_have_been_synced_is_cut(files: MemoryFiles) -> None:
     config = LogConfig(segment_bytes=2500)
     log = new_log(files, config)
