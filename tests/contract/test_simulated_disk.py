@@ -109,10 +109,10 @@ def test_a_write_is_torn_at_every_byte(disk: SimulatedDisk) -> None:
 
 
 def test_a_size_may_survive_over_zeros(disk: SimulatedDisk) -> None:
-    file = new_file(disk)
+    file = new_file(disk, b"0")
     file.pwrite(b"abc", 0)
     disk.power_cut(Survival(zeroed=frozenset(disk.unsynced().numbers)))
-    assert disk.content("a") == bytes(3)
+    assert disk.content("a") == b"0\0\0"
 
 
 def test_a_new_name_needs_a_sync_of_its_directory_and_the_bytes_one_of_the_file(disk: SimulatedDisk) -> None:

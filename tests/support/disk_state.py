@@ -61,7 +61,7 @@ class Survival(NamedTuple):
     kept: frozenset[int] = frozenset()
     """Numbers of changes that happened. A change of names takes along those it depends on, a piece the earlier ones of its sector."""
     zeroed: frozenset[int] = frozenset()
-    """Numbers of pieces of writes of which the file's size knows, but whose bytes are zeros."""
+    """Numbers of pieces of writes of which the file's size knows and nothing else: zeros, where the file was shorter."""
     torn: tuple[int, int] | None = None
     """(number, count): of that piece the first `count` bytes happened, and nothing later in its sector."""
 
@@ -205,7 +205,7 @@ def surviving(changes: Sequence[DataChange], survival: Survival) -> list[DataCha
         elif number <= last_kept.get(_sector(change), -1):
             found.append(change)
         elif number in zeroed:
-            found.append(change._replace(data=bytes(len(change.data))))
+            found.append(change._replace(position=change.position + len(change.data), data=b""))
     return found
 
 

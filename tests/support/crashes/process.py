@@ -1,0 +1,317 @@
+"""One process of a broker, from its start to an end that it does not see coming: the environment that is handed to it.
+
+Owns when the process dies: at a chosen call to the disk that changes something, in the middle of a write, or when it is told. A dead process does
+nothing any more: its disk and its metadata store refuse it, so that no `finally` of it flushes what a crash would have lost, and what it
+still answers counts for nothing. What becomes of the disk is the machine's business.
+
+Workers run on the event loop, before and after a wait of random length, so that whatever may happen meanwhile does. What happens during a sync
+is what `during_sync` does: it is called while the sync is under way, and what it appends is not covered by it.
+"""
+
+import enum
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from random import Random
+from typing import TypeVar, TypeVarTuple
+
+import trio
+from tests.support.scripted_threads import ScriptedThreads
+from tests.support.simulated_disk import SimulatedDisk
+from tests.support.survivors import by_chance
+
+from penstock.runtime.files import Buffer, DiskError, DiskFull, File, FileLock, StorageError
+from penstock.runtime.metadata import (
+    Compare,
+    Delete,
+    Entry,
+    MetadataStore,
+    MetadataUnavailable,
+    Put,
+    Snapshot,
+    TransactionResult,
+    WatchBatch,
+)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+WORKER_WAITS_S = (0.0, 0.0, 0.0, 0.0002, 0.001, 0.02)
+
+
+class End(enum.Enum):
+    """How a process ends."""
+
+    STOP = "stopped cleanly"
+    KILL = "killed"
+    POWER_CUT = "power cut"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One life: how it ends and when, whichever comes first, and what fails in it."""
+
+    end: End
+    after_s: float
+    after_calls: int = 1 << 60
+    """Calls to the disk that change something; the last one happens, or, if it is a write, a part of it."""
+    fault: tuple[str, type[StorageError], int] | None = None
+    """(operation, error, which call of it)."""
+    room_bytes: int | None = None
+    """For half of the time the disk takes no more than that."""
+
+
+class Process:
+    """See the module."""
+
+    def __init__(self, disk: SimulatedDisk, store: MetadataStore, random: Random, plan: Plan) -> None:
+        self.plan = plan
+        self.random = random
+        self.disk = disk
+        self.files = ProcessFiles(self)
+        self.store = ProcessStore(self, store)
+        self.threads = ProcessWorkers(self)
+        self.is_dead = False
+        self.died = trio.Event()
+        self.call_count = 0
+        self.counts: dict[str, int] = {}
+        self.faults_met = 0
+        self.during_sync: Callable[[], None] | None = None
+
+    def die(self) -> None:
+        """Now."""
+        self.is_dead = True
+        self.died.set()
+
+    def check_alive(self, path: str) -> None:
+        """What is asked by a dead process is refused."""
+        if self.is_dead:
+            raise DiskError("the process that asks is dead", path=path)
+
+    def begins(self, operation: str, path: str) -> None:
+        """A call to the disk that changes something; it fails if that was planned."""
+        self.check_alive(path)
+        self.call_count += 1
+        error = self._planned(operation)
+        if error is not None and operation != "datasync":
+            raise error("injected", path=path)
+        if error is not None:  # what a failed sync does to the pages is the disk's business
+            self.disk.failed_sync_keeps = by_chance(self.disk.unsynced(), self.random)
+            self.disk.fail("datasync", error)
+
+    def reads(self, path: str) -> None:
+        """A call that changes nothing; it may fail, too."""
+        self.check_alive(path)
+        error = self._planned("pread")
+        if error is not None:
+            raise error("injected", path=path)
+
+    def _planned(self, operation: str) -> type[StorageError] | None:
+        count = self.counts[operation] = self.counts.get(operation, 0) + 1
+        fault = self.plan.fault
+        if fault is None or fault[0] != operation or fault[2] != count:
+            return None
+        self.faults_met += 1
+        return fault[1]
+
+    @property
+    def is_last_call(self) -> bool:
+        """Whether the call that has begun is the one at which the process dies."""
+        return self.call_count >= self.plan.after_calls
+
+    def ends(self) -> None:
+        """The call was done; nobody learns of it if the process dies by it."""
+        if self.is_last_call:
+            self.die()
+            raise DiskError("the process has died in this call")
+
+
+class ProcessFiles:
+    """The disk as the process has it."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._disk = process.disk
+
+    def open(self, path: str, *, write: bool = False, create: bool = False) -> "ProcessFile":
+        self._process.begins("open", path)
+        opened = ProcessFile(self._process, self._disk.open(path, write=write, create=create))
+        self._process.ends()
+        return opened
+
+    def exists(self, path: str) -> bool:
+        self._process.check_alive(path)
+        return self._disk.exists(path)
+
+    def list_directory(self, path: str) -> list[str]:
+        self._process.check_alive(path)
+        return self._disk.list_directory(path)
+
+    def make_directories(self, path: str) -> None:
+        self._process.begins("make_directories", path)
+        self._disk.make_directories(path)
+        self._process.ends()
+
+    def rename(self, source: str, target: str) -> None:
+        self._process.begins("rename", source)
+        self._disk.rename(source, target)
+        self._process.ends()
+
+    def unlink(self, path: str) -> None:
+        self._process.begins("unlink", path)
+        self._disk.unlink(path)
+        self._process.ends()
+
+    def remove_tree(self, path: str) -> None:
+        self._process.begins("remove_tree", path)
+        self._disk.remove_tree(path)
+        self._process.ends()
+
+    def sync_directory(self, path: str) -> None:
+        self._process.begins("sync_directory", path)
+        self._disk.sync_directory(path)
+        self._process.ends()
+
+    def free_bytes(self, path: str) -> int:
+        return self._disk.free_bytes(path)
+
+    def total_bytes(self, path: str) -> int:
+        return self._disk.total_bytes(path)
+
+    def lock(self, path: str) -> FileLock | None:
+        self._process.check_alive(path)
+        return self._disk.lock(path)
+
+
+class ProcessFile:
+    """One open file of the process."""
+
+    def __init__(self, process: Process, file: File) -> None:
+        self._process = process
+        self._file = file
+
+    @property
+    def path(self) -> str:
+        return self._file.path
+
+    def fileno(self) -> int:
+        return -1
+
+    def size(self) -> int:
+        self._process.check_alive(self.path)
+        return self._file.size()
+
+    def pread(self, count: int, position: int) -> bytes:
+        self._process.reads(self.path)
+        return self._file.pread(count, position)
+
+    def pread_into(self, buffer: bytearray | memoryview, position: int) -> int:
+        self._process.reads(self.path)
+        return self._file.pread_into(buffer, position)
+
+    def pwrite(self, data: Buffer, position: int) -> int:
+        process = self._process
+        try:
+            process.begins("pwrite", self.path)
+        except DiskFull:  # what there was room for
+            self._write_part(data, position)
+            raise
+        if process.is_last_call:
+            self._write_part(data, position)
+        else:
+            return self._file.pwrite(data, position)
+        process.ends()
+        raise AssertionError("it has died")
+
+    def _write_part(self, data: Buffer, position: int) -> None:
+        part = memoryview(data)[: self._process.random.randrange(0, len(data) + 1)]
+        if part:
+            self._file.pwrite(part, position)
+
+    def truncate(self, size: int) -> None:
+        self._process.begins("truncate", self.path)
+        self._file.truncate(size)
+        self._process.ends()
+
+    def datasync(self) -> None:
+        process = self._process
+        process.begins("datasync", self.path)
+        self._file.datasync()
+        if process.during_sync is not None:
+            process.during_sync()
+        process.ends()
+
+    def is_resident(self, position: int, count: int) -> bool:
+        self._process.check_alive(self.path)
+        return self._file.is_resident(position, count)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class ProcessStore:
+    """The metadata store as the process has it: what it was told is done, it keeps, as SQLite does with `synchronous=FULL`."""
+
+    def __init__(self, process: Process, store: MetadataStore) -> None:
+        self._process = process
+        self._store = store
+
+    def _check(self) -> None:
+        if self._process.is_dead:
+            raise MetadataUnavailable("the process that asks is dead")
+
+    async def get(self, key: str) -> Entry | None:
+        self._check()
+        return await self._store.get(key)
+
+    async def range(self, prefix: str) -> Snapshot:
+        self._check()
+        return await self._store.range(prefix)
+
+    async def transact(
+        self, compares: Sequence[Compare], operations: Sequence[Put | Delete]
+    ) -> TransactionResult:
+        self._check()
+        return await self._store.transact(compares, operations)
+
+    async def grant_lease(self, ttl_s: int) -> int:
+        self._check()
+        return await self._store.grant_lease(ttl_s)
+
+    async def keep_alive(self, lease_id: int) -> None:
+        self._check()
+        await self._store.keep_alive(lease_id)
+
+    async def revoke_lease(self, lease_id: int) -> None:
+        self._check()
+        await self._store.revoke_lease(lease_id)
+
+    def watch(
+        self, prefix: str, *, after_revision: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[WatchBatch]]:
+        return self._store.watch(prefix, after_revision=after_revision)
+
+
+class ProcessWorkers(ScriptedThreads):
+    """Workers that are slow to begin and slow to be heard of again."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        self._process = process
+
+    async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        await self._wait()
+        try:
+            return function(*args)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._wait()
+
+    async def _wait(self) -> None:
+        if self._process.is_dead:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.sleep(self._process.random.choice(WORKER_WAITS_S))
+
+
+__all__ = ["End", "Plan", "Process"]
