@@ -19,6 +19,7 @@ from penstock.broker.fetch_sessions import FetchSessions
 from penstock.broker.groups.coordinator import GroupCoordinator
 from penstock.broker.image import ClusterImage
 from penstock.broker.metadata_watch import MetadataWatch
+from penstock.broker.open_files import ActiveFiles, FileShares, divide
 from penstock.broker.partition import PartitionServices
 from penstock.broker.partitions import PartitionManager
 from penstock.broker.producer_ids import ProducerIds
@@ -55,6 +56,7 @@ class Broker:
     budget: ByteBudget
     groups: GroupCoordinator
     retention: Retention
+    shares: FileShares
     clock: Clock = field(init=False)
     threads: Threads = field(init=False)
 
@@ -79,13 +81,16 @@ async def open_broker(
     )
     for note in directory.notes:
         log.warning("%s", note)
+    shares = divide(environment.open_files_max)
+    directory.pool.open_files_max = shares.closed_segments
+    directory.pool.held_files_max = 2 * shares.closed_segments
     try:
         async with environment.open_metadata(config.metadata_location) as store:
             cluster_id = await join_cluster(store, environment.random, cluster_id=config.cluster_id)
             await run(directory.join_cluster, cluster_id)
             async with trio.open_nursery() as background:
                 broker = await _come_up(
-                    environment, config, addresses, directory, store, cluster_id, background
+                    environment, config, addresses, directory, store, cluster_id, shares, background
                 )
                 try:
                     yield broker
@@ -107,6 +112,7 @@ async def _come_up(
     directory: DataDirectory,
     store: MetadataStore,
     cluster_id: str,
+    shares: FileShares,
     background: trio.Nursery,
 ) -> Broker:
     def spawn(task: Callable[[], Awaitable[None]]) -> None:
@@ -123,6 +129,7 @@ async def _come_up(
         environment.threads,
         spawn,
         trio.CapacityLimiter(PARALLEL_SYNCS_MAX),
+        ActiveFiles(shares.active_segments),
         budget.hold,
     )
     image = ClusterImage()
@@ -151,4 +158,5 @@ async def _come_up(
         budget,
         groups,
         Retention(config, environment.clock, environment.threads, partitions, deleted),
+        shares,
     )

@@ -17,6 +17,7 @@ import trio
 
 from penstock.broker.ack import PendingAcks
 from penstock.broker.lane import Lane
+from penstock.broker.open_files import ActiveFiles
 from penstock.broker.partition_machine import (
     AdvanceHighWatermark,
     Appended,
@@ -91,6 +92,7 @@ class PartitionServices:
     spawn: Callable[[Callable[[], Awaitable[None]]], None]
     """Run in the broker's background nursery."""
     sync_limit: trio.CapacityLimiter
+    active_files: ActiveFiles
     hold_bytes: Callable[[int], None]
     """Count (or, negative, discount) bytes of batches that wait for a lane."""
 
@@ -131,7 +133,7 @@ class Partition:
         self._is_broken = False
         self._is_appending = False
         self._epoch_to_start: int | None = None
-        self._prepared_epoch = -1
+        self.prepared_epoch = -1
         self._invisible_bytes = 0
         self._unflushed_records = 0
         self._unflushed_since: float | None = None
@@ -177,7 +179,7 @@ class Partition:
         if (
             self._lane.is_busy
             or self._slow
-            or self._prepared_epoch != machine.leader_epoch
+            or self.prepared_epoch != machine.leader_epoch
             or self.settings.rewriter is not None
             or self._needs_roll(header, now_ms)
         ):
@@ -209,7 +211,7 @@ class Partition:
         if (
             self._lane.is_busy
             or self._slow
-            or self._prepared_epoch != self.machine.leader_epoch
+            or self.prepared_epoch != self.machine.leader_epoch
             or self._needs_roll(header, now_ms)
         ):
             self._append_later(bytearray(batch), header, ACKS_ALL, result, done, is_own=True)
@@ -403,9 +405,10 @@ class Partition:
         """
         while self.is_leader:
             epoch = self.machine.leader_epoch
-            if self._prepared_epoch != epoch:
+            if self.prepared_epoch != epoch:
+                await self._services.active_files.take_place(self)
                 await self._run(self.log.prepare_append, epoch)
-                self._prepared_epoch = epoch
+                self.prepared_epoch = epoch
             elif self._needs_roll(header, now_ms):
                 await self._run(self.log.roll, now_ms)
                 self._do(self.machine.step(Synced(self.log.durable_end_offset)))

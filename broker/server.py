@@ -128,11 +128,15 @@ class Server:
 
     async def accept(self, name: str, listener: Listener, nursery: trio.Nursery) -> None:
         """Take connections until the listener is closed; when descriptors run out, back off and go on."""
+        is_told = False
         while True:
             try:
                 stream = await listener.accept()
+                is_told = False
             except TooManyOpenFiles as error:
-                log.warning("can't accept connections: %s", error)
+                if not is_told:  # one line for each time, not ten a second
+                    log.warning("can't accept connections, trying again: %s", error)
+                is_told = True
                 await trio.sleep(ACCEPT_BACKOFF_S)
                 continue
             except ConnectionLost:
@@ -167,6 +171,10 @@ class Server:
             return "the broker stops"
         if len(self._connections) >= config.max_connections:
             return f"max.connections={config.max_connections} are open"
+        if len(self._connections) >= self._broker.shares.connections:
+            return (
+                f"{len(self._connections)} are open, which is this process's share of its limit of open files"
+            )
         if self._count_by_host[host] >= config.max_connections_per_ip:
             return f"max.connections.per.ip={config.max_connections_per_ip} are open from {host}"
         return ""

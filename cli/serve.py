@@ -24,6 +24,7 @@ from penstock.broker.topic_config import TopicConfig
 from penstock.cli import settings
 from penstock.cli.failure import CalledWrongly, CommandFailed, leaves_of
 from penstock.runtime.environment import Environment
+from penstock.runtime.process_limits import raise_open_files_limit
 from penstock.runtime.production import production_environment
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ def command(
     A config is set by a flag, or else by an environment variable (PENSTOCK_LOG_RETENTION_HOURS for log.retention.hours),
     or else in the file, or else it has its default.
     """
+    raise_open_files_limit()
     environment = production_environment()
     begin_ms = environment.clock.wall_ms()
     given = _flag_settings(data_dir, listen, advertise, node_id, no_auto_create)

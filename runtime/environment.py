@@ -24,3 +24,5 @@ class Environment:
     files: FileSystem
     threads: Threads
     open_metadata: Callable[[str], AbstractAsyncContextManager[MetadataStore]]
+    open_files_max: int = 20_000
+    """Descriptors that the process may have."""

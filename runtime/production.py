@@ -10,6 +10,7 @@ from penstock.runtime.clock import Clock, Random
 from penstock.runtime.environment import Environment
 from penstock.runtime.metadata import MetadataError, MetadataStore
 from penstock.runtime.posix_files import PosixFileSystem
+from penstock.runtime.process_limits import open_files_limit
 from penstock.runtime.sockets import SocketNetwork
 from penstock.runtime.system_clock import SystemClock, SystemRandom
 from penstock.runtime.threads import Threads
@@ -28,6 +29,7 @@ def production_environment() -> Environment:
         files=PosixFileSystem(),
         threads=threads,
         open_metadata=partial(open_metadata, clock=clock, random=random, threads=threads),
+        open_files_max=open_files_limit(),
     )
 
 

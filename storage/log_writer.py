@@ -460,8 +460,23 @@ class LogWriter:
             self._write_snapshot()
             new = self._new_segment(self._log_end_offset)
             self._create_file(new)
+            if old.file is not None:
+                new.open_for_append()
             self._publish((*self._segments, new))
             self._retire_tail(old)
+
+    def release_active_file(self) -> None:
+        """Sync, and let the active segment's file be closed until the next append, or `prepare_append`, opens it again.
+
+        The caller holds appends back. The file counts as one of the closed segments from then on. Raises LogFailed, with the file let go, too.
+        """
+        with self._worker_lock:
+            try:
+                if self._failure is None:
+                    self._sync()
+            finally:
+                self._active.file = None
+                self._pool.unpin(self._active)
 
     def _new_segment(self, base_offset: int) -> Segment:
         """An empty segment to be appended to, without its file."""
@@ -478,7 +493,6 @@ class LogWriter:
         finally:
             file.close()
         self._files.sync_directory(self.directory)
-        segment.open_for_append()
 
     def _publish(self, segments: tuple[Segment, ...]) -> None:
         self._segments = segments

@@ -2,9 +2,9 @@
 
 Owns when a segment's file is opened and closed. Knows neither offsets nor batches.
 
-A segment's file is opened on first use. The active segment's stays open from its first append to its roll; the others are closed
-least recently used first. A slice that is being sent holds the file: evicted or deleted meanwhile, it is closed when the last slice
-is released.
+A segment's file is opened on first use. An active segment's stays open from an append until its log lets it go (who may have how many of
+these open, the broker says: see `broker/open_files.py`); the others are closed least recently used first. A slice that is being sent
+holds the file: evicted or deleted meanwhile, it is closed when the last slice is released.
 
 Invariants:
     - `users`, `retired` and a segment's `shared` change under the lock only; the lock is never held across a system call.
@@ -16,7 +16,7 @@ from collections import OrderedDict
 from threading import Lock
 from typing import Protocol
 
-from penstock.runtime.files import File, FileSystem
+from penstock.runtime.files import File, FileSystem, TooManyOpenFiles
 
 OPEN_FILES_MAX = 1024
 INDEX_BYTES_MAX = 64 << 20
@@ -67,13 +67,17 @@ class SegmentFiles:
         index_bytes_max: int = INDEX_BYTES_MAX,
     ) -> None:
         self.files = files
-        self._open_files_max = open_files_max
+        self.open_files_max = open_files_max
+        """Of those that are not pinned and that nobody holds."""
+        self.held_files_max = 1 << 20
+        """Of those that are not pinned, while they are held: past it no further one is opened for a reader."""
         self._index_bytes_max = index_bytes_max
         self._lock = Lock()
         self._unpinned: OrderedDict[SharedFile, None] = OrderedDict()
         self._indexes: OrderedDict[FileOwner, int] = OrderedDict()
         self._index_bytes = 0
         self._open_count = 0
+        self._pinned_count = 0
 
     @property
     def open_count(self) -> int:
@@ -92,9 +96,14 @@ class SegmentFiles:
             return shared
 
     def acquire(self, owner: FileOwner) -> SharedFile:
-        """The same, opened if need be. Raises FileNotFoundError when the segment has been deleted, StorageError."""
+        """The same, opened if need be.
+
+        Raises FileNotFoundError when the segment has been deleted, TooManyOpenFiles when too many are held, StorageError.
+        """
         shared = self.acquire_open(owner)
         while shared is None:
+            if self._open_count - self._pinned_count >= self.held_files_max:
+                raise TooManyOpenFiles("all files that may be open are in use", path=owner.path)
             self._open(owner)
             shared = self.acquire_open(owner)
         return shared
@@ -102,11 +111,15 @@ class SegmentFiles:
     def pin(self, owner: FileOwner) -> File:
         """Open the owner's file to stay open until `unpin` or `retire`."""
         while True:
-            shared = self.acquire(owner)
+            shared = self.acquire_open(owner)
+            if shared is None:
+                self._open(owner)
+                continue
             with self._lock:
                 kept = not shared.retired
-                if kept:
+                if kept and not shared.pinned:
                     shared.pinned = True
+                    self._pinned_count += 1
                     self._unpinned.pop(shared, None)
             self.release(shared)
             if kept:
@@ -118,7 +131,7 @@ class SegmentFiles:
             shared = owner.shared
             if shared is None or not shared.pinned:
                 return
-            shared.pinned = False
+            self._unpin(shared)
             self._unpinned[shared] = None
         self._close_surplus()
 
@@ -184,7 +197,7 @@ class SegmentFiles:
     def _close_surplus(self) -> None:
         while True:
             with self._lock:
-                if len(self._unpinned) <= self._open_files_max:
+                if len(self._unpinned) <= self.open_files_max:
                     return
                 shared = next(iter(self._unpinned))
                 self._detach(shared)
@@ -195,8 +208,13 @@ class SegmentFiles:
     def _detach(self, shared: SharedFile) -> None:
         shared.owner.shared = None
         shared.retired = True
-        shared.pinned = False
+        self._unpin(shared)
         self._unpinned.pop(shared, None)
+
+    def _unpin(self, shared: SharedFile) -> None:
+        if shared.pinned:
+            shared.pinned = False
+            self._pinned_count -= 1
 
     def _close(self, shared: SharedFile) -> None:
         with self._lock:

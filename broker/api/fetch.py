@@ -26,7 +26,7 @@ from penstock.protocol.fetch import (
     encode_fetch_response,
 )
 from penstock.protocol.framing import RequestHeader, response_prefix
-from penstock.runtime.files import StorageError
+from penstock.runtime.files import StorageError, TooManyOpenFiles
 from penstock.storage.errors import NotResident, OffsetOutOfRange
 from penstock.storage.log import LogSlice
 
@@ -215,6 +215,8 @@ class FetchJob:
         except OffsetOutOfRange:
             result.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
         except StorageError as error:
+            if isinstance(error, TooManyOpenFiles) and any(other.records.count for other in results):
+                return  # what there is goes out; this partition's turn comes when the files are free again
             partition.note_storage_error(error)
             result.error_code = ErrorCode.KAFKA_STORAGE_ERROR
 

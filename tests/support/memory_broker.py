@@ -209,6 +209,7 @@ async def memory_broker(
     *,
     files: MemoryFiles | None = None,
     store: MetadataStore | None = None,
+    open_files_max: int = 20_000,
     **properties: str,
 ) -> AsyncGenerator[MemoryBroker]:
     """A broker that leads what is in `store`; closed cleanly at the end. Underscores in property names stand for dots."""
@@ -220,7 +221,9 @@ async def memory_broker(
         return nullcontext(opened)
 
     no_network = cast(Network, None)
-    environment = Environment(TrioClock(), new_random(), no_network, files, threads, open_metadata)
+    environment = Environment(
+        TrioClock(), new_random(), no_network, files, threads, open_metadata, open_files_max
+    )
     given = {key.replace("_", "."): value for key, value in properties.items()}
     config = BrokerConfig.from_properties({"log.dirs": DATA, **given})
     async with open_broker(environment, config, {LISTENER: ("127.0.0.1", 9092)}) as broker:

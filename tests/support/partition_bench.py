@@ -11,6 +11,7 @@ from tests.support.logs import NOW_MS, TOPIC_ID, batch, new_log
 from tests.support.memory_files import MemoryFiles
 from tests.support.scripted_threads import ScriptedThreads
 
+from penstock.broker.open_files import ActiveFiles
 from penstock.broker.partition import Partition, PartitionServices, PartitionSettings
 from penstock.broker.partition_machine import PartitionMachine, StateLearned
 from penstock.protocol.produce import ProducePartitionResult
@@ -81,7 +82,12 @@ class PartitionBench:
             ME, write_caching=settings.write_caching, min_insync_replicas=settings.min_insync_replicas
         )
         services = PartitionServices(
-            self.clock, self.threads, nursery.start_soon, trio.CapacityLimiter(4), self._hold
+            self.clock,
+            self.threads,
+            nursery.start_soon,
+            trio.CapacityLimiter(4),
+            ActiveFiles(100),
+            self._hold,
         )
         self.partition = Partition("orders", TOPIC_ID, 0, self.log, settings, self.machine, services)
 

@@ -63,7 +63,14 @@ class RunningServer(Protocol):
 class PenstockServer:
     """`penstock serve` of the environment that runs the tests."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, str],
+        environment: Mapping[str, str],
+        open_files_max: int = 0,
+    ) -> None:
+        self._open_files_max = open_files_max
         self.data_directory = directory / "data"
         self.log_path = directory / "broker.log"
         self.bootstrap = ""
@@ -82,7 +89,9 @@ class PenstockServer:
         program = Path(sys.executable).with_name("penstock")
         listen = self.bootstrap or "127.0.0.1:0"
         settings = [part for key, value in self._settings.items() for part in ("--set", f"{key}={value}")]
+        limited = ["sh", "-c", f'ulimit -n {self._open_files_max} && exec "$@"', "sh"]
         return [
+            *(limited if self._open_files_max else ()),
             str(program),
             "serve",
             "--data-dir",
@@ -195,13 +204,14 @@ def running_server(
     settings: Mapping[str, str] | None = None,
     *,
     environment: Mapping[str, str] | None = None,
+    open_files_max: int = 0,
 ) -> Generator[RunningServer]:
-    """A fresh broker whose files are below `directory`; killed when the block is left."""
+    """A fresh broker whose files are below `directory`; killed when the block is left. It may open `open_files_max` files, if that is given."""
     with contextlib.ExitStack() as stack:
         if IS_KAFKA:
             yield KafkaServer(directory, settings or {}, stack)
             return
-        server = PenstockServer(directory, settings or {}, environment or {})
+        server = PenstockServer(directory, settings or {}, environment or {}, open_files_max)
         stack.callback(server.kill)
         server.start()
         yield server
