@@ -12,6 +12,7 @@ import click
 from penstock.cli.failure import CommandFailed
 from penstock.cli.log_lines import BatchPrinter, print_index, print_snapshot, print_time_index
 from penstock.cli.log_places import segment_files
+from penstock.cli.log_repair import repair
 from penstock.cli.log_verify import compacted_option, json_option, paths_argument, verify
 from penstock.runtime.files import FileSystem
 from penstock.runtime.posix_files import PosixFileSystem
@@ -30,13 +31,14 @@ from penstock.storage.verify_folder import was_compacted
 
 @click.group("log")
 def command() -> None:
-    """Look into the files of a partition, with no broker running.
+    """Look into the files of partitions, and repair them, with no broker needed.
 
     PATH is a partition's folder, one of its files, or a whole data folder.
     """
 
 
 command.add_command(verify)
+command.add_command(repair)
 
 
 @command.command()

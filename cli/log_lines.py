@@ -149,6 +149,7 @@ class VerdictPrinter:
     def __init__(self, names: Sequence[str], *, as_json: bool) -> None:
         """`names` of all that will come, for the width of the first column."""
         self.bad_count = 0
+        self._damaged_count = 0
         self._as_json = as_json
         self._width = max(map(len, (_FOLDER, *names)))
         self._totals: Counter[str] = Counter()
@@ -168,6 +169,7 @@ class VerdictPrinter:
     def print(self, name: str, verdict: PartitionVerdict, write: Callable[[str], None]) -> None:
         """One verdict, through `write`, which takes a line."""
         self.bad_count += not verdict.is_whole
+        self._damaged_count += not verdict.is_good
         self._totals += Counter(
             partitions=1,
             segments=verdict.segment_count,
@@ -198,6 +200,8 @@ class VerdictPrinter:
         size_bytes = totals["bytes"]
         rate = f", {size_bytes / took_s / 1e6:.0f} MB/s" if took_s and size_bytes > _RATE_BYTES_MIN else ""
         judgement = f"{self.bad_count} not as they should be" if self.bad_count else "nothing is wrong"
+        if self._damaged_count:
+            judgement += f", {self._damaged_count} damaged (`penstock log repair` shows what can be done)"
         _write(
             f"{counted(totals['partitions'], 'partition')}, {counted(totals['records'], 'record')} "
             f"in {counted(totals['batches'], 'batch', 'batches')}, {size_text(size_bytes)} in {took_s:.2f} s{rate}: {judgement}"

@@ -27,7 +27,7 @@ from collections.abc import Set as AbstractSet
 from threading import Lock
 
 from penstock.runtime.clock import Random
-from penstock.runtime.files import FileLock, FileSystem, read_file, replace_file
+from penstock.runtime.files import FileLock, FileSystem, StorageError, read_file, replace_file
 from penstock.storage.checkpoint import (
     TopicPartition,
     read_offset_checkpoint,
@@ -131,6 +131,7 @@ class DataDirectory:
         self._files.unlink(marker)
         # Not only for the marker: what a killed process renamed here is seen, but a power cut could still undo it.
         self._files.sync_directory(self.path)
+        sync_repaired(self._files, self.path)
         for name in names:
             if name.endswith(DELETED_DIRECTORY_SUFFIX):
                 self._files.remove_tree(f"{self.path}/{name}")
@@ -310,6 +311,21 @@ def lock_directory(files: FileSystem, path: str) -> FileLock:
     if lock is None:
         raise DataDirectoryInUse("another process works in this data directory", path=path)
     return lock
+
+
+def sync_repaired(files: FileSystem, path: str) -> None:
+    """Make durable what a killed repair had moved out of partitions: once their directories are synced, it would else have no name."""
+    parent = f"{path}/{REPAIRED_DIRECTORY}"
+    if not files.exists(parent):
+        return
+    files.sync_directory(path)
+    files.sync_directory(parent)
+    for name in files.list_directory(parent):
+        try:
+            files.list_directory(f"{parent}/{name}")
+        except StorageError:
+            continue  # somebody's file
+        files.sync_directory(f"{parent}/{name}")
 
 
 def _make_durably(files: FileSystem, path: str) -> None:

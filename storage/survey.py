@@ -111,6 +111,8 @@ class Survey:
         expected = self.next_offset
         found = self._believable_from(position)
         if found is None:
+            if self._follower_offset != NOTHING_FOLLOWS:
+                self.next_offset = self._follower_offset
             return Damage(
                 self._file.path,
                 position,

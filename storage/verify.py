@@ -130,14 +130,15 @@ def _read_metadata(files: FileSystem, verdict: PartitionVerdict) -> Callable[[in
         verdict.faults.append(Fault(path, 0, error.reason))
     path = f"{verdict.directory}/{LEADER_EPOCH_CHECKPOINT}"
     try:
-        return read_epochs(files, verdict.directory)
+        epochs = read_epochs(files, verdict.directory)
     except CorruptFile as error:
         verdict.faults.append(Fault(path, 0, error.reason))
         return None
+    return None if epochs is None else epochs.epoch_at
 
 
-def read_epochs(files: FileSystem, directory: str) -> Callable[[int], int] | None:
-    """The epoch at an offset as the leader-epoch checkpoint has it; None where there is no such file. Raises CorruptFile."""
+def read_epochs(files: FileSystem, directory: str) -> EpochCache | None:
+    """The leader epochs as the checkpoint has them; None where there is no such file. Raises CorruptFile."""
     path = f"{directory}/{LEADER_EPOCH_CHECKPOINT}"
     entries = read_epoch_checkpoint(files, path)
     if entries is None:
@@ -145,7 +146,7 @@ def read_epochs(files: FileSystem, directory: str) -> Callable[[int], int] | Non
     epochs = EpochCache(entries)
     if not epochs.is_consistent():
         raise CorruptFile("epochs or start offsets do not rise", path=path)
-    return epochs.epoch_at
+    return epochs
 
 
 def _verify_next(

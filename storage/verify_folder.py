@@ -76,9 +76,8 @@ def look_into(files: FileSystem, path: str) -> DataFolder:
     folder.notes = _notes(names, is_known=is_known, is_in_use=folder.is_in_use)
     if REPAIRED_DIRECTORY in names:
         count = len(files.list_directory(f"{path}/{REPAIRED_DIRECTORY}"))
-        folder.notes.append(
-            f"{REPAIRED_DIRECTORY}/ keeps what {count} repairs took out; a broker never reads it"
-        )
+        repairs = "1 repair" if count == 1 else f"{count} repairs"
+        folder.notes.append(f"{REPAIRED_DIRECTORY}/ keeps what {repairs} took out; a broker never reads it")
     return folder
 
 
