@@ -29,8 +29,8 @@ from penstock.storage.layout import (
     segment_file_name,
 )
 from penstock.storage.placeholder import restored
-from penstock.storage.survey import NO_EPOCH, NOTHING_FOLLOWS, Damage, Progress, Survey, hole_before
-from penstock.storage.verify import PROGRESS_BYTES, read_epochs
+from penstock.storage.survey import NO_EPOCH, NOTHING_FOLLOWS, Damage, Progress, Survey, hole_before, told_of
+from penstock.storage.verify import read_epochs
 from penstock.storage.verify_folder import DataFolder
 
 RESTORED_SIZE_BYTES_MAX = 1 << 27
@@ -215,26 +215,23 @@ class _Surveying:
     def _walk(self, path: str, base_offset: int, follower_offset: int) -> int:
         plan = self._plan
         file = self._files.open(path)
-        told = 0
         try:
             plan.sizes.append(file.size())
-            survey = Survey(self._files, file, base_offset, follower_offset, self._rules)
-            for found in survey.found():
+            recovery_point = plan.folder.recovery_points.get(plan.key, 0)
+            survey = Survey(
+                self._files, file, base_offset, follower_offset, self._rules, recovery_point=recovery_point
+            )
+            for found in told_of(survey.found(), file, self._progress):
                 if isinstance(found, Damage):
                     self._note(found, is_last=follower_offset < 0)
                     continue
-                position, header = found
+                header = found[1]
                 self._epoch = header.partition_leader_epoch
                 plan.batch_count += 1
                 plan.record_count += header.record_count
                 if plan.damages:
                     plan.batches_behind += 1
                     plan.records_behind += header.record_count
-                if self._progress is not None and position - told >= PROGRESS_BYTES:
-                    self._progress(position - told)
-                    told = position
-            if self._progress is not None:
-                self._progress(file.size() - told)
             return survey.next_offset
         finally:
             file.close()

@@ -8,17 +8,18 @@ bears the epoch that the checkpoint names, and the batch behind it does not cont
 at first, since a record may hold a whole batch of another log.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from penstock.protocol.errors import DecodeError
 from penstock.protocol.record_batch import HEADER_SIZE_BYTES, BatchHeader, read_batch_header, verify_crc
 from penstock.runtime.files import File, FileSystem
 from penstock.storage.batch_walk import ChainRules, chain_fault, walk_batches
-from penstock.storage.damage import find_valid_batch
+from penstock.storage.damage import find_unwritten_sector, find_valid_batch
 from penstock.storage.errors import CorruptBatch
 from penstock.storage.layout import OFFSET_MAX
 
+PROGRESS_BYTES = 1 << 20
 NOTHING_FOLLOWS = -1
 NO_EPOCH = -1
 
@@ -52,9 +53,16 @@ class Survey:
     """One segment's file, walked once by `found`."""
 
     def __init__(
-        self, files: FileSystem, file: File, base_offset: int, limit_offset: int, rules: ChainRules
+        self,
+        files: FileSystem,
+        file: File,
+        base_offset: int,
+        limit_offset: int,
+        rules: ChainRules,
+        *,
+        recovery_point: int = OFFSET_MAX,
     ) -> None:
-        """`limit_offset`: where the next segment begins; -1 for the last one."""
+        """`limit_offset`: where the next segment begins; -1 for the last one. In that one, bytes from `recovery_point` on may be torn."""
         self.next_offset = base_offset
         """The offset that comes next after what was found so far."""
         self._files = files
@@ -63,6 +71,7 @@ class Survey:
         self._limit_offset = limit_offset if limit_offset >= 0 else OFFSET_MAX
         self._follower_offset = limit_offset if limit_offset >= 0 else NOTHING_FOLLOWS
         self._rules = rules
+        self._recovery_point = recovery_point
         self._epoch = NO_EPOCH
 
     def found(self) -> Iterator[Found]:
@@ -123,9 +132,19 @@ class Survey:
                 self._epoch,
             )
         end_position, header = found
+        if self._was_never_written(position, end_position):
+            return Damage(
+                self._file.path, position, self._size_bytes, expected, NOTHING_FOLLOWS, reason, self._epoch
+            )
         self.next_offset = header.base_offset
         epoch = self._epoch if self._epoch != NO_EPOCH else header.partition_leader_epoch
         return Damage(self._file.path, position, end_position, expected, header.base_offset, reason, epoch)
+
+    def _was_never_written(self, position: int, end_position: int) -> bool:
+        """Whether this is a torn tail though a good batch follows: the disk had not taken this sector, but later ones (`damage`)."""
+        if self._follower_offset != NOTHING_FOLLOWS or self.next_offset < self._recovery_point:
+            return False
+        return find_unwritten_sector(self._files, self._file.path, position, end_position) is not None
 
     def _believable_from(self, position: int) -> tuple[int, BatchHeader] | None:
         """Position and header of the batch that ends the damage at `position`."""
@@ -184,4 +203,20 @@ Progress = Callable[[int], None]
 """Told how many bytes were read since the last time."""
 
 
-__all__ = ["NOTHING_FOLLOWS", "NO_EPOCH", "Damage", "Found", "Progress", "Survey", "hole_before"]
+def told_of(found: Iterable[Found], file: File, progress: Progress | None) -> Iterable[Found]:
+    """What was found, with `progress` told about every megabyte of it."""
+    return found if progress is None else _told_of(found, file, progress)
+
+
+def _told_of(found: Iterable[Found], file: File, progress: Progress) -> Iterator[Found]:
+    told_position = 0
+    for each in found:
+        yield each
+        position = each.position if isinstance(each, Damage) else each[0]
+        if position - told_position >= PROGRESS_BYTES:
+            progress(position - told_position)
+            told_position = position
+    progress(file.size() - told_position)
+
+
+__all__ = ["NOTHING_FOLLOWS", "NO_EPOCH", "Damage", "Found", "Progress", "Survey", "hole_before", "told_of"]

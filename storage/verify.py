@@ -24,6 +24,7 @@ from penstock.storage.layout import (
     INDEX_SUFFIX,
     LEADER_EPOCH_CHECKPOINT,
     LOG_SUFFIX,
+    OFFSET_MAX,
     PARTITION_METADATA,
     SNAPSHOT_SUFFIX,
     TIME_INDEX_ENTRY_SIZE_BYTES,
@@ -31,9 +32,8 @@ from penstock.storage.layout import (
     parse_segment_file_name,
     segment_file_name,
 )
-from penstock.storage.survey import NOTHING_FOLLOWS, Damage, Progress, Survey, hole_before
+from penstock.storage.survey import NOTHING_FOLLOWS, Damage, Progress, Survey, hole_before, told_of
 
-PROGRESS_BYTES = 1 << 20
 FAULTS_TOLD_MAX = 20
 """For each file; the rest is counted."""
 
@@ -76,28 +76,29 @@ def verify_partition(
     *,
     compacted: bool = False,
     is_in_use: bool = False,
+    recovery_point: int = OFFSET_MAX,
     progress: Progress | None = None,
 ) -> PartitionVerdict:
     """Read everything in a partition's directory and say what is wrong.
 
-    `compacted` allows gaps between batches. `is_in_use`: a broker works on it, so a segment may go while this looks.
+    `compacted` allows gaps between batches. From `recovery_point` on a power cut may have torn what was written. `is_in_use`: a broker works on it, so a segment may go while this looks.
 
     Raises FileNotFoundError where there is no such directory, StorageError.
     """
     verdict = PartitionVerdict(directory, is_in_use=is_in_use)
     bases = list_segments(files, directory)
     rules = ChainRules(not compacted, _read_metadata(files, verdict), 0)
+    look = _Look(files, verdict, rules, recovery_point, progress)
     expected = -1
     for number, base_offset in enumerate(bases):
         follower = bases[number + 1] if number + 1 < len(bases) else -1
         try:
-            expected = _verify_next(files, verdict, base_offset, follower, expected, rules, progress)
+            expected = look.at_segment(base_offset, follower, expected)
         except FileNotFoundError:
             if not is_in_use:
                 raise
-            expected = (
-                -1
-            )  # retention or compaction took it; whether the next one follows on it nobody can tell
+            # Retention or compaction took it; whether the next one follows on it nobody can tell.
+            expected = -1
     verdict.log_start_offset = bases[0] if bases else 0
     verdict.log_end_offset = max(expected, 0)
     _verify_snapshots(files, verdict)
@@ -115,9 +116,8 @@ def verify_segment(
     """Read one segment by itself, without what stands beside it. Raises FileNotFoundError, StorageError."""
     path = f"{directory}/{segment_file_name(base_offset, LOG_SUFFIX)}"
     verdict = PartitionVerdict(path, segment_count=1, log_start_offset=base_offset)
-    verdict.log_end_offset = _walk(
-        files, verdict, path, base_offset, -1, ChainRules(not compacted, None, 0), None, progress
-    )
+    look = _Look(files, verdict, ChainRules(not compacted, None, 0), OFFSET_MAX, progress)
+    verdict.log_end_offset = look.walk(path, base_offset, -1, None)
     return verdict
 
 
@@ -149,67 +149,58 @@ def read_epochs(files: FileSystem, directory: str) -> EpochCache | None:
     return epochs
 
 
-def _verify_next(
-    files: FileSystem,
-    verdict: PartitionVerdict,
-    base_offset: int,
-    follower_offset: int,
-    expected: int,
-    rules: ChainRules,
-    progress: Progress | None,
-) -> int:
-    """Add one segment to the verdict; returns the offset that comes next."""
-    path = f"{verdict.directory}/{segment_file_name(base_offset, LOG_SUFFIX)}"
-    hole = hole_before(path, base_offset, expected, rules)
-    if hole is not None:
-        verdict.faults.append(Fault(path, 0, hole.reason))
-    indexes = _IndexCheck(files, verdict.directory, base_offset)
-    next_offset = _walk(files, verdict, path, base_offset, follower_offset, rules, indexes, progress)
-    verdict.segment_count += 1
-    verdict.index_faults += indexes.faults()
-    return next_offset
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The walk through one partition's segments, which adds to the verdict."""
 
+    files: FileSystem
+    verdict: PartitionVerdict
+    rules: ChainRules
+    recovery_point: int
+    progress: Progress | None
 
-def _walk(
-    files: FileSystem,
-    verdict: PartitionVerdict,
-    path: str,
-    base_offset: int,
-    follower_offset: int,
-    rules: ChainRules,
-    indexes: "_IndexCheck | None",
-    progress: Progress | None,
-) -> int:
-    file = files.open(path)
-    told_position = 0
-    faults: list[Fault] = []
-    fault_count = 0
-    try:
-        survey = Survey(files, file, base_offset, follower_offset, rules)
-        for found in survey.found():
-            if isinstance(found, Damage):
-                if follower_offset < 0 and found.next_offset == NOTHING_FOLLOWS:
-                    verdict.torn_tail_bytes = found.size_bytes
-                elif (fault_count := fault_count + 1) <= FAULTS_TOLD_MAX:
-                    faults.append(Fault(path, found.position, found.reason))
-                continue
-            position, header = found
-            verdict.batch_count += 1
-            verdict.record_count += header.record_count
-            verdict.size_bytes += header.size_bytes
-            if indexes is not None:
-                indexes.note(position, header)
-            if progress is not None and position - told_position >= PROGRESS_BYTES:
-                progress(position - told_position)
-                told_position = position
-        if progress is not None:
-            progress(file.size() - told_position)
+    def at_segment(self, base_offset: int, follower_offset: int, expected: int) -> int:
+        """Add one segment with its indexes; returns the offset that comes next."""
+        directory = self.verdict.directory
+        path = f"{directory}/{segment_file_name(base_offset, LOG_SUFFIX)}"
+        hole = hole_before(path, base_offset, expected, self.rules)
+        if hole is not None:
+            self.verdict.faults.append(Fault(path, 0, hole.reason))
+        indexes = _IndexCheck(self.files, directory, base_offset)
+        next_offset = self.walk(path, base_offset, follower_offset, indexes)
+        self.verdict.segment_count += 1
+        self.verdict.index_faults += indexes.faults()
+        return next_offset
+
+    def walk(self, path: str, base_offset: int, follower_offset: int, indexes: "_IndexCheck | None") -> int:
+        """Add the batches of one file; returns the offset that comes next."""
+        verdict = self.verdict
+        faults: list[Fault] = []
+        fault_count = 0
+        file = self.files.open(path)
+        try:
+            survey = Survey(
+                self.files, file, base_offset, follower_offset, self.rules, recovery_point=self.recovery_point
+            )
+            for found in told_of(survey.found(), file, self.progress):
+                if isinstance(found, Damage):
+                    if follower_offset < 0 and found.next_offset == NOTHING_FOLLOWS:
+                        verdict.torn_tail_bytes = found.size_bytes
+                    elif (fault_count := fault_count + 1) <= FAULTS_TOLD_MAX:
+                        faults.append(Fault(path, found.position, found.reason))
+                    continue
+                position, header = found
+                verdict.batch_count += 1
+                verdict.record_count += header.record_count
+                verdict.size_bytes += header.size_bytes
+                if indexes is not None:
+                    indexes.note(position, header)
+        finally:
+            file.close()
         verdict.faults += faults
         if fault_count > FAULTS_TOLD_MAX:
             verdict.faults.append(Fault(path, faults[-1].position, f"and {fault_count - len(faults)} more"))
         return survey.next_offset
-    finally:
-        file.close()
 
 
 class _IndexCheck:

@@ -139,6 +139,7 @@ def verify_in_folder(
         folder.directory(key),
         compacted=compacted or key in folder.compacted,
         is_in_use=folder.is_in_use,
+        recovery_point=folder.recovery_points.get(key, 0),
         progress=progress,
     )
     bases = list_segments(files, verdict.directory)

@@ -256,6 +256,23 @@ def test_a_torn_tail_is_left_to_the_broker(files: MemoryFiles) -> None:
     assert values(open_log(files)) == wanted({5})
 
 
+def test_a_sector_that_was_never_written_is_no_damage_above_the_recovery_point(files: MemoryFiles) -> None:
+    """The broker cuts there by itself (`damage`); below the recovery point it would not, and neither is it overlooked."""
+    directory = DataDirectory.open(files, PARENT, 1)
+    log = directory.open_log(*KEY, TOPIC_ID, LogConfig(), NOW_MS)
+    fill(log, 40, epoch=10)
+    log.close()
+    files.change(log.segments[-1].path, 512, bytes(512))
+    assert not plan(files).is_needed
+    assert verify_in_folder(files, look_into(files, PARENT), KEY).torn_tail_bytes > 1024
+    end = open_log(files).log_end_offset
+    assert COUNT < end < COUNT + 40
+    files.kill()
+    files.change(log.segments[-1].path, 71 * 4 + 100, b"\xff")
+    write_offset_checkpoint(files, f"{PARENT}/recovery-point-offset-checkpoint", {KEY: end})
+    assert plan(files).is_needed
+
+
 def test_of_segments_that_overlap_the_later_one_counts(files: MemoryFiles) -> None:
     files.replace(f"{DIRECTORY}/{6:020d}.log", files.content(path_of(4))[140:])
     made = plan(files)
