@@ -72,9 +72,9 @@ def raise_error(outcome: BrokerError | None) -> None:
         raise outcome
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 partition`, `2 partitions`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """`1 partition`, `2 partitions`; `plural` where it is not the noun with an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
 
 
 __all__ = [

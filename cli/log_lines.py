@@ -6,10 +6,12 @@ values push aside.
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import click
 
+from penstock.cli.asking import counted
 from penstock.cli.moments import time_text
 from penstock.cli.output import (
     Column,
@@ -23,8 +25,10 @@ from penstock.cli.output import (
 from penstock.protocol.errors import DecodeError
 from penstock.protocol.record_batch import BatchHeader, TimestampType
 from penstock.protocol.records import Record
-from penstock.storage.dump import DumpedBatch, Fault, PartitionVerdict
+from penstock.storage.dump import DumpedBatch, Fault
 from penstock.storage.producer_state import ProducerEntry
+from penstock.storage.verify import PartitionVerdict
+from penstock.storage.verify_folder import DataFolder
 
 _HEADINGS = ("OFFSETS", "POSITION", "SIZE", "RECORDS", "CODEC", "EPOCH", "CRC", "LAST TIME", "")
 
@@ -139,34 +143,96 @@ def _print_pairs(names: tuple[str, str], entries: Iterable[tuple[int, int]], *, 
     print_table([Column(name.upper(), is_number=True) for name in names], entries)
 
 
-def print_verdicts(verdicts: Sequence[PartitionVerdict], *, as_json: bool) -> None:
-    """Print what was found, then each fault on a line of its own."""
-    if as_json:
-        for verdict in verdicts:
-            print_json(_verdict_as_json(verdict))
-        return
-    columns = [
-        Column("FOLDER"),
-        *(Column(title, is_number=True) for title in _VERDICT_NUMBERS),
-        Column("VERDICT"),
-    ]
-    print_table(columns, [_verdict_row(verdict) for verdict in verdicts])
-    for verdict in verdicts:
-        for fault in (*verdict.faults, *verdict.index_faults):
-            reason = fault.reason.removeprefix(f"{fault.path}: ")
-            _write(_red(f"{fault.path} at {fault.position}: {reason}"))
-        if verdict.torn_tail_bytes:
-            _write(
-                _red(f"{verdict.directory}: {verdict.torn_tail_bytes} bytes at the end are no whole batch")
+class VerdictPrinter:
+    """Prints verdicts as they come, each fault on a line of its own below, and sums them up."""
+
+    def __init__(self, names: Sequence[str], *, as_json: bool) -> None:
+        """`names` of all that will come, for the width of the first column."""
+        self.bad_count = 0
+        self._damaged_count = 0
+        self._as_json = as_json
+        self._width = max(map(len, (_FOLDER, *names)))
+        self._totals: Counter[str] = Counter()
+        self._has_headings = False
+
+    def print_folders(self, folders: Iterable[DataFolder], write: Callable[[str], None]) -> None:
+        """What is to be said of data folders as a whole."""
+        for folder in folders:
+            if self._as_json:
+                write(json_text(_folder_as_json(folder)))
+                continue
+            for note in folder.notes:
+                write(f"{folder.path}: {note}")
+            for fault in folder.faults:
+                write(_red(f"{fault.path}: {fault.reason}"))
+
+    def print(self, name: str, verdict: PartitionVerdict, write: Callable[[str], None]) -> None:
+        """One verdict, through `write`, which takes a line."""
+        self.bad_count += not verdict.is_whole
+        self._damaged_count += not verdict.is_good
+        self._totals += Counter(
+            partitions=1,
+            segments=verdict.segment_count,
+            batches=verdict.batch_count,
+            records=verdict.record_count,
+            bytes=verdict.size_bytes,
+        )
+        if self._as_json:
+            write(json_text(_verdict_as_json(verdict)))
+            return
+        if not self._has_headings:
+            self._has_headings = True
+            write(self._line((_FOLDER, *_VERDICT_NUMBERS, "VERDICT")))
+        line = self._line(_verdict_row(name, verdict))
+        write(line if verdict.is_whole else _red(line))
+        for fault in (*verdict.faults, *(() if verdict.is_in_use else verdict.index_faults)):
+            write(_red(f"  {fault.path} at {fault.position}: {fault.reason}"))
+        if verdict.torn_tail_bytes and not verdict.is_in_use:
+            write(
+                _red(f"  {verdict.directory}: {verdict.torn_tail_bytes} bytes at the end are no whole batch")
             )
 
+    def print_summary(self, took_s: float) -> None:
+        """One line on all of it; with --json there is none."""
+        if self._as_json:
+            return
+        totals = self._totals
+        size_bytes = totals["bytes"]
+        rate = f", {size_bytes / took_s / 1e6:.0f} MB/s" if took_s and size_bytes > _RATE_BYTES_MIN else ""
+        judgement = f"{self.bad_count} not as they should be" if self.bad_count else "nothing is wrong"
+        if self._damaged_count:
+            judgement += f", {self._damaged_count} damaged (`penstock log repair` shows what can be done)"
+        _write(
+            f"{counted(totals['partitions'], 'partition')}, {counted(totals['records'], 'record')} "
+            f"in {counted(totals['batches'], 'batch', 'batches')}, {size_text(size_bytes)} in {took_s:.2f} s{rate}: {judgement}"
+        )
 
+    def _line(self, cells: Sequence[object]) -> str:
+        folder, *numbers, verdict = cells
+        middle = " ".join(f"{number:>{width}}" for number, width in zip(numbers, _WIDTHS, strict=True))
+        return f"{folder:<{self._width}} {middle}  {verdict}"
+
+
+_FOLDER = "FOLDER"
 _VERDICT_NUMBERS = ("SEGMENTS", "BATCHES", "RECORDS", "START", "END", "BYTES")
+_WIDTHS = (8, 8, 9, 9, 9, 11)
+_RATE_BYTES_MIN = 1 << 24
+"""Below that a rate tells more of the start of a process than of disks."""
 
 
-def _verdict_row(verdict: PartitionVerdict) -> Sequence[object]:
+def size_text(size_bytes: int) -> str:
+    """`219 B`, `1.5 GB`: powers of ten, as disks are sold."""
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _verdict_row(name: str, verdict: PartitionVerdict) -> Sequence[object]:
     return (
-        verdict.directory,
+        name,
         verdict.segment_count,
         verdict.batch_count,
         verdict.record_count,
@@ -180,9 +246,20 @@ def _verdict_row(verdict: PartitionVerdict) -> Sequence[object]:
 def _verdict_word(verdict: PartitionVerdict) -> str:
     if verdict.faults:
         return "damaged"
+    if verdict.is_in_use:
+        return "good, in use"
     if verdict.torn_tail_bytes:
         return "torn tail"
     return "wrong index" if verdict.index_faults else "good"
+
+
+def _folder_as_json(folder: DataFolder) -> dict[str, object]:
+    return {
+        "path": folder.path,
+        "is_in_use": folder.is_in_use,
+        "notes": folder.notes,
+        "faults": [_fault_as_json(fault) for fault in folder.faults],
+    }
 
 
 def _verdict_as_json(verdict: PartitionVerdict) -> dict[str, object]:
@@ -197,6 +274,7 @@ def _verdict_as_json(verdict: PartitionVerdict) -> dict[str, object]:
         "log_end_offset": verdict.log_end_offset,
         "size_bytes": verdict.size_bytes,
         "torn_tail_bytes": verdict.torn_tail_bytes,
+        "is_in_use": verdict.is_in_use,
         "faults": [_fault_as_json(fault) for fault in verdict.faults],
         "index_faults": [_fault_as_json(fault) for fault in verdict.index_faults],
     }
@@ -224,7 +302,7 @@ def _cells(batch: DumpedBatch) -> Sequence[object]:
         header.partition_leader_epoch,
         "ok" if batch.is_crc_right else "WRONG",
         time_text(header.max_timestamp, with_ms=False),
-        _notes(header),
+        _notes(batch),
     )
 
 
@@ -235,17 +313,39 @@ def _codec(header: BatchHeader) -> str:
         return "?"
 
 
-def _notes(header: BatchHeader) -> str:
+def _notes(batch: DumpedBatch) -> str:
+    header = batch.header
     notes: list[str] = []
     if header.has_producer_id:
         notes.append(f"producer {header.producer_id}/{header.producer_epoch} sequence {header.base_sequence}")
     if header.is_transactional:
         notes.append("transactional")
     if header.is_control:
-        notes.append("control")
+        notes.append(f"control: {_marker(batch) or 'unknown'}")
+    if header.delete_horizon_ms is not None:
+        notes.append(f"delete horizon {time_text(header.delete_horizon_ms)}")
+    if header.record_count == 0:
+        notes.append("no records left")
+    elif header.record_count != header.last_offset_delta + 1:
+        notes.append("compacted")
     if header.timestamp_type is TimestampType.LOG_APPEND_TIME:
         notes.append("LogAppendTime")
     return ", ".join(notes)
+
+
+_MARKERS = {0: "abort", 1: "commit", 2: "leader change", 3: "snapshot header", 4: "snapshot footer"}
+_MARKER_KEY_SIZE_BYTES = 4
+
+
+def _marker(batch: DumpedBatch) -> str | None:
+    """What a control batch says, by the type in its record's key (version int16, type int16); None where that can't be read."""
+    try:
+        key = next((record.key for record in batch.records()), None)
+    except DecodeError:
+        return None
+    if key is None or len(key) < _MARKER_KEY_SIZE_BYTES:
+        return None
+    return _MARKERS.get(int.from_bytes(key[2:4], signed=True))
 
 
 def _record_line(record: Record) -> str:
@@ -289,6 +389,8 @@ def _batch_as_json(batch: DumpedBatch) -> dict[str, object]:
         "base_sequence": header.base_sequence,
         "is_transactional": header.is_transactional,
         "is_control": header.is_control,
+        "control": _marker(batch) if header.is_control else None,
+        "delete_horizon": header.delete_horizon_ms,
         "crc": f"{header.crc:08x}",
         "is_crc_right": batch.is_crc_right,
     }

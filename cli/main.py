@@ -20,7 +20,7 @@ EXIT_INTERRUPTED = 130
 _COMMANDS = {
     "consume": ("penstock.cli.consume", "Print records."),
     "group": ("penstock.cli.group", "List, describe, delete and reset consumer groups."),
-    "log": ("penstock.cli.log", "Look into the files of a partition, with no broker running."),
+    "log": ("penstock.cli.log", "Look into the files of partitions, and repair them."),
     "offsets": ("penstock.cli.offsets", "Show where partitions stand, and how far groups are behind."),
     "produce": ("penstock.cli.produce", "Send lines as records."),
     "serve": ("penstock.cli.serve", "Run a broker."),

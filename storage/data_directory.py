@@ -38,6 +38,7 @@ from penstock.storage.checkpoint import (
 from penstock.storage.errors import CorruptFile, DataDirectoryInUse, TopicIdMismatch, UnsupportedFormat
 from penstock.storage.layout import (
     CLEAN_SHUTDOWN,
+    CLEANER_CHECKPOINT,
     DELETED_DIRECTORY_SUFFIX,
     FORMAT_VERSION,
     HIGH_WATERMARK_CHECKPOINT,
@@ -45,8 +46,10 @@ from penstock.storage.layout import (
     LOG_START_CHECKPOINT,
     LOG_SUFFIX,
     META_PROPERTIES,
+    METADATA_DATABASE,
     PARTITION_METADATA,
     RECOVERY_POINT_CHECKPOINT,
+    REPAIRED_DIRECTORY,
     STRAY_DIRECTORY_SUFFIX,
     TEMPORARY_SUFFIX,
     parent_directory,
@@ -58,6 +61,14 @@ from penstock.storage.layout import (
 from penstock.storage.log import Log, create_log, open_log
 from penstock.storage.log_config import LogConfig
 from penstock.storage.segment_files import SegmentFiles
+
+CHECKPOINTS = (
+    RECOVERY_POINT_CHECKPOINT,
+    LOG_START_CHECKPOINT,
+    HIGH_WATERMARK_CHECKPOINT,
+    CLEANER_CHECKPOINT,
+)
+"""The files of offsets by partition."""
 
 _CLEAN_SHUTDOWN_CONTENT = b'{"version":0,"brokerEpoch":-1}'
 _KAFKA_VERSION = "1"
@@ -93,16 +104,15 @@ class DataDirectory:
 
         Raises:
             DataDirectoryInUse: another process holds the lock.
-            UnsupportedFormat: written by a newer Penstock or for another node.
+            UnsupportedFormat: written by a newer Penstock, for another node, by Apache Kafka, or a folder of other files.
             CorruptFile, StorageError
         """
         path = path.rstrip("/") or "/"
         _make_durably(files, path)
-        lock = files.lock(f"{path}/{LOCK}")
-        if lock is None:
-            raise DataDirectoryInUse("another process works in this data directory", path=path)
+        _refuse_foreign(files, path)
+        lock = lock_directory(files, path)
         try:
-            directory = cls(files, path, lock, _read_properties(files, path, node_id))
+            directory = cls(files, path, lock, _properties_of(files, path, node_id))
             directory._start(node_id, random)
         except BaseException:
             lock.release()
@@ -121,6 +131,7 @@ class DataDirectory:
         self._files.unlink(marker)
         # Not only for the marker: what a killed process renamed here is seen, but a power cut could still undo it.
         self._files.sync_directory(self.path)
+        sync_repaired(self._files, self.path)
         for name in names:
             if name.endswith(DELETED_DIRECTORY_SUFFIX):
                 self._files.remove_tree(f"{self.path}/{name}")
@@ -294,6 +305,29 @@ class DataDirectory:
         self._lock.release()
 
 
+def lock_directory(files: FileSystem, path: str) -> FileLock:
+    """The lock of a data directory, for who changes something in it. Raises DataDirectoryInUse, StorageError."""
+    lock = files.lock(f"{path}/{LOCK}")
+    if lock is None:
+        raise DataDirectoryInUse("another process works in this data directory", path=path)
+    return lock
+
+
+def sync_repaired(files: FileSystem, path: str) -> None:
+    """Make durable what a killed repair had moved out of partitions: once their directories are synced, it would else have no name."""
+    parent = f"{path}/{REPAIRED_DIRECTORY}"
+    if not files.exists(parent):
+        return
+    files.sync_directory(path)
+    files.sync_directory(parent)
+    for name in files.list_directory(parent):
+        try:
+            files.list_directory(f"{parent}/{name}")
+        except StorageError:
+            continue  # somebody's file
+        files.sync_directory(f"{parent}/{name}")
+
+
 def _make_durably(files: FileSystem, path: str) -> None:
     """Make the folder and its parents where they are missing, each durable before the next one is made.
 
@@ -321,8 +355,8 @@ def _sync_name(files: FileSystem, path: str) -> None:
     files.sync_directory(parent)
 
 
-def _read_properties(files: FileSystem, path: str, node_id: int) -> dict[str, str]:
-    """The content of meta.properties, empty for a new folder. Raises UnsupportedFormat, CorruptFile."""
+def read_properties(files: FileSystem, path: str) -> dict[str, str]:
+    """The content of the folder's meta.properties, empty where there is none. Raises UnsupportedFormat, CorruptFile, StorageError."""
     file_path = f"{path}/{META_PROPERTIES}"
     try:
         text = read_file(files, file_path).decode(errors="replace")
@@ -330,13 +364,53 @@ def _read_properties(files: FileSystem, path: str, node_id: int) -> dict[str, st
         return {}
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     properties = dict(line.split("=", 1) for line in lines if "=" in line)
-    found = properties.get(_FORMAT_KEY, "")
-    if not found.isdecimal() or properties.get("node.id") is None:
+    found = properties.get(_FORMAT_KEY)
+    if found is None and "version" in properties and ("node.id" in properties or "broker.id" in properties):
+        raise UnsupportedFormat(
+            "a data directory of Apache Kafka, whose topics stand in its own metadata; give Penstock a folder of its own",
+            path=file_path,
+        )
+    if found is None or not found.isdecimal() or properties.get("node.id") is None:
         raise CorruptFile("not the meta.properties of a Penstock data directory", path=file_path)
     if int(found) > FORMAT_VERSION:
         raise UnsupportedFormat(
             f"format {found}, and this Penstock knows formats up to {FORMAT_VERSION}", path=file_path
         )
-    if properties["node.id"] != str(node_id):
-        raise UnsupportedFormat(f"belongs to node {properties['node.id']}, not to {node_id}", path=file_path)
     return properties
+
+
+def _properties_of(files: FileSystem, path: str, node_id: int) -> dict[str, str]:
+    """The same for the broker that wants to work here. Raises UnsupportedFormat also for another node's folder."""
+    properties = read_properties(files, path)
+    if properties and properties["node.id"] != str(node_id):
+        raise UnsupportedFormat(
+            f"belongs to node {properties['node.id']}, not to {node_id}", path=f"{path}/{META_PROPERTIES}"
+        )
+    return properties
+
+
+def _refuse_foreign(files: FileSystem, path: str) -> None:
+    """Raise UnsupportedFormat for a folder without meta.properties that holds what is not a broker's.
+
+    Whoever names the wrong folder would else find a broker's files among their own.
+    """
+    names = files.list_directory(path)
+    if META_PROPERTIES in names:
+        return
+    foreign = [name for name in names if not _may_be_ours(name)]
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise UnsupportedFormat(
+            f"no data directory of Penstock, and not empty (it has {foreign[0]}{more}); give an empty or a new folder",
+            path=path,
+        )
+
+
+def _may_be_ours(name: str) -> bool:
+    """Whether a broker, or the system (`lost+found`, hidden files), may have made a file of this name in a data directory."""
+    return (
+        name.startswith((".", METADATA_DATABASE))
+        or name in ("lost+found", REPAIRED_DIRECTORY, *CHECKPOINTS)
+        or name.endswith((TEMPORARY_SUFFIX, DELETED_DIRECTORY_SUFFIX, STRAY_DIRECTORY_SUFFIX))
+        or parse_partition_directory_name(name) is not None
+    )

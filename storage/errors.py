@@ -23,6 +23,10 @@ class CorruptBatch(StorageError):
 class CorruptFile(StorageError):
     """A checkpoint, snapshot or metadata file does not parse, or its checksum is wrong."""
 
+    def __init__(self, reason: str, *, path: str = "") -> None:
+        super().__init__(reason, path=path)
+        self.reason = reason
+
 
 class LogFailed(StorageError):
     """The log is offline since an earlier failure, which is the `__cause__`; only opening it anew brings it back."""

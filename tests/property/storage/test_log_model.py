@@ -19,10 +19,10 @@ from tests.support.memory_files import MemoryFiles
 from penstock.protocol.record_batch import check_produced_batch, iterate_batches, read_batch_header
 from penstock.protocol.records import decode_records
 from penstock.runtime.files import DiskFull
-from penstock.storage.dump import verify_partition
 from penstock.storage.errors import NotResident, OffsetOutOfRange
 from penstock.storage.log import Log, LogSlice
 from penstock.storage.log_config import LogConfig
+from penstock.storage.verify import verify_partition
 
 PRODUCERS = (101, 102, 103)
 TIMES = st.integers(1000, 1100)

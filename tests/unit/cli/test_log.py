@@ -118,9 +118,13 @@ def test_records_that_do_not_decode_are_a_fault_of_their_batch(partition: Path, 
 
 
 def test_a_good_partition_is_verified_in_one_line(partition: Path, capsys: Capture) -> None:
-    for path in (partition, partition.parent):
+    (partition.parent / "meta.properties").write_text("version=1\nnode.id=1\npenstock.format=1\n")
+    (partition.parent / ".kafka_cleanshutdown").touch()
+    for path, name in ((partition, str(partition)), (partition.parent, "orders-0")):
         assert run(["log", "verify", str(path)]) == 0
-        headings, line = capsys.readouterr().out.splitlines()
+        headings, line, summary = capsys.readouterr().out.splitlines()
+        assert summary.startswith("1 partition, 3 records in 2 batches, ")
+        assert summary.endswith(" s: nothing is wrong")
         assert headings.split() == [
             "FOLDER",
             "SEGMENTS",
@@ -132,7 +136,7 @@ def test_a_good_partition_is_verified_in_one_line(partition: Path, capsys: Captu
             "VERDICT",
         ]
         size = (partition / LOG).stat().st_size
-        assert line.split() == [str(partition), "1", "2", "3", "0", "3", str(size), "good"]
+        assert line.split() == [name, "1", "2", "3", "0", "3", str(size), "good"]
 
 
 @pytest.mark.parametrize(

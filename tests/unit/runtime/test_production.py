@@ -17,7 +17,11 @@ def test_the_environment_costs_nothing_but_trio() -> None:
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(output.stdout.split())
     assert loaded & HEAVY == set()
-    assert not {name for name in loaded if not name.startswith("penstock")} - {"dataclasses", "fcntl", "resource"}
+    assert not {name for name in loaded if not name.startswith("penstock")} - {
+        "dataclasses",
+        "fcntl",
+        "resource",
+    }
 
 
 async def test_the_ports_fit_together(tmp_path: Path) -> None:

@@ -77,7 +77,8 @@ def test_meta_properties_say_whose_folder_it_is(files: MemoryFiles) -> None:
 
 @pytest.mark.parametrize(
     ("content", "error"),
-    [(b"", CorruptFile), (b"rubbish", CorruptFile), (b"version=1\nnode.id=1\n", CorruptFile),
+    [(b"", CorruptFile), (b"rubbish", CorruptFile), (b"version=1\nnode.id=1\n", UnsupportedFormat),
+     (b"version=0\nbroker.id=1\n", UnsupportedFormat), (b"node.id=1\n", CorruptFile),
      (b"version=1\nnode.id=1\npenstock.format=2\n", UnsupportedFormat)],
 )  # fmt: skip
 def test_a_folder_of_another_format_is_refused_and_unlocked(
@@ -334,3 +335,27 @@ def test_a_folder_in_one_that_may_not_be_read_is_used() -> None:
     files = SecretParent()
     files.make_directories(PATH)
     assert start(files).directory_id == UUID
+
+
+def test_a_folder_of_other_files_is_refused_and_left_alone(files: MemoryFiles) -> None:
+    files.make_directories(PATH)
+    files.replace(f"{PATH}/photo.jpg", b"x")
+    with pytest.raises(UnsupportedFormat, match=r"photo\.jpg"):
+        start(files)
+    assert files.list_directory(PATH) == ["photo.jpg"]
+
+
+def test_a_start_that_was_cut_short_and_a_fresh_file_system_are_no_foreign_folders(
+    files: MemoryFiles,
+) -> None:
+    files.make_directories(f"{PATH}/lost+found")
+    for name in (
+        ".lock",
+        "metadata.db",
+        "metadata.db-wal",
+        "meta.properties.tmp",
+        "log-start-offset-checkpoint",
+    ):
+        files.replace(f"{PATH}/{name}", b"")
+    files.unlink(f"{PATH}/log-start-offset-checkpoint")
+    start(files)

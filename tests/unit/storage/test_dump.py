@@ -7,16 +7,15 @@ from tests.support.memory_files import MemoryFiles
 from penstock.storage.dump import (
     DumpedBatch,
     Fault,
-    PartitionVerdict,
     dump_offset_index,
     dump_segment,
     dump_snapshot,
     dump_time_index,
     list_segments,
-    verify_partition,
 )
 from penstock.storage.log import Log
 from penstock.storage.log_config import LogConfig
+from penstock.storage.verify import PartitionVerdict, verify_partition
 
 SMALL = LogConfig(segment_bytes=400, index_interval_bytes=100)
 
