@@ -29,7 +29,14 @@ from penstock.protocol.record_batch import (
     stamp,
     verify_crc,
 )
-from penstock.runtime.files import DiskFull, FileSystem, StorageError, TooManyOpenFiles, write_all
+from penstock.runtime.files import (
+    DiskFull,
+    FileSystem,
+    StorageError,
+    TooManyOpenFiles,
+    replace_file,
+    write_all,
+)
 from penstock.storage.batch_walk import ChainRules, chain_fault
 from penstock.storage.checkpoint import write_epoch_checkpoint
 from penstock.storage.errors import (
@@ -47,7 +54,6 @@ from penstock.storage.layout import (
     LEADER_EPOCH_CHECKPOINT,
     RELATIVE_OFFSET_MAX,
     SNAPSHOT_SUFFIX,
-    TEMPORARY_SUFFIX,
     parent_directory,
     parse_partition_directory_name,
     put_aside_directory_name,
@@ -99,6 +105,8 @@ class LogWriter:
         self._largest_timestamp_ms = self._active.largest_timestamp_ms
         self._changed = state.needs_writing
         self._truncation_count: int = 0
+        self._cut_count = self._durable_cut_count = 0
+        """How often a part of a batch was cut off again, and how often of these durably: what lies behind a closed segment's last batch is damage."""
         self._worker_lock = Lock()
         self.config = state.config
         if self._active.tail is None:
@@ -352,6 +360,7 @@ class LogWriter:
                 file.truncate(position)
             except StorageError as second:
                 self._fail(second)
+            self._cut_count += 1
             raise error
         self._fail(error)
 
@@ -432,8 +441,9 @@ class LogWriter:
     def _sync(self) -> int:
         if self._failure is not None:
             self._raise_failure()
+        cut_count = self._cut_count
         target = self._log_end_offset
-        if target > self._durable_end_offset:
+        if target > self._durable_end_offset or cut_count != self._durable_cut_count:
             file = self._active.file
             assert file is not None, "appended to, so it is open"
             try:
@@ -441,6 +451,7 @@ class LogWriter:
             except StorageError as error:
                 self._fail(error)
             self._durable_end_offset = target
+            self._durable_cut_count = cut_count
         return self._durable_end_offset
 
     @missing_is_disk_error()
@@ -519,17 +530,7 @@ class LogWriter:
         if offset in self._snapshot_offsets:
             return False
         path = f"{self.directory}/{segment_file_name(offset, SNAPSHOT_SUFFIX)}"
-        temporary = path + TEMPORARY_SUFFIX
-        data = self._producers.encode_snapshot()
-        file = self._files.open(temporary, write=True, create=True)
-        try:
-            file.truncate(0)
-            write_all(file, data, 0)
-            file.datasync()
-        finally:
-            file.close()
-        self._files.rename(temporary, path)
-        self._files.sync_directory(self.directory)
+        replace_file(self._files, path, self._producers.encode_snapshot())
         self._snapshot_offsets.add(offset)
         self._drop_stray_snapshots()
         return True

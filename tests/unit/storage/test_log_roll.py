@@ -1,8 +1,10 @@
 """When a segment is full, and what a roll leaves on disk."""
 
 import pytest
+from tests.support.disk_state import Survival, Write
 from tests.support.logs import DIRECTORY, NOW_MS, append, batch, fill, new_log, read_values, reopen
 from tests.support.memory_files import MemoryFiles
+from tests.support.simulated_disk import UNBOUNDED_BYTES
 
 from penstock.runtime.files import DiskError, DiskFull
 from penstock.storage.errors import LogFailed
@@ -135,3 +137,22 @@ def test_only_the_active_segment_and_a_bounded_number_of_others_are_open(files: 
     assert len(log.segments) > 5
     assert len(read_values(log)) == 30
     assert files.open_count == pool.open_count == 3
+
+
+def test_a_part_of_a_batch_that_was_cut_off_is_back_in_a_closed_segment_after_a_power_cut(
+    files: MemoryFiles,
+) -> None:
+    log = new_log(files)
+    fill(log, 1)
+    log.sync()
+    files.capacity_bytes = files.used_bytes() + 16
+    with pytest.raises(DiskFull):
+        append(log, batch())
+    part = frozenset(change.number for change in files.unsynced().changes if isinstance(change, Write))
+    assert part
+    files.capacity_bytes = UNBOUNDED_BYTES
+    log.roll(NOW_MS)
+    fill(log, 1)
+    log.sync()
+    files.power_cut(Survival(part))
+    assert read_values(reopen(files)) == [(0, b"v0"), (1, b"v1")]
