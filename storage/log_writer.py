@@ -106,7 +106,8 @@ class LogWriter:
         self._changed = state.needs_writing
         self._truncation_count: int = 0
         self._cut_count = self._durable_cut_count = 0
-        """How often a part of a batch was cut off again, and how often of these durably: what lies behind a closed segment's last batch is damage."""
+        """How often a part of a batch was cut off again, and how often of these durably: what lies behind a closed segment's last batch is damage.
+        A segment that gets another file, or lets go of its own, is durable then."""
         self._worker_lock = Lock()
         self.config = state.config
         if self._active.tail is None:
@@ -443,8 +444,8 @@ class LogWriter:
             self._raise_failure()
         cut_count = self._cut_count
         target = self._log_end_offset
-        if target > self._durable_end_offset or cut_count != self._durable_cut_count:
-            file = self._active.file
+        file = self._active.file
+        if target > self._durable_end_offset or (cut_count != self._durable_cut_count and file is not None):
             assert file is not None, "appended to, so it is open"
             try:
                 file.datasync()
