@@ -28,9 +28,7 @@ from penstock.storage.errors import CorruptBatch, OffsetOutOfRange, missing_is_d
 from penstock.storage.layout import (
     DELETED_SUFFIX,
     SEGMENT_SUFFIXES,
-    SNAPSHOT_SUFFIX,
     TEMPORARY_SUFFIX,
-    segment_file_name,
 )
 from penstock.storage.log_config import LogConfig
 from penstock.storage.log_reader import ReadRequest, Segments, floor_segment, locate_end, read_slice
@@ -161,7 +159,7 @@ class Log(LogWriter):
                 return None
             self._segments = segments[1:]
             paths = self._put_away(segments[0])
-            self._forget_snapshots(below_offset=segments[1].base_offset)
+            self._snapshots.forget(below_offset=segments[1].base_offset)
             is_last = len(segments) == 2 or segments[2].base_offset > self._log_start_offset
             if is_last and self._epochs.truncate_from_start(segments[1].base_offset):
                 # else the file names epochs of what has gone, which does no harm: to go is what a full disk needs
@@ -294,7 +292,7 @@ class Log(LogWriter):
         load_producers(
             self._producers,
             self._segments,
-            self._snapshot_offsets,
+            self._snapshots.offsets,
             log_end_offset=self._log_end_offset,
             now_ms=now_ms,
             rules=self._rules,
@@ -316,11 +314,6 @@ class Log(LogWriter):
             self._files.rename(path, path + DELETED_SUFFIX)
         self._files.sync_directory(self.directory)
         return [path + DELETED_SUFFIX for path in existing]
-
-    def _forget_snapshots(self, *, below_offset: int) -> None:
-        for offset in [offset for offset in self._snapshot_offsets if offset < below_offset]:
-            self._files.unlink(f"{self.directory}/{segment_file_name(offset, SNAPSHOT_SUFFIX)}")
-            self._snapshot_offsets.discard(offset)
 
 
 def create_log(

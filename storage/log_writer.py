@@ -34,7 +34,6 @@ from penstock.runtime.files import (
     FileSystem,
     StorageError,
     TooManyOpenFiles,
-    replace_file,
     write_all,
 )
 from penstock.storage.batch_walk import ChainRules, chain_fault
@@ -53,17 +52,16 @@ from penstock.storage.layout import (
     DELETED_DIRECTORY_SUFFIX,
     LEADER_EPOCH_CHECKPOINT,
     RELATIVE_OFFSET_MAX,
-    SNAPSHOT_SUFFIX,
     parent_directory,
     parse_partition_directory_name,
     put_aside_directory_name,
-    segment_file_name,
 )
 from penstock.storage.log_config import LogConfig
 from penstock.storage.log_state import OpenedState
 from penstock.storage.producer_recovery import batches_before
 from penstock.storage.producer_state import BATCHES_PER_PRODUCER_MAX, AppendedBatch
 from penstock.storage.segment import TAIL_BATCHES_MIN, HotTail, Segment
+from penstock.storage.snapshot_files import SnapshotFiles
 
 NO_TIMESTAMP = -1
 
@@ -99,7 +97,7 @@ class LogWriter:
         self._epochs = state.epochs
         self._epoch_on_disk = state.epochs_on_disk
         self._producers = state.producers
-        self._snapshot_offsets = state.snapshot_offsets
+        self._snapshots = SnapshotFiles(self._files, self.directory, state.snapshot_offsets)
         self._epochs_lock = Lock()
         self._failure: StorageError | None = None
         self._largest_timestamp_ms = self._active.largest_timestamp_ms
@@ -527,21 +525,8 @@ class LogWriter:
 
     def _write_snapshot(self) -> bool:
         """Write the snapshot and sync the directory; False if the snapshot is there already."""
-        offset = self._log_end_offset
-        if offset in self._snapshot_offsets:
-            return False
-        path = f"{self.directory}/{segment_file_name(offset, SNAPSHOT_SUFFIX)}"
-        replace_file(self._files, path, self._producers.encode_snapshot())
-        self._snapshot_offsets.add(offset)
-        self._drop_stray_snapshots()
-        return True
-
-    def _drop_stray_snapshots(self) -> None:
-        """Keep one snapshot for each segment, and the newest."""
-        kept = {segment.base_offset for segment in self._segments} | {max(self._snapshot_offsets)}
-        for offset in self._snapshot_offsets - kept:
-            self._files.unlink(f"{self.directory}/{segment_file_name(offset, SNAPSHOT_SUFFIX)}")
-        self._snapshot_offsets &= kept
+        bases = [segment.base_offset for segment in self._segments]
+        return self._snapshots.write(self._log_end_offset, self._producers.encode_snapshot, bases)
 
     def expire_producers(self, now_ms: int) -> int:
         """Forget producers idle for `producer.id.expiration.ms`; returns how many. Event loop."""
