@@ -17,6 +17,7 @@ from penstock.cli.log_verify import compacted_option, json_option, paths_argumen
 from penstock.runtime.files import FileSystem
 from penstock.runtime.posix_files import PosixFileSystem
 from penstock.storage.batch_walk import ChainRules
+from penstock.storage.checkpoint import gaps_allowed_below
 from penstock.storage.dump import (
     DumpedBatch,
     Fault,
@@ -26,7 +27,6 @@ from penstock.storage.dump import (
     dump_time_index,
 )
 from penstock.storage.layout import INDEX_SUFFIX, LOG_SUFFIX, TIME_INDEX_SUFFIX
-from penstock.storage.verify_folder import was_compacted
 
 
 @click.group("log")
@@ -55,8 +55,7 @@ def dump(paths: tuple[str, ...], with_records: bool, compacted: bool, as_json: b
     printer = BatchPrinter(with_records=with_records, as_json=as_json)
     for place in segment_files(files, paths):
         if place.suffix == LOG_SUFFIX:
-            has_gaps = compacted or was_compacted(files, place.directory)
-            printer.print(_segment(files, place.directory, place.base_offset, has_gaps))
+            printer.print(_segment(files, place.directory, place.base_offset, compacted))
         elif place.suffix == INDEX_SUFFIX:
             print_index(dump_offset_index(files, place.directory, place.base_offset), as_json=as_json)
         elif place.suffix == TIME_INDEX_SUFFIX:
@@ -73,5 +72,6 @@ def dump(paths: tuple[str, ...], with_records: bool, compacted: bool, as_json: b
 def _segment(
     files: FileSystem, directory: str, base_offset: int, compacted: bool
 ) -> Iterator[DumpedBatch | Fault]:
-    rules = ChainRules(contiguous=not compacted, epoch_at=None, index_interval_bytes=0)
+    gaps_below = gaps_allowed_below(files, directory, compacted=compacted)
+    rules = ChainRules(gaps_below, epoch_at=None, index_interval_bytes=0)
     return dump_segment(files, directory, base_offset, rules=rules)

@@ -47,6 +47,9 @@ NO_PRODUCER_EPOCH = -1
 NO_LEADER_EPOCH = -1
 
 Headers = tuple[tuple[str, bytes | None], ...]
+Entry = tuple[int, int, bytes | None, bool, int, int, int]
+"""A record as compaction sees it: offset, timestamp, key, whether it has a value, and where in the unpacked batch it starts, where the bytes
+behind its timestamp begin, and where it ends."""
 
 _RECORD_MIN_BYTES = 7  # length, attributes, timestamp, offset, key length, value length, header count
 _HEADER_MIN_BYTES = 2  # key length, value length
@@ -88,7 +91,7 @@ def iterate_records(batch: memoryview, *, output_max_bytes: int) -> Iterator[Rec
     Raises DecompressionTooLarge before the first record where they would take more than `output_max_bytes`, and
     DecodeError where the bytes are not `record_count` records, possibly after some of them were yielded.
     """
-    return _iterate_records(*_open_batch(batch, output_max_bytes))
+    return _iterate_records(*unpack_batch(batch, output_max_bytes))
 
 
 def iterate_timestamps(batch: memoryview, *, output_max_bytes: int) -> Iterator[tuple[int, int]]:
@@ -96,10 +99,11 @@ def iterate_timestamps(batch: memoryview, *, output_max_bytes: int) -> Iterator[
 
     Errors are those of `iterate_records`. Takes no memory but that of the decompressed bytes.
     """
-    return _iterate_timestamps(*_open_batch(batch, output_max_bytes))
+    return _iterate_timestamps(*unpack_batch(batch, output_max_bytes))
 
 
-def _open_batch(batch: memoryview, output_max_bytes: int) -> tuple[bytes, BatchHeader]:
+def unpack_batch(batch: memoryview, output_max_bytes: int) -> tuple[bytes, BatchHeader]:
+    """The decompressed records of exactly one whole batch, and its header, whose counts they can hold. Errors as `iterate_records`."""
     header, data = _decompress_batch(batch, output_max_bytes)
     if not 0 <= header.record_count <= len(data) // _RECORD_MIN_BYTES:
         raise DecodeError(f"{header.record_count} records claimed in {len(data)} bytes")
@@ -218,6 +222,53 @@ def _iterate_timestamps(data: bytes, header: BatchHeader) -> Iterator[tuple[int,
         raise DecodeError(f"{len(data) - position} bytes behind the last record")
 
 
+def iterate_entries(data: bytes, header: BatchHeader) -> Iterator[Entry]:
+    """Read what compaction asks of each record of an unpacked batch; values and headers are skipped, and their bytes stay where they are.
+
+    Raises DecodeError like `iterate_records`. Takes no memory but that of one key.
+    """
+    base_offset, base_timestamp = header.base_offset, header.base_timestamp
+    append_time = header.max_timestamp if header.attributes & LOG_APPEND_TIME_FLAG else None
+    position = 0
+    previous_delta = -1
+    size = len(data)
+    try:
+        for _ in range(header.record_count):
+            start = position
+            length, position = _read_varint(data, position)
+            end = position + length
+            number, rest = _read_long_varint(data, position + 1, _INT64_BITS)
+            timestamp = base_timestamp + (number >> 1 ^ -(number & 1))
+            delta, position = _read_varint(data, rest)
+            key_size, position = _read_varint(data, position)
+            key = None
+            if key_size >= 0:
+                key = data[position : position + key_size]
+                position += key_size
+            value_size, position = _read_varint(data, position)
+            if (
+                not position + max(value_size, 0) < end <= size
+                or not previous_delta < delta <= header.last_offset_delta
+                or not _INT64_MIN <= timestamp <= _INT64_MAX
+            ):
+                _raise_bad_record(position, end, base_offset + delta, timestamp)
+            previous_delta = delta
+            position = end
+            yield (
+                base_offset + delta,
+                timestamp if append_time is None else append_time,
+                key,
+                value_size >= 0,
+                start,
+                rest,
+                end,
+            )
+    except IndexError:
+        raise DecodeError("the records end inside a record") from None
+    if position != size:
+        raise DecodeError(f"{size - position} bytes behind the last record")
+
+
 def _read_headers(data: bytes, position: int) -> tuple[Headers, int]:
     """The headers at `position`, their count first, and the position behind them. IndexError where `data` ends."""
     count, position = _read_varint(data, position)
@@ -320,7 +371,7 @@ def encode_batch(
         base_sequence=base_sequence,
         record_count=len(records),
     )
-    return bytes(_seal(header, compress(codec, _encode_records(records, deltas, base_timestamp), level)))
+    return bytes(seal_batch(header, compress(codec, _encode_records(records, deltas, base_timestamp), level)))
 
 
 def recompress(
@@ -345,11 +396,11 @@ def recompress(
     except DecodeError as error:
         raise InvalidBatch(ErrorCode.CORRUPT_MESSAGE, str(error)) from error
     header.attributes = header.attributes & ~CODEC_MASK | codec
-    return _seal(header, compress(codec, data, level))
+    return seal_batch(header, compress(codec, data, level))
 
 
-def _seal(header: BatchHeader, payload: bytes) -> bytearray:
-    """Put header and payload together, with the length and the checksum that they have."""
+def seal_batch(header: BatchHeader, payload: bytes) -> bytearray:
+    """Put a header and compressed records together, with the length and the checksum that they have."""
     batch = bytearray(HEADER_SIZE_BYTES + len(payload))
     try:
         HEADER.pack_into(

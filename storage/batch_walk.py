@@ -3,7 +3,7 @@
 Owns reading headers and batches in chunks, and the checks that one batch after another must pass. Knows neither indexes nor logs.
 
 The CRC of a batch does not cover its base offset, length, leader epoch and magic. So a batch is good only if its base offset
-follows on the one before (for a compacted log: is not below it), its length leads to the next, and its epoch is the one that the
+follows on the one before (where compaction has been: is not below it), its length leads to the next, and its epoch is the one that the
 leader-epoch checkpoint names for that offset (PROPERTIES D10).
 """
 
@@ -27,8 +27,8 @@ BATCH_CHUNK_BYTES = 1 << 20
 class ChainRules(NamedTuple):
     """What holds from batch to batch in one log, and how dense its indexes are."""
 
-    contiguous: bool
-    """No gaps between batches: the log is not compacted."""
+    gaps_below: int
+    """Offsets below this one may be missing, for compaction has been there; from it on each batch follows on the one before."""
     epoch_at: Callable[[int], int] | None
     """The leader epoch of the batch at an offset; None where nothing knows."""
     index_interval_bytes: int
@@ -94,15 +94,18 @@ def chain_fault(header: BatchHeader, expected_offset: int, rules: ChainRules) ->
     base_offset = header.base_offset
     if base_offset < 0 or header.last_offset_delta < 0:
         return f"offsets {base_offset} to {header.last_offset}"
-    if expected_offset >= 0 and (
-        base_offset != expected_offset if rules.contiguous else base_offset < expected_offset
-    ):
+    if expected_offset >= 0 and not follows_on(base_offset, expected_offset, rules):
         return f"base offset {base_offset} where {expected_offset} comes next"
     if rules.epoch_at is not None:
         epoch = rules.epoch_at(base_offset)
         if header.partition_leader_epoch != epoch:
             return f"leader epoch {header.partition_leader_epoch} where the checkpoint says {epoch}"
     return None
+
+
+def follows_on(base_offset: int, expected_offset: int, rules: ChainRules) -> bool:
+    """Whether a batch or segment may begin there: at the offset that comes next, or behind a gap that compaction has left."""
+    return base_offset == expected_offset or expected_offset < base_offset <= rules.gaps_below
 
 
 def _read_chunk(file: File, position: int, count: int, end_position: int) -> tuple[memoryview, int, int]:

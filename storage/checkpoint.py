@@ -7,6 +7,8 @@ Owns their syntax and that they are replaced atomically and durably. Knows neith
     orders 0 4711           entry: for offset checkpoints topic, partition, offset; for leader epochs epoch, start offset
     orders 1 12
 
+A partition's `compaction-checkpoint`, which Kafka does not have, is one such entry: the offset below which others may be missing.
+
 Source: Kafka's `CheckpointFile`, `OffsetCheckpointFile`, `LeaderEpochCheckpointFile`, `PartitionMetadataFile`.
 """
 
@@ -16,6 +18,7 @@ from collections.abc import Iterable, Mapping
 
 from penstock.runtime.files import FileSystem, read_file, replace_file
 from penstock.storage.errors import CorruptFile
+from penstock.storage.layout import COMPACTION_CHECKPOINT, OFFSET_MAX
 
 VERSION = 0
 TOPIC_ID_SIZE_BYTES = 16
@@ -54,6 +57,30 @@ def read_epoch_checkpoint(files: FileSystem, path: str) -> list[tuple[int, int]]
 def write_epoch_checkpoint(files: FileSystem, path: str, entries: Iterable[tuple[int, int]]) -> None:
     """Replace the file; durable on return, and untouched if this raises."""
     _write_entries(files, path, (f"{epoch} {start_offset}" for epoch, start_offset in entries))
+
+
+def read_gaps_below(files: FileSystem, path: str) -> int:
+    """Below which offset a log has been compacted; 0 if the file is missing. Raises CorruptFile."""
+    entries = _read_entries(files, path, field_count=1)
+    return max((_number(path, fields[0]) for fields in entries), default=0)
+
+
+def gaps_allowed_below(files: FileSystem, directory: str, *, compacted: bool = False) -> int:
+    """Below which offset batches may be missing in a partition's directory, for those who only look.
+
+    Everywhere if `compacted`, or if the file that says it can't be read. Raises StorageError.
+    """
+    if compacted:
+        return OFFSET_MAX
+    try:
+        return read_gaps_below(files, f"{directory}/{COMPACTION_CHECKPOINT}")
+    except CorruptFile:
+        return OFFSET_MAX
+
+
+def write_gaps_below(files: FileSystem, path: str, offset: int) -> None:
+    """Replace the file; durable on return, and untouched if this raises."""
+    _write_entries(files, path, [str(offset)])
 
 
 def read_partition_metadata(files: FileSystem, path: str) -> bytes | None:

@@ -73,7 +73,7 @@ def dump_segment(
     try:
         size_bytes = file.size()
         position = 0
-        expected = base_offset if rules is not None and rules.contiguous else -1
+        expected = base_offset if rules is not None else -1
         while position < size_bytes:
             found = _read_batch(file, position, size_bytes, expected, rules)
             yield found

@@ -36,6 +36,10 @@ class LogClosed(StorageError):
     """The log was closed or is marked for deletion."""
 
 
+class LogChanged(StorageError):
+    """The segments that a compaction was made of are no longer the log's: it was truncated, deleted from, or closed meanwhile."""
+
+
 class SegmentFull(StorageError):
     """The batch's offsets do not fit the active segment: roll first."""
 
@@ -102,6 +106,7 @@ __all__ = [
     "CorruptFile",
     "DataDirectoryInUse",
     "InvalidProducerEpoch",
+    "LogChanged",
     "LogClosed",
     "LogFailed",
     "NotResident",

@@ -5,13 +5,15 @@ watermarks: what may be read ends where the caller says. Opening is in `recovery
 
 Who may call what (DESIGN section 5). The event loop: properties, `needs_roll`, `append_*`, `read(resident_only=True)`,
 `start_leader_epoch`, `advance_log_start_offset`. Workers: everything else; those take turns by a lock of the log. `sync`,
-`put_oldest_segment_away` and reads run beside appends; during `roll`, `truncate_*`, `prepare_append`, `write_producer_snapshot` and `close` the
+`put_oldest_segment_away`,
+`replace_segments` and reads run beside appends; during `roll`, `truncate_*`, `prepare_append`, `write_producer_snapshot` and `close` the
 caller holds appends back.
 
 Invariants, besides those of `log_writer`:
     - A slice stays whole: the bytes it holds are never cut or overwritten. Segments that go keep their file until the last slice is
       released, and a segment that is cut while a slice holds it goes on in a copy.
     - The log start offset never falls, but in `truncate_fully_and_start_at`.
+    - Segments that were compacted into one are the log until that one is, durably, and gone when it is (`segment_swap`).
     - Segments go from the oldest on when deleted and from the newest on when truncated, one directory sync each: no crash leaves a hole.
 
 Source: Kafka's `UnifiedLog`, `LocalLog`.
@@ -34,11 +36,12 @@ from penstock.storage.log_config import LogConfig
 from penstock.storage.log_reader import ReadRequest, Segments, floor_segment, locate_end, read_slice
 from penstock.storage.log_slice import LogSlice, empty_slice
 from penstock.storage.log_state import OpenReport
-from penstock.storage.log_writer import AppendInfo, LogWriter
+from penstock.storage.log_writer import AppendInfo
 from penstock.storage.producer_recovery import load_producers
 from penstock.storage.segment import HotTail, Segment
 from penstock.storage.segment_files import SegmentFiles
 from penstock.storage.segment_indexes import book_to_end, ensure_indexes, resume_indexes
+from penstock.storage.segment_swap import SegmentSwapper
 from penstock.storage.time_lookup import TimestampOffset
 
 
@@ -50,7 +53,7 @@ class RemovedSegment(NamedTuple):
     paths: tuple[str, ...]
 
 
-class Log(LogWriter):
+class Log(SegmentSwapper):
     """See the module. Made by `create_log` and `open_log`."""
 
     # Reading
@@ -97,6 +100,9 @@ class Log(LogWriter):
         if self._segments is not segments or self._truncation_count != truncation_count:
             return
         if isinstance(error, FileNotFoundError):
+            with self._worker_lock:  # a compaction may be putting another segment in the place of this one
+                if self._segments is not segments:
+                    return
             raise DiskError(f"a segment's file is missing: {error}", path=self.directory) from error
         raise error
 

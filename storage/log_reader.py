@@ -16,7 +16,14 @@ from bisect import bisect_right
 from typing import NamedTuple
 
 from penstock.runtime.files import File
-from penstock.storage.batch_walk import ChainRules, chain_fault, check_batch, walk_batches, walk_headers
+from penstock.storage.batch_walk import (
+    ChainRules,
+    chain_fault,
+    check_batch,
+    follows_on,
+    walk_batches,
+    walk_headers,
+)
 from penstock.storage.errors import CorruptBatch, NotResident
 from penstock.storage.log_slice import LogSlice, empty_slice
 from penstock.storage.segment import Indexes, Segment
@@ -65,7 +72,7 @@ def read_slice(segments: Segments, request: ReadRequest) -> LogSlice:
         if found is not None:
             return found
         number += 1
-        if request.rules.contiguous and number <= last and segments[number].base_offset > request.offset:
+        if number <= last and not follows_on(segments[number].base_offset, request.offset, request.rules):
             before = segments[number - 1]
             raise CorruptBatch(
                 before.path,

@@ -1,4 +1,4 @@
-"""What opening a directory hands over to the log, and what it reports.
+"""What opening a directory hands over to the log, what it reports, and what an append tells.
 
 Only data: `recovery` fills it, `Log` takes it.
 """
@@ -62,8 +62,24 @@ class OpenedState:
     epochs_on_disk: int
     """The latest epoch in the checkpoint file; -1 without one."""
     producers: ProducerState
+    gaps_below: int
+    """Offsets below this one may be missing: compaction has been there."""
     snapshot_offsets: set[int]
     """Of the producer snapshots on disk."""
     needs_writing: bool
     """Index files or snapshot lag behind the log, so that closing must write them."""
     report: OpenReport
+
+
+@dataclass(slots=True)
+class AppendInfo:
+    """What an append did. Offsets are inclusive."""
+
+    base_offset: int
+    last_offset: int
+    log_append_time_ms: int
+    """-1 unless `message.timestamp.type` is LogAppendTime."""
+    is_duplicate: bool
+    """Nothing was appended: the offsets are those of the first time."""
+    position: int
+    """In the active segment's file; -1 for a duplicate."""

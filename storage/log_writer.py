@@ -4,7 +4,8 @@ Owns the offsets, the order of writes and syncs, and what is published to reader
 leaders nor replicas nor high watermarks.
 
 Invariants:
-    - Base offsets of appended batches are contiguous; leader epochs never fall.
+    - Base offsets of appended batches are contiguous, but for what a leader's compaction took; leader epochs never fall.
+    - Where offsets may be missing, `compaction-checkpoint` says so, durably, before they are.
     - A leader epoch is durable in `leader-epoch-checkpoint` before the first batch that bears it is written.
     - A segment is durable before the next one exists: whatever a power cut tears, it tears the last segment only.
     - `segments` is replaced as a whole, and so are indexes and tails that shrink. An append publishes index and tail entries first, then
@@ -16,7 +17,6 @@ Source: Kafka's `UnifiedLog`, `LocalLog`.
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from threading import Lock
 from typing import NoReturn
 
@@ -37,7 +37,7 @@ from penstock.runtime.files import (
     write_all,
 )
 from penstock.storage.batch_walk import ChainRules, chain_fault
-from penstock.storage.checkpoint import write_epoch_checkpoint
+from penstock.storage.checkpoint import write_epoch_checkpoint, write_gaps_below
 from penstock.storage.errors import (
     CorruptBatch,
     LogClosed,
@@ -49,35 +49,23 @@ from penstock.storage.errors import (
     missing_is_disk_error,
 )
 from penstock.storage.layout import (
+    COMPACTION_CHECKPOINT,
     DELETED_DIRECTORY_SUFFIX,
     LEADER_EPOCH_CHECKPOINT,
+    OFFSET_MAX,
     RELATIVE_OFFSET_MAX,
     parent_directory,
     parse_partition_directory_name,
     put_aside_directory_name,
 )
 from penstock.storage.log_config import LogConfig
-from penstock.storage.log_state import OpenedState
+from penstock.storage.log_state import AppendInfo, OpenedState
 from penstock.storage.producer_recovery import batches_before
 from penstock.storage.producer_state import BATCHES_PER_PRODUCER_MAX, AppendedBatch
 from penstock.storage.segment import TAIL_BATCHES_MIN, HotTail, Segment
 from penstock.storage.snapshot_files import SnapshotFiles
 
 NO_TIMESTAMP = -1
-
-
-@dataclass(slots=True)
-class AppendInfo:
-    """What an append did. Offsets are inclusive."""
-
-    base_offset: int
-    last_offset: int
-    log_append_time_ms: int
-    """-1 unless `message.timestamp.type` is LogAppendTime."""
-    is_duplicate: bool
-    """Nothing was appended: the offsets are those of the first time."""
-    position: int
-    """In the active segment's file; -1 for a duplicate."""
 
 
 class LogWriter:
@@ -99,6 +87,8 @@ class LogWriter:
         self._producers = state.producers
         self._snapshots = SnapshotFiles(self._files, self.directory, state.snapshot_offsets)
         self._epochs_lock = Lock()
+        self._gaps_below = state.gaps_below
+        self._rules_lock = Lock()
         self._failure: StorageError | None = None
         self._largest_timestamp_ms = self._active.largest_timestamp_ms
         self._changed = state.needs_writing
@@ -126,7 +116,19 @@ class LogWriter:
         self._producers.configure(
             expiration_ms=config.producer_id_expiration_ms, count_max=config.producer_id_count_max
         )
-        self._rules = ChainRules(not config.compact, self._epochs.epoch_at, config.index_interval_bytes)
+        self._make_rules()
+
+    def _make_rules(self) -> None:
+        with self._rules_lock:  # a worker may raise `_gaps_below` meanwhile
+            self._rules = ChainRules(self._gaps_below, self._epochs.epoch_at, self._index_interval_bytes)
+
+    def _allow_gaps(self, below_offset: int) -> None:
+        """Let offsets below this one be missing from now on; durable on return. Raises StorageError."""
+        if below_offset > self._gaps_below:
+            with missing_is_disk_error():
+                write_gaps_below(self._files, f"{self.directory}/{COMPACTION_CHECKPOINT}", below_offset)
+            self._gaps_below = below_offset
+            self._make_rules()
 
     @property
     def rules(self) -> ChainRules:
@@ -270,7 +272,7 @@ class LogWriter:
         Raises CorruptBatch, StaleLeaderEpoch, and what `append_as_leader` raises; ValueError if there is no whole batch.
         """
         first: AppendInfo | None = None
-        rules = ChainRules(False, None, self._index_interval_bytes)
+        rules = ChainRules(OFFSET_MAX, None, self._index_interval_bytes)
         for header, batch in iterate_batches(records):
             if self._failure is not None:
                 self._raise_failure()
@@ -279,6 +281,8 @@ class LogWriter:
                 fault = "the CRC-32C is wrong"
             if fault is not None:
                 raise CorruptBatch("fetched records", 0, fault)
+            if header.base_offset > self._log_end_offset:
+                self._allow_gaps(OFFSET_MAX)
             epoch = header.partition_leader_epoch
             if epoch != self._epoch_on_disk:
                 self._enter_epoch(epoch, header.base_offset)
@@ -382,7 +386,7 @@ class LogWriter:
                 missing_count,
                 self._rules,
             )
-        except StorageError:
+        except (StorageError, FileNotFoundError):
             earlier = []  # damage down there is not this producer's to hear of
         self._producers.recall(entry.producer_id, earlier)
         return self._producers.check(header)

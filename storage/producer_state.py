@@ -101,6 +101,16 @@ class ProducerState:
         """All producers, the one idle longest first."""
         return self._entries.values()
 
+    def last_records(self) -> dict[int, tuple[int, int]]:
+        """(epoch, last offset of its last batch or -1 without one) of each producer. Safe beside appends."""
+        return {
+            entry.producer_id: (
+                entry.epoch,
+                batches[-1].last_offset if (batches := tuple(entry.batches)) else -1,
+            )
+            for entry in tuple(self._entries.values())
+        }
+
     def check(self, header: BatchHeader) -> AppendedBatch | None:
         """Whether a batch with a producer id may be appended: None if so, or the batch in the log that it repeats.
 

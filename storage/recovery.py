@@ -13,7 +13,7 @@ behind it, and a log that ends below its recovery point (PROPERTIES D9, D10).
 
 Invariants:
     - Nothing is changed on disk before all segments from the recovery point on have been verified, but for files that belong to no log
-      (temporary and `.deleted` ones).
+      (temporary and `.deleted` ones) and a compaction that was cut short, which is undone or finished first (`segment_swap`).
     - Recovering twice, also when the first time was killed anywhere, gives what recovering once gives.
 
 Source: Kafka's `LogLoader`; ALICE (Pillai et al., OSDI 2014) and "Can Applications Recover from fsync Failures?" (Rebello et al., ATC 2020).
@@ -23,9 +23,17 @@ from typing import NamedTuple
 
 from penstock.protocol.record_batch import BatchHeader
 from penstock.runtime.files import File, FileSystem, write_all
-from penstock.storage.batch_walk import ChainRules, chain_fault, check_batch, walk_batches, walk_headers
+from penstock.storage.batch_walk import (
+    ChainRules,
+    chain_fault,
+    check_batch,
+    follows_on,
+    walk_batches,
+    walk_headers,
+)
 from penstock.storage.checkpoint import (
     read_epoch_checkpoint,
+    read_gaps_below,
     read_partition_metadata,
     write_epoch_checkpoint,
     write_partition_metadata,
@@ -34,6 +42,7 @@ from penstock.storage.damage import SECTOR_SIZE_BYTES, find_unwritten_sector, fi
 from penstock.storage.epoch_cache import EpochCache
 from penstock.storage.errors import CorruptBatch, CorruptFile, TopicIdMismatch
 from penstock.storage.layout import (
+    COMPACTION_CHECKPOINT,
     DELETED_SUFFIX,
     LEADER_EPOCH_CHECKPOINT,
     LOG_SUFFIX,
@@ -53,6 +62,7 @@ from penstock.storage.producer_state import ProducerState
 from penstock.storage.segment import Segment
 from penstock.storage.segment_files import SegmentFiles
 from penstock.storage.segment_indexes import book_to_end, resume_indexes
+from penstock.storage.segment_swap import finish_swaps
 
 
 def make_directory(files: FileSystem, directory: str, topic_id: bytes, log_start_offset: int) -> None:
@@ -119,6 +129,7 @@ class _Opening:
         self._epochs_path = f"{directory}/{LEADER_EPOCH_CHECKPOINT}"
         self._epoch_on_disk = -1
         self._log_end_offset = 0
+        self._gaps_below = 0
         self._report = OpenReport()
         self._producers = ProducerState(
             expiration_ms=config.producer_id_expiration_ms, count_max=config.producer_id_count_max
@@ -126,11 +137,7 @@ class _Opening:
 
     @property
     def _rules(self) -> ChainRules:
-        return ChainRules(
-            not self._config.compact,
-            self._epochs.epoch_at,
-            self._config.index_interval_bytes,
-        )
+        return ChainRules(self._gaps_below, self._epochs.epoch_at, self._config.index_interval_bytes)
 
     def check_topic_id(self, topic_id: bytes | None) -> bytes:
         path = f"{self._directory}/{PARTITION_METADATA}"
@@ -151,6 +158,10 @@ class _Opening:
         """Find segments and snapshots, remove leftovers of interrupted work, and make sure that there is a segment."""
         bases: list[int] = []
         names = self._files.list_directory(self._directory)
+        finished = finish_swaps(self._files, self._directory, names)
+        if finished:
+            self._report.notes += finished
+            names = self._files.list_directory(self._directory)
         for name in names:
             if name.endswith((TEMPORARY_SUFFIX, DELETED_SUFFIX)):
                 self._files.unlink(f"{self._directory}/{name}")
@@ -161,6 +172,7 @@ class _Opening:
             elif parsed is not None and parsed[1] == SNAPSHOT_SUFFIX:
                 self._snapshot_offsets.add(parsed[0])
         self._names = set(names)
+        self._load_gaps_below()
         self._remove_orphans(names, set(bases))
         for base in bases:
             segment = Segment(self._pool, self._directory, base)
@@ -177,6 +189,16 @@ class _Opening:
             parsed = parse_segment_file_name(name)
             if parsed is not None and parsed[1] in SEGMENT_SUFFIXES and parsed[0] not in bases:
                 self._files.unlink(f"{self._directory}/{name}")
+
+    def _load_gaps_below(self) -> None:
+        """Damaged, the file allows gaps everywhere: too strict a rule would refuse a good log."""
+        if COMPACTION_CHECKPOINT not in self._names:
+            return
+        try:
+            self._gaps_below = read_gaps_below(self._files, f"{self._directory}/{COMPACTION_CHECKPOINT}")
+        except CorruptFile as error:
+            self._gaps_below = OFFSET_MAX
+            self._report.notes.append(str(error))
 
     def load_epochs(self) -> None:
         """Read the leader-epoch checkpoint; where it is missing, the batches themselves say it."""
@@ -272,12 +294,7 @@ class _Opening:
         return verified
 
     def _gap_fault(self, segment: Segment, expected_offset: int) -> CorruptBatch | None:
-        is_wrong = (
-            segment.base_offset != expected_offset
-            if self._rules.contiguous
-            else segment.base_offset < expected_offset
-        )
-        if not is_wrong:
+        if follows_on(segment.base_offset, expected_offset, self._rules):
             return None
         return CorruptBatch(
             segment.path, 0, f"segment begins at {segment.base_offset} where {expected_offset} comes next"
@@ -440,6 +457,7 @@ class _Opening:
             epochs=self._epochs,
             epochs_on_disk=self._epoch_on_disk,
             producers=self._producers,
+            gaps_below=self._gaps_below,
             snapshot_offsets=self._snapshot_offsets,
             needs_writing=not self._was_clean or bool(self._report),
             report=self._report,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from penstock.runtime.files import FileSystem
 from penstock.storage.batch_walk import ChainRules
-from penstock.storage.checkpoint import TopicPartition, read_partition_metadata
+from penstock.storage.checkpoint import TopicPartition, gaps_allowed_below, read_partition_metadata
 from penstock.storage.dump import Fault, list_segments
 from penstock.storage.epoch_cache import EpochCache
 from penstock.storage.errors import CorruptFile
@@ -165,7 +165,8 @@ def plan_repair(
     plan = RepairPlan(folder, key)
     plan.bases = list_segments(files, plan.directory)
     _read_small_files(files, plan)
-    rules = ChainRules(key not in folder.compacted, None if plan.epochs is None else plan.epochs.epoch_at, 0)
+    gaps_below = gaps_allowed_below(files, plan.directory)
+    rules = ChainRules(gaps_below, None if plan.epochs is None else plan.epochs.epoch_at, 0)
     _Surveying(files, plan, rules, progress).run()
     _judge_end(plan)
     for damage in plan.damages:
@@ -266,8 +267,10 @@ def _judge_end(plan: RepairPlan) -> None:
 
 def restore(files: FileSystem, plan: RepairPlan, damage: Damage) -> bytes | None:
     """The batch that a stretch of damage was, if all that counts of it is whole. Raises StorageError."""
-    if not 0 < damage.size_bytes <= RESTORED_SIZE_BYTES_MAX or plan.key in plan.folder.compacted:
-        return None  # in a compacted log nothing around a batch tells its offset
+    if not 0 < damage.size_bytes <= RESTORED_SIZE_BYTES_MAX:
+        return None
+    if damage.offset < gaps_allowed_below(files, plan.directory):
+        return None  # where offsets are missing nothing around a batch tells its own
     file = files.open(damage.path)
     try:
         raw = file.pread(damage.size_bytes, damage.position)

@@ -168,8 +168,10 @@ class Segment:
         """Forget the loaded indexes of a closed segment."""
         self.indexes = None
 
-    def write_indexes(self) -> None:
+    def write_indexes(self, *, name_suffix: str = "") -> None:
         """Write both index files in full, with the last entry of the time index; durable on return (but for their names).
+
+        `name_suffix` stands behind the names of a segment that is not in its place yet.
 
         They could be rebuilt, but nothing shows that a time index has lost its last entries.
         """
@@ -178,8 +180,8 @@ class Segment:
         indexes.by_time.append_if_larger(
             self.largest_timestamp_ms, self.largest_timestamp_last_offset - self.base_offset
         )
-        self._write(INDEX_SUFFIX, indexes.by_offset.encode())
-        self._write(TIME_INDEX_SUFFIX, indexes.by_time.encode())
+        self._write(INDEX_SUFFIX + name_suffix, indexes.by_offset.encode())
+        self._write(TIME_INDEX_SUFFIX + name_suffix, indexes.by_time.encode())
 
     def read_indexes(self) -> Indexes | None:
         """The index files as they are on disk; None if one is missing or makes no sense by itself.
@@ -207,7 +209,9 @@ class Segment:
             position + header.size_bytes,
             header.size_bytes,
             header.last_offset,
-            header.max_timestamp,
+            header.max_timestamp
+            if header.record_count
+            else NO_TIMESTAMP,  # of no record, so of no use to anybody
             interval_bytes,
         )
 

@@ -36,7 +36,8 @@ def rebuild_indexes(segment: Segment, rules: ChainRules) -> Indexes:
         book_to_end(scratch, shared.file, 0, segment.size_bytes, rules)
     finally:
         segment.pool.release(shared)
-    scratch.write_indexes()
+    if not segment.is_gone:  # else the paths may be another's by now
+        scratch.write_indexes()
     assert scratch.indexes is not None
     _publish(segment, scratch.indexes)
     segment.pool.note_indexes(segment, scratch.indexes.size_bytes)
@@ -86,7 +87,7 @@ def book_to_end(segment: Segment, file: File, position: int, end_position: int, 
 
     Raises CorruptBatch where the chain breaks.
     """
-    expected = segment.base_offset if position == 0 and rules.contiguous else -1
+    expected = segment.base_offset if position == 0 else -1
     for batch_position, header in walk_headers(file, position, end_position):
         fault = chain_fault(header, expected, rules)
         if fault is not None:

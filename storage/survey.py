@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from penstock.protocol.errors import DecodeError
 from penstock.protocol.record_batch import HEADER_SIZE_BYTES, BatchHeader, read_batch_header, verify_crc
 from penstock.runtime.files import File, FileSystem
-from penstock.storage.batch_walk import ChainRules, chain_fault, walk_batches
+from penstock.storage.batch_walk import ChainRules, chain_fault, follows_on, walk_batches
 from penstock.storage.damage import find_unwritten_sector, find_valid_batch
 from penstock.storage.errors import CorruptBatch
 from penstock.storage.layout import OFFSET_MAX
@@ -104,7 +104,9 @@ class Survey:
             return reason
         if header.next_offset > self._limit_offset:
             return f"offsets up to {header.last_offset}, and the next segment begins at {self._limit_offset}"
-        if not self._rules.contiguous and self._is_contradicted(position, header, expected_offset):
+        if header.base_offset < self._rules.gaps_below and self._is_contradicted(
+            position, header, expected_offset
+        ):
             return f"base offset {header.base_offset}, and the batch behind it is below"
         return ""
 
@@ -191,9 +193,7 @@ class Survey:
 
 def hole_before(path: str, base_offset: int, expected_offset: int, rules: ChainRules) -> Damage | None:
     """The Damage where a segment does not follow on the one before it; None if it does. `expected_offset` -1: nothing came before."""
-    if expected_offset < 0 or base_offset == expected_offset:
-        return None
-    if not rules.contiguous and base_offset > expected_offset:
+    if expected_offset < 0 or follows_on(base_offset, expected_offset, rules):
         return None
     reason = f"segment begins at {base_offset} where {expected_offset} comes next"
     return Damage(path, 0, 0, expected_offset, base_offset, reason)

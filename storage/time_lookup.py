@@ -72,7 +72,9 @@ def max_timestamp(
                 if header.base_offset < start_offset:
                     # the record with its largest timestamp may lie below the start
                     first = _largest_in_batch(shared.file, batch_position, header, start_offset, rules)
-                elif header.max_timestamp > (NO_TIMESTAMP if best is None else best[0]):
+                elif header.record_count and header.max_timestamp > (
+                    NO_TIMESTAMP if best is None else best[0]
+                ):
                     best = (header.max_timestamp, segment, batch_position)
         finally:
             segment.pool.release(shared)
@@ -246,7 +248,9 @@ def _times_in_batch(
     """Each record from `start_offset` on; only the first one where all have the batch's time, or nobody can read them."""
     epoch = header.partition_leader_epoch
     whole = TimestampOffset(header.max_timestamp, max(header.base_offset, start_offset), epoch)
-    if header.attributes & LOG_APPEND_TIME_FLAG:
+    if not header.record_count:
+        return
+    if header.attributes & LOG_APPEND_TIME_FLAG and header.record_count == header.last_offset_delta + 1:
         yield whole
         return
     batch = memoryview(file.pread(header.size_bytes, position))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from penstock.protocol.record_batch import BatchHeader
 from penstock.runtime.files import FileSystem, read_file
 from penstock.storage.batch_walk import ChainRules
-from penstock.storage.checkpoint import read_epoch_checkpoint, read_partition_metadata
+from penstock.storage.checkpoint import gaps_allowed_below, read_epoch_checkpoint, read_partition_metadata
 from penstock.storage.dump import Fault, dump_snapshot, list_segments
 from penstock.storage.epoch_cache import EpochCache
 from penstock.storage.errors import CorruptFile
@@ -81,13 +81,14 @@ def verify_partition(
 ) -> PartitionVerdict:
     """Read everything in a partition's directory and say what is wrong.
 
-    `compacted` allows gaps between batches. From `recovery_point` on a power cut may have torn what was written. `is_in_use`: a broker works on it, so a segment may go while this looks.
+    Gaps between batches are allowed below the offset in the partition's `compaction-checkpoint`, and everywhere if `compacted`. From `recovery_point` on a power cut may have torn what was written. `is_in_use`: a broker works on it, so a segment may go while this looks.
 
     Raises FileNotFoundError where there is no such directory, StorageError.
     """
     verdict = PartitionVerdict(directory, is_in_use=is_in_use)
     bases = list_segments(files, directory)
-    rules = ChainRules(not compacted, _read_metadata(files, verdict), 0)
+    gaps_below = gaps_allowed_below(files, directory, compacted=compacted)
+    rules = ChainRules(gaps_below, _read_metadata(files, verdict), 0)
     look = _Look(files, verdict, rules, recovery_point, progress)
     expected = -1
     for number, base_offset in enumerate(bases):
@@ -116,7 +117,8 @@ def verify_segment(
     """Read one segment by itself, without what stands beside it. Raises FileNotFoundError, StorageError."""
     path = f"{directory}/{segment_file_name(base_offset, LOG_SUFFIX)}"
     verdict = PartitionVerdict(path, segment_count=1, log_start_offset=base_offset)
-    look = _Look(files, verdict, ChainRules(not compacted, None, 0), OFFSET_MAX, progress)
+    rules = ChainRules(gaps_allowed_below(files, directory, compacted=compacted), None, 0)
+    look = _Look(files, verdict, rules, OFFSET_MAX, progress)
     verdict.log_end_offset = look.walk(path, base_offset, -1, None)
     return verdict
 

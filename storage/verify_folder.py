@@ -23,7 +23,6 @@ from penstock.storage.layout import (
     RECOVERY_POINT_CHECKPOINT,
     REPAIRED_DIRECTORY,
     STRAY_DIRECTORY_SUFFIX,
-    parent_directory,
     parse_partition_directory_name,
     partition_directory_name,
     segment_file_name,
@@ -39,8 +38,6 @@ class DataFolder:
     path: str
     partitions: list[TopicPartition] = field(default_factory=list[TopicPartition])
     is_in_use: bool = False
-    compacted: frozenset[TopicPartition] = frozenset()
-    """Those that were compacted once: their offsets may have gaps."""
     recovery_points: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
     log_starts: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
     high_watermarks: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
@@ -72,7 +69,7 @@ def look_into(files: FileSystem, path: str) -> DataFolder:
     folder.recovery_points = _read(files, folder, RECOVERY_POINT_CHECKPOINT)
     folder.log_starts = _read(files, folder, LOG_START_CHECKPOINT)
     folder.high_watermarks = _read(files, folder, HIGH_WATERMARK_CHECKPOINT)
-    folder.compacted = frozenset(_read(files, folder, CLEANER_CHECKPOINT))
+    _read(files, folder, CLEANER_CHECKPOINT)
     folder.notes = _notes(names, is_known=is_known, is_in_use=folder.is_in_use)
     if REPAIRED_DIRECTORY in names:
         count = len(files.list_directory(f"{path}/{REPAIRED_DIRECTORY}"))
@@ -132,12 +129,12 @@ def verify_in_folder(
 ) -> PartitionVerdict:
     """Read everything in a partition's directory, and compare it with the folder's checkpoints.
 
-    `compacted`: take it for compacted even where no checkpoint says so. Raises like `verify_partition`.
+    `compacted`: take it for compacted everywhere, whatever its `compaction-checkpoint` says. Raises like `verify_partition`.
     """
     verdict = verify_partition(
         files,
         folder.directory(key),
-        compacted=compacted or key in folder.compacted,
+        compacted=compacted,
         is_in_use=folder.is_in_use,
         recovery_point=folder.recovery_points.get(key, 0),
         progress=progress,
@@ -176,16 +173,6 @@ def _size(files: FileSystem, path: str) -> int:
         file.close()
 
 
-def was_compacted(files: FileSystem, directory: str) -> bool:
-    """Whether the data directory that a partition lies in says that its log was compacted once. Raises StorageError."""
-    key = parse_partition_directory_name(directory.rpartition("/")[2])
-    path = f"{parent_directory(directory)}/{CLEANER_CHECKPOINT}"
-    try:
-        return key in read_offset_checkpoint(files, path)
-    except CorruptFile:
-        return False
-
-
 def log_bytes(files: FileSystem, directory: str) -> int:
     """The size of all segments of a partition now, for a progress bar."""
     total = 0
@@ -197,4 +184,4 @@ def log_bytes(files: FileSystem, directory: str) -> int:
     return total
 
 
-__all__ = ["DataFolder", "log_bytes", "look_into", "verify_in_folder", "was_compacted"]
+__all__ = ["DataFolder", "log_bytes", "look_into", "verify_in_folder"]

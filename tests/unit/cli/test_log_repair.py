@@ -142,7 +142,7 @@ def test_beside_a_broker_nothing_is_repaired_and_verify_says_that_it_runs(
 def test_a_folder_knows_which_logs_were_compacted(data: Path, capsys: Capture) -> None:
     (data / "orders-0" / SEGMENT).unlink()
     assert run(["log", "verify", str(data)]) == 1
-    (data / "cleaner-offset-checkpoint").write_text("0\n1\norders 0 8\n")
+    (data / "orders-0" / "compaction-checkpoint").write_text("0\n1\n12\n")
     capsys.readouterr()
     assert run(["log", "verify", str(data)]) == 0
     assert run(["log", "verify", str(data / "orders-0")]) == 0

@@ -11,7 +11,7 @@ from tests.support.logs import DIRECTORY, NOW_MS, PARENT, TOPIC_ID, append, batc
 from tests.support.memory_files import MemoryFiles
 
 from penstock.runtime.files import DiskError, DiskFull, StorageError
-from penstock.storage.checkpoint import read_offset_checkpoint, write_offset_checkpoint
+from penstock.storage.checkpoint import read_offset_checkpoint, write_gaps_below, write_offset_checkpoint
 from penstock.storage.data_directory import DataDirectory
 from penstock.storage.errors import CorruptBatch, CorruptFile
 from penstock.storage.layout import LOG_SUFFIX, segment_file_name
@@ -283,6 +283,7 @@ def test_of_segments_that_overlap_the_later_one_counts(files: MemoryFiles) -> No
 
 def test_in_a_compacted_log_gaps_stay_and_no_header_is_guessed(files: MemoryFiles) -> None:
     write_offset_checkpoint(files, f"{PARENT}/cleaner-offset-checkpoint", {KEY: 8})
+    write_gaps_below(files, f"{DIRECTORY}/compaction-checkpoint", 20)
     files.unlink(path_of(4))
     assert not plan(files).is_needed
     struct.pack_into(">q", raw := bytearray(files.content(path_of(8))), 70, 2**40)

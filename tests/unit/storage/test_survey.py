@@ -7,12 +7,12 @@ from tests.support.logs import DIRECTORY, append, batch, fill, new_log
 from tests.support.memory_files import MemoryFiles
 
 from penstock.storage.batch_walk import ChainRules
-from penstock.storage.layout import LOG_SUFFIX, segment_file_name
+from penstock.storage.layout import LOG_SUFFIX, OFFSET_MAX, segment_file_name
 from penstock.storage.survey import NOTHING_FOLLOWS, Damage, Found, Survey
 
 PATH = f"{DIRECTORY}/{segment_file_name(0, LOG_SUFFIX)}"
-RULES = ChainRules(contiguous=True, epoch_at=None, index_interval_bytes=0)
-GAPS_ALLOWED = RULES._replace(contiguous=False)
+RULES = ChainRules(gaps_below=0, epoch_at=None, index_interval_bytes=0)
+GAPS_ALLOWED = RULES._replace(gaps_below=OFFSET_MAX)
 
 
 @pytest.fixture

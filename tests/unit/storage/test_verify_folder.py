@@ -4,7 +4,7 @@ import pytest
 from tests.support.logs import DIRECTORY, NOW_MS, PARENT, TOPIC_ID, fill
 from tests.support.memory_files import MemoryFiles
 
-from penstock.storage.checkpoint import write_offset_checkpoint
+from penstock.storage.checkpoint import write_gaps_below, write_offset_checkpoint
 from penstock.storage.data_directory import DataDirectory
 from penstock.storage.errors import UnsupportedFormat
 from penstock.storage.log import Log
@@ -108,7 +108,7 @@ def test_a_log_that_was_compacted_may_have_gaps_and_another_may_not(files: Memor
     second = sorted(name for name in files.list_directory(DIRECTORY) if name.endswith(".log"))[1]
     files.unlink(f"{DIRECTORY}/{second}")
     assert not verdict(files).is_good
-    write_offset_checkpoint(files, f"{PARENT}/cleaner-offset-checkpoint", {KEY: 10})
+    write_gaps_below(files, f"{DIRECTORY}/compaction-checkpoint", 20)
     assert verdict(files).is_good
 
 

@@ -1,0 +1,425 @@
+"""One compaction of one log: the latest record of each key stays, the others go.
+
+Owns what stays and what goes, and the way there, in steps of about a millisecond. Does not know when a log is compacted or how fast: whoever
+calls `step` paces it. `compaction_plan` says which offsets, `segment_swap` puts the result in place.
+
+Three passes over what `plan` names. 1. Headers of the dirty part: which transactions were aborted, and where the first open one begins.
+2. Records of the dirty part: the latest offset of each key, in a `KeyMap`; where it is full this compaction ends, and the next goes on there.
+3. Everything from the log's start up to that end, in portions of segments that fit one: what stays is written to a new segment.
+
+What stays: a record whose key has no later one below the end; but a tombstone only until the delete horizon of its batch, which the first
+compaction that meets it sets `delete.retention.ms` ahead. Records of aborted transactions and records without a key go. A marker goes once no batch
+of its transaction is left, and the horizon that it gets then has passed. What lies at or above the end is copied.
+
+Invariants:
+    - Offsets stay: a batch keeps base offset, last offset delta, sequence, epochs. One that loses nothing is copied byte for byte, one that loses
+      all is gone, but for two: the last of each known producer, by which its sequence goes on, and the last of a new segment, so that segments follow
+      on each other without a gap. Both stay without records.
+    - Every batch's checksum is verified before it is looked into: damage never gets a new, right checksum.
+    - The active segment, and what is not committed and durable, is never touched.
+    - Memory: the map, one batch unpacked, and a megabyte or two.
+
+Source: Kafka's `Cleaner`, `LogCleaner`; KIP-58, KIP-354, KIP-534.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+
+from penstock.protocol.compression import DecompressionTooLarge
+from penstock.protocol.errors import DecodeError
+from penstock.protocol.record_batch import BatchHeader, read_batch_header
+from penstock.protocol.record_filter import (
+    KeptRecords,
+    control_type,
+    empty_batch,
+    keep_records,
+    keep_records_until,
+)
+from penstock.protocol.records import iterate_entries, unpack_batch
+from penstock.runtime.files import DiskFull, StorageError, write_all
+from penstock.storage.batch_walk import ChainRules, check_batch, walk_batches, walk_headers
+from penstock.storage.cleaned_transactions import TransactionFilter, TransactionScan
+from penstock.storage.compaction_plan import CompactionPlan, group_segments
+from penstock.storage.errors import CorruptBatch, LogChanged, SegmentFull
+from penstock.storage.key_map import KeyMap
+from penstock.storage.layout import CLEANED_SUFFIX, SEGMENT_SIZE_BYTES_MAX
+from penstock.storage.log import Log
+from penstock.storage.segment import Segment
+from penstock.storage.segment_swap import remove_cleaned
+
+STEP_S = 0.001
+"""How long a step works: as long may the event loop wait for the interpreter."""
+RECORDS_PER_LOOK = 32
+"""Records between two looks at the clock."""
+UNPACKED_BYTES_MAX = 256 << 20
+"""Of one batch; what came in on a compacted topic is bounded by the same."""
+WRITE_BYTES = 256 << 10
+SYNC_BYTES = 8 << 20
+"""Synced at the latest after so many bytes, so that no sync of the log itself waits behind a large one."""
+FREE_BYTES_MIN = 1 << 20
+"""What a compaction leaves free besides the size of what it rewrites."""
+
+Steps = Generator[None, None, None]
+_FINISHED = object()
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionLimits:
+    """What a compaction may take."""
+
+    map_bytes_max: int
+    map_load_factor: float = 0.9
+    step_s: float = STEP_S
+
+
+@dataclass(slots=True)
+class CompactionResult:
+    """What a compaction has done so far."""
+
+    first_dirty_offset: int
+    """Cleaned up to here, once the compaction is finished; where it began before."""
+    key_count: int = 0
+    map_bytes: int = 0
+    read_bytes: int = 0
+    """Of the segments that were rewritten."""
+    written_bytes: int = 0
+    """Of those that took their place."""
+
+
+class Compaction:
+    """See the module. Its methods are for workers, one at a time."""
+
+    def __init__(
+        self,
+        log: Log,
+        plan: CompactionPlan,
+        limits: CompactionLimits,
+        *,
+        now_ms: int,
+        monotonic: Callable[[], float],
+    ) -> None:
+        """`now_ms` is the wall time that delete horizons count from; `monotonic` measures steps, in seconds."""
+        self.result = CompactionResult(plan.first_dirty_offset)
+        self._log = log
+        self._plan = plan
+        self._limits = limits
+        self._now_ms = now_ms
+        self._monotonic = monotonic
+        self._deadline = 0.0
+        self._step_bytes = 0
+        self._end_offset = plan.first_dirty_offset
+        self._keys = KeyMap(0, bytes_max=0, load_factor=1.0)
+        self._last_records = log.last_producer_records()
+        self._transactions = TransactionFilter([])
+        self._steps = self._run()
+
+    def step(self) -> int | None:
+        """Work for about `step_s`; returns the bytes read and written in it, None when all is done.
+
+        What it has put in place is durable on return. After an error the compaction is over, and nothing of it is left but what is in place.
+
+        Raises:
+            LogChanged, LogClosed: the log was truncated, deleted from, closed or is not to be compacted any more; no fault.
+            CorruptBatch: damage, or records that can't be read; the log is as before.
+            DiskFull: no room for the new segment; the log is as before.
+            LogFailed, StorageError
+        """
+        self._step_bytes = 0
+        self._deadline = self._monotonic() + self._limits.step_s
+        try:
+            return self._step_bytes if next(self._steps, _FINISHED) is not _FINISHED else None
+        except FileNotFoundError as error:
+            raise LogChanged(f"a segment has gone meanwhile: {error}", path=self._log.directory) from error
+
+    def close(self) -> None:
+        """Give up what is not in place yet, and remove it. Twice is allowed."""
+        self._steps.close()
+
+    def _is_due(self) -> bool:
+        return self._monotonic() >= self._deadline
+
+    def _run(self) -> Steps:
+        scan = TransactionScan()
+        record_count, limit = 0, self._plan.limit_offset
+        for segment, position, header in self._dirty_headers():
+            marker = self._read_marker(segment, position, header) if header.is_control else None
+            scan.note(header, marker)
+            record_count += header.record_count
+            if scan.is_full:
+                limit = header.next_offset
+                break
+            if self._is_due():
+                yield
+        stable_end = scan.first_unstable_offset(limit)
+        if stable_end <= self._plan.first_dirty_offset:
+            return
+        self._keys = KeyMap(
+            record_count, bytes_max=self._limits.map_bytes_max, load_factor=self._limits.map_load_factor
+        )
+        self._transactions = TransactionFilter(scan.aborted)
+        yield from self._fill_map(stable_end)
+        self.result.key_count = self._keys.count
+        self.result.map_bytes = self._keys.size_bytes
+        self._transactions = TransactionFilter(scan.aborted)
+        for group in group_segments(self._log, self._end_offset):
+            yield from self._clean(group)
+        self.result.first_dirty_offset = self._end_offset
+
+    # Reading
+
+    def _dirty_segments(self) -> Iterator[Segment]:
+        segments = self._log.segments
+        for segment, following in itertools.pairwise(segments):
+            if segment.base_offset >= self._plan.limit_offset:
+                return
+            if following.base_offset > self._plan.first_dirty_offset:
+                yield segment
+
+    def _dirty_headers(self) -> Iterator[tuple[Segment, int, BatchHeader]]:
+        for segment in self._dirty_segments():
+            shared = segment.pool.acquire(segment)
+            try:
+                for position, header in walk_headers(shared.file, 0, segment.size_bytes):
+                    if header.base_offset >= self._plan.limit_offset:
+                        return
+                    if header.next_offset > self._plan.first_dirty_offset:
+                        yield segment, position, header
+            finally:
+                segment.pool.release(shared)
+
+    def _batches(self, segment: Segment) -> Iterator[tuple[int, BatchHeader, memoryview]]:
+        """Every batch of a segment, verified."""
+        rules = ChainRules(self._log.gaps_below, self._log.epoch_at, 0)
+        expected = segment.base_offset
+        shared = segment.pool.acquire(segment)
+        try:
+            for position, header, batch in walk_batches(shared.file, 0, segment.size_bytes):
+                check_batch(segment.path, position, header, batch, expected, rules)
+                expected = header.next_offset
+                self._step_bytes += header.size_bytes
+                yield position, header, batch
+        finally:
+            segment.pool.release(shared)
+
+    def _read_marker(self, segment: Segment, position: int, header: BatchHeader) -> int | None:
+        shared = segment.pool.acquire(segment)
+        try:
+            batch = memoryview(shared.file.pread(header.size_bytes, position))
+        finally:
+            segment.pool.release(shared)
+        return _marker(segment, position, batch)
+
+    # The map
+
+    def _fill_map(self, stable_end: int) -> Steps:
+        for segment in self._dirty_segments():
+            for position, header, batch in self._batches(segment):
+                if header.base_offset >= stable_end:
+                    return
+                if header.next_offset > self._plan.first_dirty_offset:
+                    is_full = yield from self._put_keys(segment, position, header, batch)
+                    if is_full:
+                        return
+                    self._end_offset = header.next_offset
+                if self._is_due():
+                    yield
+
+    def _put_keys(
+        self, segment: Segment, position: int, header: BatchHeader, batch: memoryview
+    ) -> Generator[None, None, bool]:
+        """Put the keys of a batch into the map. True if they did not fit; the end is before the first that did not, then."""
+        if header.is_control:
+            self._transactions.ends_nothing(header, _marker(segment, position, batch))
+            return False
+        if self._transactions.is_aborted(header) or not header.record_count:
+            return False
+        first_offset = self._plan.first_dirty_offset
+        put = self._keys.put
+        with _Readable(segment, position):
+            entries = iterate_entries(*unpack_batch(batch, UNPACKED_BYTES_MAX))
+            for count, (offset, _, key, _, _, _, _) in enumerate(entries):
+                if offset >= first_offset and key is not None and not put(key, offset):
+                    self._end_offset = offset
+                    return True
+                if count % RECORDS_PER_LOOK == 0 and self._is_due():
+                    yield
+        return False
+
+    # The new segments
+
+    def _clean(self, group: list[Segment]) -> Steps:
+        """Write what stays of a few segments to a new one, and put that in their place."""
+        old_bytes = sum(segment.size_bytes for segment in group)
+        first = group[0]
+        if first.pool.files.free_bytes(self._log.directory) < old_bytes + FREE_BYTES_MIN:
+            raise DiskFull("no room to compact", path=self._log.directory)
+        output = _Output(Segment(first.pool, self._log.directory, first.base_offset), self._log)
+        try:
+            is_changed = len(group) > 1
+            for segment in group:
+                for position, header, batch in self._batches(segment):
+                    left = yield from self._what_stays(segment, position, header, batch)
+                    if left is None and segment is group[-1] and position + len(batch) == segment.size_bytes:
+                        left = _emptied(header, batch)
+                    is_changed = is_changed or left is not batch
+                    if left is not None:
+                        output.add(left)
+                        self._step_bytes += len(left)
+                    if self._is_due():
+                        yield
+            if is_changed:
+                output.finish()
+                yield
+                if not self._log.config.compact:
+                    raise LogChanged("cleanup.policy has changed", path=self._log.directory)
+                self._log.replace_segments(group, output.segment)
+                self.result.read_bytes += old_bytes
+                self.result.written_bytes += output.segment.size_bytes
+        finally:
+            output.discard()
+
+    def _what_stays(
+        self, segment: Segment, position: int, header: BatchHeader, batch: memoryview
+    ) -> Generator[None, None, memoryview | bytearray | None]:
+        """The batch itself where nothing goes, one with fewer records, or None where all go."""
+        if header.base_offset >= self._end_offset:
+            return batch
+        if header.is_control:
+            marker = _marker(segment, position, batch)
+            if not self._transactions.ends_nothing(header, marker):
+                return batch
+            horizon_ms = header.delete_horizon_ms
+            if marker is None or (horizon_ms is not None and horizon_ms <= self._now_ms):
+                return self._if_last(header, batch)
+            if horizon_ms is not None:
+                return batch
+        elif self._transactions.is_aborted(header) or not header.record_count:
+            return self._if_last(header, batch)
+        with _Readable(segment, position):
+            data, _ = unpack_batch(batch, UNPACKED_BYTES_MAX)
+            kept = KeptRecords()
+            yield from self._select(data, header, kept)
+            if not kept.count:
+                return self._if_last(header, batch)
+            if (kept.has_tombstone or header.is_control) and header.delete_horizon_ms is None:
+                horizon_ms = self._now_ms + self._log.config.delete_retention_ms
+                return keep_records_until(data, header, kept, horizon_ms)
+            return batch if kept.count == header.record_count else keep_records(data, header, kept)
+
+    def _select(self, data: bytes, header: BatchHeader, kept: KeptRecords) -> Steps:
+        """Note in `kept` which records of an unpacked batch stay."""
+        end_offset = self._end_offset
+        horizon_ms = header.delete_horizon_ms
+        drops_tombstones = horizon_ms is not None and horizon_ms <= self._now_ms
+        latest = self._keys.get
+        for count, entry in enumerate(iterate_entries(data, header)):
+            offset, timestamp, key, has_value, start, _, end = entry
+            if (
+                offset >= end_offset
+                or header.is_control
+                or (key is not None and (has_value or not drops_tombstones) and offset >= latest(key))
+            ):
+                kept.keep(timestamp, has_value, start, end)
+            if count % RECORDS_PER_LOOK == 0 and self._is_due():
+                yield
+
+    def _if_last(self, header: BatchHeader, batch: memoryview) -> memoryview | bytearray | None:
+        """The batch without records if it is the last that is known of its producer, else None."""
+        known = self._last_records.get(header.producer_id) if header.producer_id >= 0 else None
+        if known is None:
+            return None
+        epoch, last_offset = known
+        is_last = (
+            header.is_control and header.producer_epoch == epoch
+            if last_offset < 0
+            else header.last_offset == last_offset
+        )
+        return _emptied(header, batch) if is_last else None
+
+
+class _Output:
+    """The new segment while it is written."""
+
+    def __init__(self, segment: Segment, log: Log) -> None:
+        self.segment = segment
+        segment.reset_bookkeeping()
+        self._interval_bytes = log.config.index_interval_bytes
+        self._files = segment.pool.files
+        self._pending = bytearray()
+        self._written_bytes = self._synced_bytes = 0
+        self._is_open = True
+        self._file = self._files.open(segment.path + CLEANED_SUFFIX, write=True, create=True)
+
+    def add(self, batch: memoryview | bytearray) -> None:
+        """Append a batch. Raises DiskFull, StorageError."""
+        header = read_batch_header(batch)
+        position = self._written_bytes + len(self._pending)
+        if position + header.size_bytes > SEGMENT_SIZE_BYTES_MAX:
+            raise SegmentFull("no int32 holds a position", path=self.segment.path)
+        self.segment.book_header(position, header, self._interval_bytes)
+        self._pending += batch
+        if len(self._pending) >= WRITE_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        if not self._written_bytes:
+            self._file.truncate(0)
+        write_all(self._file, self._pending, self._written_bytes)
+        self._written_bytes += len(self._pending)
+        self._pending = bytearray()
+        if self._written_bytes - self._synced_bytes >= SYNC_BYTES:
+            self._file.datasync()
+            self._synced_bytes = self._written_bytes
+
+    def finish(self) -> None:
+        """Write what is left, and the indexes; all of it synced on return."""
+        self._write()
+        self._file.datasync()
+        self._close()
+        self.segment.size_bytes = self._written_bytes
+        self.segment.write_indexes(name_suffix=CLEANED_SUFFIX)
+
+    def discard(self) -> None:
+        """Close, and remove what was not put in place."""
+        self._close()
+        with contextlib.suppress(StorageError):  # opening removes it
+            remove_cleaned(self._files, self.segment)
+
+    def _close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._file.close()
+
+
+class _Readable:
+    """Turns what is wrong with a batch's records, under a right checksum, into a CorruptBatch."""
+
+    __slots__ = ("_position", "_segment")
+
+    def __init__(self, segment: Segment, position: int) -> None:
+        self._segment = segment
+        self._position = position
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, DecodeError | DecompressionTooLarge):
+            raise CorruptBatch(
+                self._segment.path, self._position, f"its records can't be read: {error}"
+            ) from error
+
+
+def _marker(segment: Segment, position: int, batch: memoryview) -> int | None:
+    with _Readable(segment, position):
+        return control_type(batch)
+
+
+def _emptied(header: BatchHeader, batch: memoryview) -> memoryview | bytearray:
+    """The batch without records; itself if it has none."""
+    return empty_batch(header) if header.record_count else batch
+
+
+__all__ = ["Compaction", "CompactionLimits", "CompactionResult"]
