@@ -21,9 +21,9 @@ from tests.support.simulated_disk import SimulatedDisk
 from penstock.protocol.record_batch import BatchHeader, read_batch_header
 from penstock.runtime.files import FileSystem
 from penstock.storage.data_directory import DataDirectory
-from penstock.storage.dump import verify_partition
 from penstock.storage.log import Log
 from penstock.storage.log_config import LogConfig
+from penstock.storage.verify import verify_partition
 
 Image = frozenset[tuple[str, bytes]]
 
