@@ -62,10 +62,13 @@ def find_unwritten_sector(files: FileSystem, path: str, start_position: int, end
     """Where the first sector within the range begins that was never written: zeros, from `start_position` on or whole.
 
     The range goes from where a batch should begin to the next good batch: the sector that this one begins in was written with it, and
-    does not count. Raises StorageError.
+    does not count, unless the batch has nothing but zeros there (its base offset begins with them). Raises StorageError.
     """
     file = files.open(path)
     try:
+        rest = file.pread(-end_position % SECTOR_SIZE_BYTES, end_position)
+        if not any(rest):
+            end_position += len(rest)
         position = start_position
         while position < end_position:
             count = CHUNK_BYTES - position % SECTOR_SIZE_BYTES

@@ -1,5 +1,6 @@
 """One rule for all tests: what a machine lacks skips with one clear line, and in CI (PENSTOCK_CI=1) a skip is a failure."""
 
+import os
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -15,6 +16,7 @@ if (
 
 from tests.support.processes import IS_KAFKA
 from tests.support.requirements import IN_CI
+from tests.support.trial_counts import PATH_VARIABLE, TRIALS, count_trials, told, write_trials
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,3 +44,24 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped, and in CI nothing may be: {report.longrepr}"
     return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the counts of a worker to the run that it is part of."""
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["trials"] = dict(TRIALS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Add up what the workers have tried."""
+    count_trials(getattr(node, "workeroutput", {}).get("trials", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was tried, and write it down where that is asked for."""
+    if TRIALS:
+        terminalreporter.write_line(told(TRIALS))
+        if PATH_VARIABLE in os.environ:
+            write_trials(Path(os.environ[PATH_VARIABLE]), TRIALS)

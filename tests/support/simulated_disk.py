@@ -167,6 +167,10 @@ class SimulatedDisk(CallsThatFail):
         byte = self.content(path)[bit // 8]
         self.change(path, bit // 8, bytes([byte ^ (0x80 >> bit % 8)]))
 
+    def fail_sync(self, path: str) -> None:
+        """Do to a file's unsynced bytes what a failing `datasync` does."""
+        self._file(path).fail_sync(self.failed_sync_keeps)
+
     def replace(self, path: str, data: bytes) -> None:
         """Put a whole content at a path, on the disk too."""
         directory, name = self._parent(path)

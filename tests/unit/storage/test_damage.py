@@ -76,3 +76,12 @@ def test_a_few_zeros_at_the_end_of_a_sector_are_taken_for_one_that_was_not_writt
 def test_the_sector_in_which_the_next_good_batch_begins_is_taken_for_unwritten() -> None:
     assert hole(b"x" * 512 + bytes(511)) is None
     assert hole(b"x" * 512 + bytes(512)) == 512
+
+
+def test_the_leading_zeros_of_a_good_batch_are_taken_for_a_sector_that_was_written() -> None:
+    """A small base offset begins with zeros, so a batch whose first bytes the disk never took can be whole all the same."""
+    files = MemoryFiles()
+    files.make_directories("/data")
+    for batch_position, found in ((1024 - 7, 512), (1024 - 8, None)):
+        files.replace(PATH, b"x" * 512 + bytes(batch_position - 512) + GOOD)
+        assert find_unwritten_sector(files, PATH, 0, batch_position) == found

@@ -1,0 +1,80 @@
+"""Crashes at every call of longer lives of a log (PROPERTIES D1, D2, D9, T1). CRASH_LIVES says how many lives; `make long` many."""
+
+import os
+from random import Random
+
+import pytest
+from tests.support.crash_broker import OPERATIONS
+from tests.support.crash_explorer import CrashExplorer
+from tests.support.crash_lives import WEIGHTS, operations, settings
+from tests.support.trial_counts import count_trials
+
+from penstock.storage.log_config import LogConfig
+
+LIVES = int(os.environ.get("CRASH_LIVES", "20"))
+SECOND_EVERY = int(os.environ.get("CRASH_SECOND_EVERY", "40"))
+OPERATIONS_PER_LIFE = 12
+
+EVERYTHING_ONCE = [
+    "append idempotently",
+    "append",
+    "sync",
+    "append again",
+    "roll",
+    "begin epoch",
+    "append three",
+    "write snapshot",
+    "append idempotently",
+    "sync",
+    "write checkpoints",
+    "roll",
+    "append",
+    "delete records",
+    "restart",
+    "append idempotently",
+    "append",
+    "sync",
+    "truncate",
+    "append idempotently",
+    "start over",
+    "append",
+    "sync",
+]
+
+
+def explore(explorer: CrashExplorer, life: list[str]) -> None:
+    try:
+        explorer.run(life)
+    finally:
+        count_trials(explorer.counts)
+
+
+def test_every_operation_of_the_harness_is_tried() -> None:
+    assert set(EVERYTHING_ONCE) == set(OPERATIONS) == set(WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(5, 20), (30, 700, 1500)], ids=["small batches", "batches of several sectors"]
+)
+def test_no_crash_of_a_life_in_which_everything_happens_breaks_a_promise(sizes: tuple[int, ...]) -> None:
+    config = LogConfig(segment_bytes=2000, index_interval_bytes=100)
+    explorer = CrashExplorer(
+        config, second_every=SECOND_EVERY, use_every=20, value_sizes=sizes, tears=sizes[-1] < 100
+    )
+    explore(explorer, EVERYTHING_ONCE)
+    assert explorer.counts["crash points"] > 200
+
+
+@pytest.mark.parametrize("number", range(LIVES))
+def test_no_crash_of_a_life_by_chance_breaks_a_promise(number: int) -> None:
+    random = Random(f"life {number}")
+    config, sizes = settings(random)
+    explorer = CrashExplorer(
+        config,
+        seed=random.randrange(1 << 32),
+        second_every=SECOND_EVERY,
+        use_every=20,
+        value_sizes=sizes,
+        tears=random.random() < 0.3,
+    )
+    explore(explorer, operations(random, OPERATIONS_PER_LIFE))
