@@ -1,0 +1,117 @@
+"""Power cuts of real file systems under a real broker: ext4 and xfs on loop devices (PROPERTIES D1, D2, D9, T1, G2). Needs root.
+
+`CUTS=500` is the long run (`make long`); the cuts are shared by file systems and modes, and each of them has one data folder for all its
+cuts, so that recoveries come upon what recoveries left. Between the cut and the kill the broker lives on for a moment: an ack that it gives
+there would be a lie, too.
+"""
+
+import os
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.faults.conftest import StartServer
+from tests.support import real_disks
+from tests.support.load import mixtures
+from tests.support.load.load import Load
+from tests.support.processes import IS_KAFKA, RunningServer
+from tests.support.real_disks import RealDisk
+from tests.support.shim import Shim
+
+pytestmark = pytest.mark.skipif(IS_KAFKA, reason="it does not sync before it acks")
+
+CUTS = int(os.environ.get("CUTS", "20"))
+SEED = int(os.environ.get("FAULT_SEED", "1"))
+MOMENT_S_MAX = 0.25
+AFTERLIFE_S_MAX = 0.03
+CUTS_WITHOUT_SYNC = 10
+"""Before one of these a broker that leaves out its syncs must be found out; one mostly does."""
+
+
+LOSS = r"owes up to|was acked as|was seen|was visible|has gaps"
+
+
+class PowerCuts:
+    """A broker on a disk whose power is cut, again and again."""
+
+    def __init__(self, disk: RealDisk, server: RunningServer, load: Load) -> None:
+        self._disk, self._server, self._load = disk, server, load
+        self._chance = random.Random(SEED)
+        self._moment = threading.Event()
+
+    def cut(self, number: int) -> None:
+        """Cut under load at a random moment, come back, and check what came since the last cut."""
+        load = self._load
+        load.await_acks(5)
+        pause_s = self._chance.uniform(0, MOMENT_S_MAX)
+        self._moment.wait(pause_s)  # so that a cut may come at any moment, and not only behind an ack
+        self._disk.cut_power()
+        self._moment.wait(self._chance.uniform(0, AFTERLIFE_S_MAX))
+        self._server.kill()
+        print(f"cut {number} of seed {SEED}: {pause_s * 1000:.0f} ms, {load.acked_count} acked", flush=True)
+        load.rest()
+        self._disk.power_on()
+        self._server.start()
+        load.check_after_restart()
+        load.go_on()
+
+    def finish(self) -> None:
+        """Let the load come to its end, and check all of it."""
+        self._load.await_acks(5)
+        self._load.finish()
+        assert self._server.stop() == 0
+        self._server.start()
+        self._load.check_all()
+        self._server.kill()
+
+
+@pytest.fixture
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RealDisk]:
+    kind = getattr(request, "param", "ext4")
+    with real_disks.real_disk(kind, tmp_path / "image", tmp_path / "data") as mounted:
+        yield mounted
+
+
+@pytest.mark.parametrize("disk", real_disks.KINDS, indirect=True)
+@pytest.mark.parametrize("write_caching", ["false", "true"])
+def test_power_cuts_lose_what_was_acked_as_durable_or_leave_holes(
+    disk: RealDisk, write_caching: str, start_server: StartServer
+) -> None:
+    """With write.caching=true the newest may be lost; what stays is a prefix, and producers go on."""
+    count = max(CUTS // 4, 1)
+    server = start_server(write_caching=write_caching, **mixtures.SETTINGS)
+    make = mixtures.everything if write_caching == "false" else mixtures.that_may_lose
+    load = make(server.bootstrap, SEED)
+    cuts = PowerCuts(disk, server, load)
+    load.start()
+    for number in range(count):
+        cuts.cut(number)
+    cuts.finish()
+    assert disk.replay_count == count
+    print(f"{count} cuts of {disk.kind}, {load.acked_count} records acked, {load.compared_count} comparisons")
+
+
+def test_a_broker_that_leaves_its_syncs_out_is_not_found_out(
+    disk: RealDisk, start_server: StartServer, tmp_path: Path
+) -> None:
+    """The counter-proof: the same cuts, and syncs of segments that do nothing: acked records are lost."""
+    shim = Shim(tmp_path / "shim")
+    left_out = shim.leave_out("sync", "*.log")
+    server = start_server(environment=shim.environment, write_caching="false", **mixtures.SETTINGS)
+    load = mixtures.everything(server.bootstrap, SEED)
+    cuts = PowerCuts(disk, server, load)
+    load.start()
+
+    def cut_until_found_out() -> None:
+        for number in range(CUTS_WITHOUT_SYNC):
+            cuts.cut(number)
+
+    with pytest.raises(AssertionError, match=LOSS) as loss:
+        cut_until_found_out()
+    print(f"found out after {disk.replay_count} cuts: {loss.value}")
+    server.kill()
+    for actor in load.actors:
+        actor.stopping.set()
+    assert left_out.hit_count > 0
