@@ -52,6 +52,11 @@ class Shim:
         """What the process is started with."""
         return {"LD_PRELOAD": str(library()), "SHIM_RULES": str(self._path)}
 
+    def clear(self) -> None:
+        """End all rules."""
+        self._rules[:] = bytes(len(self._rules))
+        self._count = 0
+
     def fail(
         self, call: str, pattern: str, *, code: int = errno.EIO, skip: int = 0, times: int = ALWAYS
     ) -> "Rule":
