@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(IS_KAFKA, reason="what it promises to keep over 
 
 KILLS = int(os.environ.get("KILLS", "10"))
 SEED = int(os.environ.get("FAULT_SEED", "1"))
-MOMENT_S_MAX = 0.4
+MOMENT_S_MAX = 0.3
 WRITE_CACHING = ["true", "false"]
 
 
