@@ -52,7 +52,8 @@ CUTS_WITHOUT_SYNC = 10
 """Before one of these a broker that leaves out its syncs must be found out; one mostly does."""
 
 
-LOSS = r"owes up to|was acked as|was seen|was visible|has gaps"
+LOSS = r"owes up to|was acked as|was seen|is offline$|failed$"
+"""How the loss of an acked record shows: in the log, in the log's own verdict (it ends below its recovery point), or in a client."""
 
 
 class PowerCuts:

@@ -157,7 +157,9 @@ def serves(connection: Connection, ledger: PartitionLedger) -> bool:
     wanted = [{"partition_index": ledger.index, "timestamp": -1}]
     topics = [{"name": ledger.topic, "partitions": wanted}]
     reply = connection.request("list_offsets", 7, replica_id=-1, isolation_level=0, topics=topics)
-    return bool(reply.topics[0].partitions[0].error_code == ErrorCode.none)
+    code = reply.topics[0].partitions[0].error_code
+    assert code != ErrorCode.kafka_storage_error, f"{ledger} is offline"
+    return bool(code == ErrorCode.none)
 
 
 def read(connection: Connection, ledger: PartitionLedger, since: int) -> dict[int, bytes]:
