@@ -40,6 +40,11 @@ class Load:
         """Records acked so far."""
         return sum(writer.done_count for writer in self.writers)
 
+    @property
+    def refused_count(self) -> int:
+        """Refusals that a client was to get over, so far."""
+        return sum(actor.refused_count for actor in self.actors)
+
     def start(self) -> None:
         """Start all."""
         for actor in self.actors:
@@ -77,6 +82,16 @@ class Load:
             )
 
         until(happened, f"{count} more acks ({self.acked_count})", limit_s=LIMIT_S)
+
+    def await_refusals(self, count: int) -> None:
+        """Wait until so many more requests are refused."""
+        wanted = self.refused_count + count
+
+        def happened() -> bool:
+            self.check_alive()
+            return self.refused_count >= wanted
+
+        until(happened, f"{count} refusals", limit_s=LIMIT_S)
 
     def finish(self) -> None:
         """Stop all, and wait until all that was sent is acked."""
