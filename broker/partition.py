@@ -483,9 +483,7 @@ class Partition:
             if isinstance(action, AdvanceHighWatermark):
                 self._advance_high_watermark(action.high_watermark)
             elif isinstance(action, BecomeLeader):
-                if (
-                    self._is_appending
-                ):  # an append of the epoch before is under way: this one begins behind it
+                if self._is_appending:  # in the epoch before: this one begins behind it
                     self._epoch_to_start = action.leader_epoch
                 else:
                     self._start_epoch(action.leader_epoch)
