@@ -37,10 +37,12 @@ types: $(VENV)/.test ## mypy and pyright, both strict
 unit: $(VENV)/.test ## the tests alone, two at a time
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-long: $(VENV)/.test ## groups under churn: two minutes of each kind with real processes, 500 schedules in virtual time (half an hour)
+long: $(VENV)/.test ## groups under churn, kills and power cuts in full counts (an hour; docs/long-runs.md)
 	CHURN_SECONDS=120 CHURN_EXAMPLES=500 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \
 		tests/faults/test_group_churn.py tests/property/consumer/test_groups_in_virtual_time.py
 	MANY_PARTITIONS=5000 $(BIN)/pytest -q -rA --no-header tests/faults/test_many_partitions.py
+	KILLS=200 CUTS=500 FAULT_CUTS=200 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \
+		tests/faults/test_kills_under_load.py tests/faults/test_power_cuts.py
 
 generate: $(VENV)/.test ## write the schema tables (from kio) and the tables in docs/ anew
 	$(BIN)/python -m tests.generate_schemas

@@ -192,9 +192,8 @@ class Connection:
             view = scratch[:count]
             position = self._take_frames(view)
             if self._awaited is not None:
-                view = memoryview(
-                    bytes(view[position:])
-                )  # others use the scratch while this connection waits
+                # others use the scratch while this connection waits; and a batch is stamped in its frame
+                view = memoryview(bytearray(view[position:]))
                 position = await self._take_slowly(view)
             if position < len(view):
                 total += await self._read_rest(view[position:])

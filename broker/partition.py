@@ -130,6 +130,7 @@ class Partition:
         self._slow = False
         self._refusal_count = 0
         self._next_refusal_line = 0.0
+        self._storage_error_line = ("", 0.0)
         self._is_broken = False
         self._is_appending = False
         self._epoch_to_start: int | None = None
@@ -469,8 +470,11 @@ class Partition:
             self._start_sync()
 
     def note_storage_error(self, error: StorageError) -> None:
-        """Log an error of the disk; if the log is offline by it, serve it no more."""
-        log.error("%s-%d: %s", self.topic, self.index, error)
+        """Log an error of the disk, the same one every ten seconds at most; if the log is offline by it, serve it no more."""
+        text, now = str(error), self._monotonic()
+        if text != self._storage_error_line[0] or now >= self._storage_error_line[1]:
+            self._storage_error_line = text, now + REFUSAL_LINE_S
+            log.error("%s-%d: %s", self.topic, self.index, text)
         if self.log.failure is not None:
             self._do(self.machine.step(LogFailed()))
 
@@ -479,9 +483,7 @@ class Partition:
             if isinstance(action, AdvanceHighWatermark):
                 self._advance_high_watermark(action.high_watermark)
             elif isinstance(action, BecomeLeader):
-                if (
-                    self._is_appending
-                ):  # an append of the epoch before is under way: this one begins behind it
+                if self._is_appending:  # in the epoch before: this one begins behind it
                     self._epoch_to_start = action.leader_epoch
                 else:
                     self._start_epoch(action.leader_epoch)

@@ -1,6 +1,6 @@
 """What opening a directory hands over to the log, what it reports, and what an append tells.
 
-Only data: `recovery` fills it, `Log` takes it.
+Only data: `recovery` and `LogWriter` fill it.
 """
 
 from dataclasses import dataclass, field
@@ -10,6 +10,20 @@ from penstock.storage.log_config import LogConfig
 from penstock.storage.producer_state import ProducerState
 from penstock.storage.segment import Segment
 from penstock.storage.segment_files import SegmentFiles
+
+
+@dataclass(slots=True)
+class AppendInfo:
+    """What an append did. Offsets are inclusive."""
+
+    base_offset: int
+    last_offset: int
+    log_append_time_ms: int
+    """-1 unless `message.timestamp.type` is LogAppendTime."""
+    is_duplicate: bool
+    """Nothing was appended: the offsets are those of the first time."""
+    position: int
+    """In the active segment's file; -1 for a duplicate."""
 
 
 @dataclass(slots=True)
@@ -69,17 +83,3 @@ class OpenedState:
     needs_writing: bool
     """Index files or snapshot lag behind the log, so that closing must write them."""
     report: OpenReport
-
-
-@dataclass(slots=True)
-class AppendInfo:
-    """What an append did. Offsets are inclusive."""
-
-    base_offset: int
-    last_offset: int
-    log_append_time_ms: int
-    """-1 unless `message.timestamp.type` is LogAppendTime."""
-    is_duplicate: bool
-    """Nothing was appended: the offsets are those of the first time."""
-    position: int
-    """In the active segment's file; -1 for a duplicate."""

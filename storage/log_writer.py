@@ -71,6 +71,9 @@ NO_TIMESTAMP = -1
 class LogWriter:
     """See the module. Used as `Log` only."""
 
+    _roll_above_bytes = 0
+    """segment.bytes; -1 while a roll has begun and not succeeded."""
+
     def __init__(self, state: OpenedState) -> None:
         self.directory = state.directory
         self.topic_id = state.topic_id
@@ -111,6 +114,8 @@ class LogWriter:
     @config.setter
     def config(self, config: LogConfig) -> None:
         self._config = config
+        if self._roll_above_bytes >= 0:
+            self._roll_above_bytes = config.segment_bytes
         self._log_append_time = config.log_append_time
         self._index_interval_bytes = config.index_interval_bytes
         self._producers.configure(
@@ -204,7 +209,7 @@ class LogWriter:
         size = segment.size_bytes
         if size == 0:
             return False
-        if size > config.segment_bytes - size_bytes:
+        if size > self._roll_above_bytes - size_bytes:
             return True
         first = segment.rolling_timestamp_ms
         if first is None:
@@ -461,8 +466,8 @@ class LogWriter:
     def roll(self, now_ms: int) -> None:
         """Close the active segment and begin a new one at the log end offset; does nothing to an empty segment.
 
-        Everything appended before is durable on return. Raises DiskFull, TooManyOpenFiles or another StorageError with the log unchanged
-        (it goes on in the old segment), LogFailed if the sync failed.
+        Everything appended before is durable on return. Raises DiskFull, TooManyOpenFiles or another StorageError with the log unchanged,
+        and `needs_roll` says yes until a roll has succeeded; LogFailed if a sync failed.
         """
         with self._worker_lock:
             self._sync()
@@ -472,11 +477,15 @@ class LogWriter:
             self._producers.expire(now_ms)
             old.write_indexes()
             self._write_snapshot()
+            # If this fails half-way, the next roll must make this very file: were the log to go on in the old segment first, the new
+            # one's file would be an empty segment that begins below the end of the one before it.
+            self._roll_above_bytes = -1
             new = self._new_segment(self._log_end_offset)
             self._create_file(new)
             if old.file is not None:
                 new.open_for_append()
             self._publish((*self._segments, new))
+            self._roll_above_bytes = self._config.segment_bytes
             self._retire_tail(old)
 
     def release_active_file(self) -> None:
@@ -506,7 +515,12 @@ class LogWriter:
             file.truncate(0)
         finally:
             file.close()
-        self._files.sync_directory(self.directory)
+        try:
+            self._files.sync_directory(self.directory)
+        except (DiskFull, TooManyOpenFiles):
+            raise
+        except StorageError as error:
+            self._fail(error)
 
     def _publish(self, segments: tuple[Segment, ...]) -> None:
         self._segments = segments

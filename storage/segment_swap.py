@@ -79,8 +79,7 @@ class SegmentSwapper(LogWriter):
             self._publish((*self._segments[:number], new, *self._segments[number + len(old) :]))
             assert new.indexes is not None
             self._pool.note_indexes(new, new.indexes.size_bytes)
-            if self._snapshot_offsets:
-                self._drop_stray_snapshots()
+            self._snapshots.keep(segment.base_offset for segment in self._segments)
         for path in put_aside:
             self._files.unlink(path)
 

@@ -25,8 +25,13 @@ class SnapshotFiles:
             return False
         replace_file(self._files, self._path(offset), encode())
         self.offsets.add(offset)
-        self._remove(self.offsets - set(segment_bases) - {max(self.offsets)})
+        self.keep(segment_bases)
         return True
+
+    def keep(self, segment_bases: Iterable[int]) -> None:
+        """Remove all but the segments' and the newest. Raises StorageError."""
+        if self.offsets:
+            self._remove(self.offsets - set(segment_bases) - {max(self.offsets)})
 
     def forget(self, *, below_offset: int) -> None:
         """Remove those below an offset. Raises StorageError."""

@@ -1,6 +1,6 @@
 """Brokers that are hurt: each test has one of its own, and its log is shown when the test fails."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,9 +16,11 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
     started: list[RunningServer] = []
     with ExitStack() as stack:
 
-        def start(folder: Path = tmp_path, **settings: str) -> RunningServer:
+        def start(
+            folder: Path = tmp_path, environment: Mapping[str, str] | None = None, **settings: str
+        ) -> RunningServer:
             named = {name.replace("_", "."): value for name, value in settings.items()}
-            server = stack.enter_context(running_server(folder, named))
+            server = stack.enter_context(running_server(folder, named, environment=environment))
             started.append(server)
             return server
 

@@ -1,6 +1,7 @@
 """A tiny file system for a test: a tmpfs that is mounted for it and unmounted after it."""
 
 import ctypes
+import errno
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -32,7 +33,15 @@ def free_bytes(folder: Path) -> int:
 
 
 def fill_up(path: Path, *, leave_bytes: int = 0) -> None:
-    """Write a file that leaves `leave_bytes` on its file system."""
-    size = free_bytes(path.parent) - leave_bytes
+    """Write a file that leaves `leave_bytes` on its file system (less, where others write there meanwhile)."""
     with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(size, 0))
+        while True:
+            size = file.seek(0, os.SEEK_END) + free_bytes(path.parent) - leave_bytes
+            try:
+                if size > 0:
+                    os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+            else:
+                return

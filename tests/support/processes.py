@@ -226,6 +226,20 @@ def answers(bootstrap: str) -> bool:
         return False
 
 
+def freeze(pid: int) -> None:
+    """SIGSTOP, and wait until no thread runs: each is stopped, or in a system call from which it will not come back."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def is_still() -> bool:
+        states = {
+            stat.read_text().rpartition(")")[2].split()[0]
+            for stat in Path(f"/proc/{pid}/task").glob("*/stat")
+        }
+        return states <= {"T", "D"}
+
+    until(is_still, f"process {pid} frozen")
+
+
 def resident_bytes(pid: int) -> int:
     """Resident memory of a process now."""
     return _status_bytes(pid, "VmRSS")

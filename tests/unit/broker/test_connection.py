@@ -65,7 +65,7 @@ class Echo:
         self.answers: dict[bytes, Callable[[], Outcome | Awaitable[Outcome]]] = {}
 
     def __call__(self, connection: Connection, request: memoryview) -> Outcome | Awaitable[Outcome]:
-        body = bytes(request[2:])
+        request[2:] = body = bytes(request[2:])  # a batch is stamped in the frame
         self.seen.append(body)
         if body in self.answers:
             return self.answers[body]()
@@ -116,6 +116,17 @@ async def test_frame_in_single_bytes_is_one_frame() -> None:
         assert await session.settle() == b"[hello]"
         session.stream.feed(frame(b"next"))
         assert await session.settle() == b"[hello][next]"
+
+
+async def test_frames_behind_one_that_is_waited_for_may_be_written_in() -> None:
+    async def settle() -> Outcome:
+        await trio.lowlevel.checkpoint()
+        return [b"waited"]
+
+    async with running() as session:
+        session.echo.answers = {b"wait": settle}
+        session.stream.feed(frame(b"wait") + frame(b"a") + frame(b"wait") + frame(b"b"))
+        assert await session.settle() == b"waited[a]waited[b]"
 
 
 @pytest.mark.parametrize("size", [0, 1, 100_000, 131_066, 131_067, 131_072, 131_073, 3_000_000])

@@ -563,6 +563,21 @@ async def test_read_on_a_worker_ends_at_the_high_watermark() -> None:
         bench.threads.release("sync")
 
 
+async def test_producers_on_a_full_disk_do_not_fill_the_log(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each one sends again several times a second; one line every ten seconds is enough to know."""
+    async with partition_bench() as bench:
+        await bench.warm_up()
+        bench.files.capacity_bytes = bench.files.used_bytes() + 20
+        for _ in range(50):
+            assert bench.send().code == STORAGE_ERROR
+        assert len(caplog.records) == 1
+        await trio.sleep(10)
+        assert bench.send().code == STORAGE_ERROR
+        assert len(caplog.records) == 2
+
+
 async def test_full_disk_error_of_an_append_names_it(caplog: pytest.LogCaptureFixture) -> None:
     files = MemoryFiles()
     async with partition_bench(files) as bench:

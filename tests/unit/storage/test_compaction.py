@@ -193,7 +193,7 @@ def test_the_last_batch_of_a_producer_stays_empty_so_that_its_sequence_goes_on(f
     compact(log)
     headers = [read_batch_header(raw) for raw in read_batches(log)]
     assert [(h.base_offset, h.record_count, h.base_sequence) for h in headers] == [(2, 0, 2), (3, 1, -1)]
-    for offset in tuple(log._snapshot_offsets):  # pyright: ignore[reportPrivateUsage]
+    for offset in tuple(log._snapshots.offsets):  # pyright: ignore[reportPrivateUsage]
         files.unlink(f"{DIRECTORY}/{offset:020d}.snapshot")
     files.kill()
     log = reopen(files, COMPACT)

@@ -1,12 +1,14 @@
 """When a segment is full, and what a roll leaves on disk."""
 
+import contextlib
+
 import pytest
 from tests.support.disk_state import Survival, Write
 from tests.support.logs import DIRECTORY, NOW_MS, append, batch, fill, new_log, read_values, reopen
 from tests.support.memory_files import MemoryFiles
 from tests.support.simulated_disk import UNBOUNDED_BYTES
 
-from penstock.runtime.files import DiskError, DiskFull
+from penstock.runtime.files import DiskError, DiskFull, StorageError, TooManyOpenFiles
 from penstock.storage.errors import LogFailed
 from penstock.storage.log import Log
 from penstock.storage.log_config import LogConfig
@@ -106,6 +108,49 @@ def test_a_roll_on_a_full_disk_changes_nothing(files: MemoryFiles) -> None:
         log.close()
         files.power_cut()
         assert read_values(reopen(files, clean=True)) == [(i, b"v%d" % i) for i in range(7)]
+
+
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize("error", [DiskFull, TooManyOpenFiles, DiskError])
+def test_a_roll_that_failed_half_way_leaves_an_empty_segment_inside_another(
+    error: type[StorageError], clean: bool
+) -> None:
+    """Once its file is there the roll is due until it is done, however small the next batch is and whatever is configured meanwhile."""
+    half_way_count = 0
+    for call in range(1, 24):
+        files = MemoryFiles()
+        log = new_log(files)
+        fill(log, 3)
+        files.fail("any", error, call=call)
+        with contextlib.suppress(StorageError):
+            log.roll(NOW_MS)
+        files.heal()
+        if log.failure is not None:
+            continue
+        if bases(log) == [0] and files.exists(f"{DIRECTORY}/{3:020}.log"):
+            half_way_count += 1
+            log.config = LogConfig()
+            assert log.needs_roll(1, 1003, NOW_MS)
+            log.roll(NOW_MS)
+        fill(log, 2)
+        if clean:
+            log.close()
+        else:
+            files.kill()
+        reopened = reopen(files, clean=clean)
+        assert read_values(reopened) == [(i, b"v%d" % i) for i in range(5)]
+    assert half_way_count > 0
+
+
+def test_a_directory_that_could_not_be_synced_is_synced_again_and_believed(files: MemoryFiles) -> None:
+    """The name of the new segment may be lost in a power cut, whatever the next sync says (PROPERTIES D11)."""
+    log = new_log(files)
+    fill(log, 3)
+    log.write_producer_snapshot()
+    files.fail("sync_directory", DiskError)
+    with pytest.raises(LogFailed):
+        log.roll(NOW_MS)
+    assert log.failure is not None
 
 
 def test_a_failed_sync_in_a_roll_is_final(files: MemoryFiles) -> None:
