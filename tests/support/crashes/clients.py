@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from tests.support.crashes.connection import Connection, encoded, seen_in, topics_of
 from tests.support.crashes.ledger import Batch, Ledger
 
+from penstock.broker.connection import Outcome
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
@@ -58,10 +59,29 @@ class PlainProducer:
             ledger.ack(batch, part.base_offset, survives_power_cut=is_kept)
         return int(part.error_code)
 
-    def send_unheard(self, connection: Connection) -> None:
-        """Send a batch, and don't wait for anything."""
+
+class Meanwhile(PlainProducer):
+    """Sends a batch while a sync is under way, and hears of it afterwards."""
+
+    def __init__(self, name: str, ledger: Ledger) -> None:
+        super().__init__(name, ledger, 1)
+        self._sent: deque[tuple[Batch, Outcome]] = deque()
+
+    def send_now(self, connection: Connection) -> None:
+        """Without waiting for anything."""
         batch = self.next_batch(1)
-        connection.send(self.ledger.topic, self.ledger.index, encoded(batch), 1)
+        outcome = connection.send(self.ledger.topic, self.ledger.index, encoded(batch), 1)
+        self._sent.append((batch, outcome))
+
+    async def run(self, connection: Connection) -> None:
+        self._sent.clear()
+        while True:
+            await connection.think(0.001)
+            while self._sent:
+                batch, outcome = self._sent.popleft()
+                part = await connection.hear(outcome)
+                if not part.error_code:
+                    self.ledger.ack(batch, part.base_offset, survives_power_cut=True)
 
 
 class IdempotentProducer:
@@ -145,7 +165,7 @@ class Reader:
                 self._position = max(part.log_start_offset, 0)
             elif not part.error_code:
                 found = seen_in(part, self._position)
-                ledger.see(found, part.high_watermark)
+                ledger.see(found, part.log_start_offset, part.high_watermark)
                 if found:
                     self._position = found[-1][0] + 1
 
@@ -329,7 +349,7 @@ async def check_ledger(connection: Connection, ledger: Ledger) -> bool:
     """Compare a ledger with the log; False if the log can't be read, which needs an error of the disk in this life, or a tear of that kind."""
     answer = await connection.read_all(ledger.topic, ledger.index)
     if isinstance(answer, ErrorCode):
-        reason = connection.why_unusable(ledger.topic)
+        reason = connection.why_unusable(ledger.topic, ledger.index)
         is_excused = connection.process.faults_met or is_too_small_to_tell(reason)
         assert is_excused, f"{ledger.name}: {answer.name} without an error of the disk: {reason!r}"
         return False
@@ -352,6 +372,7 @@ __all__ = [
     "Committer",
     "Deleter",
     "IdempotentProducer",
+    "Meanwhile",
     "PlainProducer",
     "Reader",
     "Toggler",

@@ -15,6 +15,7 @@ from tests.support.memory_broker import MemoryBroker
 
 from penstock.broker.api.produce import produce
 from penstock.broker.connection import Outcome
+from penstock.errors import PenstockError
 from penstock.protocol.api import ApiKey
 from penstock.protocol.codec import encode_request
 from penstock.protocol.compression import Codec
@@ -104,12 +105,23 @@ class Connection:
         if self.process.is_dead:
             await trio.sleep_forever()
 
-    def why_unusable(self, topic: str) -> Exception | None:
-        """Why a partition of that topic could not be opened."""
+    def why_unusable(self, topic: str, index: int) -> Exception | None:
+        """Why a partition can't be read."""
         partitions = self.memory.broker.partitions
+        partition = partitions.by_name(topic, index)
+        if partition is not None:
+            try:
+                for segment in partition.log.segments:
+                    offset = max(segment.base_offset, partition.log.log_start_offset)
+                    partition.log.read(
+                        offset, 1 << 30, partition.high_watermark, resident_only=False
+                    ).release()
+            except PenstockError as error:
+                return error
         known = self.memory.broker.image.topic(topic)
+        assert known is not None
         reasons: dict[tuple[bytes, int], Exception] = vars(partitions)["_unusable"]
-        return next((why for key, why in reasons.items() if known and key[0] == known.topic_id), None)
+        return reasons.get((known.topic_id, index))
 
     async def read_all(
         self, topic: str, index: int

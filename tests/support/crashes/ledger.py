@@ -34,6 +34,8 @@ class Ledger:
     topic: str
     index: int
     is_strict: bool
+    has_retention: bool = False
+    """The broker moves the log start by itself."""
     known: dict[int, bytes] = field(default_factory=dict[int, bytes])
     """Offset → value, as told by an ack or seen by a consumer."""
     sent: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])
@@ -42,7 +44,7 @@ class Ledger:
     """What is below (exclusive) survives a power cut."""
     high_watermark: int = 0
     log_start: int = 0
-    """As acked by DeleteRecords."""
+    """As acked by DeleteRecords, or seen by a consumer."""
     log_start_tried: int = 0
     """As far as DeleteRecords was ever asked to go."""
     may_shrink: bool = False
@@ -67,8 +69,12 @@ class Ledger:
         if survives_power_cut:
             self.floor = max(self.floor, base_offset + batch.count)
 
-    def see(self, records: Sequence[tuple[int, bytes]], high_watermark: int) -> None:
+    def see(self, records: Sequence[tuple[int, bytes]], log_start: int, high_watermark: int) -> None:
         """A consumer was given these."""
+        assert log_start >= self.log_start, (
+            f"{self.name}: the log start fell: {self.log_start} to {log_start}"
+        )
+        self.log_start = log_start
         assert high_watermark >= self.high_watermark, (
             f"{self.name}: the high watermark fell from {self.high_watermark} to {high_watermark}"
         )
@@ -91,8 +97,9 @@ class Ledger:
 
     def check_log(self, records: Sequence[tuple[int, bytes]], log_start: int, end: int) -> None:
         """Compare with all that the log holds now: records from its start to its end (exclusive), which is its high watermark, too."""
-        assert self.log_start <= log_start <= max(self.log_start, self.log_start_tried), (
-            f"{self.name}: the log start is lost: {log_start}, told {self.log_start}"
+        ceiling = end if self.has_retention else max(self.log_start, self.log_start_tried)
+        assert self.log_start <= log_start <= ceiling, (
+            f"{self.name}: the log start is lost: {log_start}, told {self.log_start}, {ceiling} at most"
         )
         assert end >= self.floor, f"{self.name}: acked is lost: the log ends at {end}, below {self.floor}"
         self._check_end(end)
@@ -101,6 +108,9 @@ class Ledger:
         self._check_known(dict(records), log_start)
         self._check_batches(records, log_start)
         self.high_watermark = max(end, self.high_watermark)
+        # it was read, and what is found at a start is made durable before it is served
+        self.known.update(records)
+        self.floor = max(self.floor, end)
 
     def _check_end(self, end: int) -> None:
         known_end = max(self.known, default=-1) + 1

@@ -17,6 +17,7 @@ from tests.support.crashes.clients import (
     Committer,
     Deleter,
     IdempotentProducer,
+    Meanwhile,
     PlainProducer,
     Reader,
     Toggler,
@@ -42,17 +43,19 @@ from penstock.runtime.network import Network
 
 PROPERTIES = {
     "log.dirs": DATA,
-    "replica.high.watermark.checkpoint.interval.ms": "150",
+    "replica.high.watermark.checkpoint.interval.ms": "40",
     "offsets.topic.num.partitions": "2",
     "offsets.topic.segment.bytes": "2000",
     "log.segment.bytes": "900",
     "log.index.interval.bytes": "200",
+    "log.retention.check.interval.ms": "30",
 }
 SWEEP_S = 0.1
 TOPICS: dict[str, tuple[int, dict[str, str]]] = {
     "kept": (2, {}),
     "cached": (1, {"write.caching": "true"}),
     "toggled": (1, {}),
+    "short": (1, {"retention.bytes": "1500", "file.delete.delay.ms": "20"}),
 }
 
 
@@ -73,18 +76,21 @@ class Machine:
         self.store = MemoryMetadata()
         self.ends: list[str] = []
         self.ended: list[End] = []
-        kept, deleted, cached, toggled = self.ledgers = [
+        self.faults_met = 0
+        kept, deleted, cached, toggled, short = self.ledgers = [
             Ledger("kept", 0, True),
             Ledger("kept", 1, True),
             Ledger("cached", 0, False),
             Ledger("toggled", 0, False),
+            Ledger("short", 0, True, has_retention=True),
         ]
         self.committer = Committer("billing")
         self.administrator = Administrator(("come", "go"), self._new_ledger)
-        self._during_sync = PlainProducer("meanwhile", kept, 1)
+        self._meanwhile = Meanwhile("meanwhile", kept)
         self.clients: list[Client] = [
             self.committer,
             self.administrator,
+            self._meanwhile,
             IdempotentProducer("i-kept", kept),
             PlainProducer("p-kept", kept, -1),
             PlainProducer("p0-kept", kept, 0),
@@ -94,6 +100,7 @@ class Machine:
             PlainProducer("p-cached", cached, 1),
             PlainProducer("p-toggled", toggled, -1),
             Toggler("toggled"),
+            PlainProducer("p-short", short, -1),
             *(Reader(ledger) for ledger in self.ledgers),
         ]
         self._passing: list[Ledger] = []
@@ -141,6 +148,7 @@ class Machine:
         end = process.plan.end
         self.ends.append(f"{end.value} after {process.call_count} calls, {process.faults_met} faults")
         self.ended.append(end)
+        self.faults_met += process.faults_met
         process.is_dead = True
         self.disk.capacity_bytes = UNBOUNDED_BYTES
         if end is End.POWER_CUT:
@@ -172,6 +180,7 @@ class Machine:
             trio.open_nursery() as background,
         ):
             background.start_soon(broker.partitions.keep_checkpoints)
+            background.start_soon(broker.retention.run)
             await self._work(Connection(process, MemoryBroker(broker, self.disk, process.threads)))
             background.cancel_scope.cancel()
 
@@ -203,7 +212,7 @@ class Machine:
 
     def _maybe_send(self, connection: Connection) -> None:
         if not connection.process.is_dead and self.random.random() < 0.3:
-            self._during_sync.send_unheard(connection)
+            self._meanwhile.send_now(connection)
 
     async def _sweep(self, connection: Connection) -> None:
         while True:

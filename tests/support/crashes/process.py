@@ -48,6 +48,16 @@ class End(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """What fails: the `call`-th call of an operation on a path that ends so."""
+
+    operation: str
+    error: type[StorageError]
+    call: int
+    suffix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """One life: how it ends and when, whichever comes first, and what fails in it."""
 
@@ -55,8 +65,7 @@ class Plan:
     after_s: float
     after_calls: int = 1 << 60
     """Calls to the disk that change something; the last one happens, or, if it is a write, a part of it."""
-    fault: tuple[str, type[StorageError], int] | None = None
-    """(operation, error, which call of it)."""
+    fault: Fault | None = None
     room_bytes: int | None = None
     """For half of the time the disk takes no more than that."""
 
@@ -74,7 +83,7 @@ class Process:
         self.is_dead = False
         self.died = trio.Event()
         self.call_count = 0
-        self.counts: dict[str, int] = {}
+        self._fault_count = 0
         self.faults_met = 0
         self.during_sync: Callable[[], None] | None = None
 
@@ -92,7 +101,7 @@ class Process:
         """A call to the disk that changes something; it fails if that was planned."""
         self.check_alive(path)
         self.call_count += 1
-        error = self._planned(operation)
+        error = self._planned(operation, path)
         if error is not None and operation != "datasync":
             raise error("injected", path=path)
         if error is not None:  # what a failed sync does to the pages is the disk's business
@@ -102,17 +111,19 @@ class Process:
     def reads(self, path: str) -> None:
         """A call that changes nothing; it may fail, too."""
         self.check_alive(path)
-        error = self._planned("pread")
+        error = self._planned("pread", path)
         if error is not None:
             raise error("injected", path=path)
 
-    def _planned(self, operation: str) -> type[StorageError] | None:
-        count = self.counts[operation] = self.counts.get(operation, 0) + 1
+    def _planned(self, operation: str, path: str) -> type[StorageError] | None:
         fault = self.plan.fault
-        if fault is None or fault[0] != operation or fault[2] != count:
+        if fault is None or fault.operation != operation or not path.endswith(fault.suffix):
+            return None
+        self._fault_count += 1
+        if self._fault_count != fault.call:
             return None
         self.faults_met += 1
-        return fault[1]
+        return fault.error
 
     @property
     def is_last_call(self) -> bool:
@@ -314,4 +325,4 @@ class ProcessWorkers(ScriptedThreads):
             await trio.sleep(self._process.random.choice(WORKER_WAITS_S))
 
 
-__all__ = ["End", "Plan", "Process"]
+__all__ = ["End", "Fault", "Plan", "Process"]
