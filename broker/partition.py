@@ -16,6 +16,7 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from penstock.broker.ack import PendingAcks
+from penstock.broker.damage import NOTHING_TOLD, tell
 from penstock.broker.lane import Lane
 from penstock.broker.partition_machine import (
     AdvanceHighWatermark,
@@ -129,6 +130,7 @@ class Partition:
         self._refusal_count = 0
         self._next_refusal_line = 0.0
         self._is_broken = False
+        self._told = NOTHING_TOLD
         self._is_appending = False
         self._epoch_to_start: int | None = None
         self._prepared_epoch = -1
@@ -325,11 +327,14 @@ class Partition:
                 raise error
 
     @property
+    def is_offline(self) -> bool:
+        """Whether it is not served until a restart: its log has failed."""
+        return self.log.failure is not None or self._is_broken
+
+    @property
     def refusal(self) -> ErrorCode:
         """The code for a request that only a leader can answer, where this broker is none."""
-        if self.log.failure is not None or self._is_broken:
-            return ErrorCode.KAFKA_STORAGE_ERROR
-        return ErrorCode.NOT_LEADER_OR_FOLLOWER
+        return ErrorCode.KAFKA_STORAGE_ERROR if self.is_offline else ErrorCode.NOT_LEADER_OR_FOLLOWER
 
     def _append_later(
         self,
@@ -466,8 +471,8 @@ class Partition:
             self._start_sync()
 
     def note_storage_error(self, error: StorageError) -> None:
-        """Log an error of the disk; if the log is offline by it, serve it no more."""
-        log.error("%s-%d: %s", self.topic, self.index, error)
+        """Log an error of the disk, damage once for each place; if the log is offline by it, serve it no more."""
+        self._told = tell(f"{self.topic}-{self.index}", self.log.directory, error, self._told)
         if self.log.failure is not None:
             self._do(self.machine.step(LogFailed()))
 
