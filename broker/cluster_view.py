@@ -3,6 +3,7 @@
 Owns which brokers and leaders can be told to a client: those that have registered the listener by which it asks. Pure.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from penstock.broker.image import ClusterImage, PartitionImage
@@ -35,11 +36,28 @@ class PartitionView:
 NO_CONTROLLER = -1
 
 
-class ClusterView:
-    """An image through a listener; good until the next await."""
+def _none_offline(topic_id: bytes, index: int) -> bool:
+    return False
 
-    def __init__(self, image: ClusterImage, listener: str) -> None:
+
+class ClusterView:
+    """An image through a listener; good until the next await.
+
+    `is_offline` says of a partition of `node_id`'s (this broker's) whether it is not served since its log is damaged or failed. To a client it has no
+    leader then, and an offline replica, as a partition in a failed log directory has with Kafka.
+    """
+
+    def __init__(
+        self,
+        image: ClusterImage,
+        listener: str,
+        *,
+        node_id: int = NO_LEADER,
+        is_offline: Callable[[bytes, int], bool] = _none_offline,
+    ) -> None:
         self._image = image
+        self._node_id = node_id
+        self._is_offline = is_offline
         self.brokers = [
             BrokerView(broker.node_id, broker.endpoints[listener], broker.rack)
             for _, broker in sorted(image.brokers.items())
@@ -64,6 +82,9 @@ class ClusterView:
             code = ErrorCode.LEADER_NOT_AVAILABLE
         elif state.leader not in self._reachable:
             code = ErrorCode.LISTENER_NOT_FOUND
+        is_offline_here = self._is_offline(state.topic_id, state.index)
+        if is_offline_here and state.leader == self._node_id:
+            code = ErrorCode.LEADER_NOT_AVAILABLE
         return PartitionView(
             code,
             state.index,
@@ -71,5 +92,9 @@ class ClusterView:
             state.leader_epoch,
             state.replicas,
             state.isr,
-            tuple(node_id for node_id in state.replicas if node_id not in self._reachable),
+            tuple(
+                node_id
+                for node_id in state.replicas
+                if node_id not in self._reachable or (is_offline_here and node_id == self._node_id)
+            ),
         )

@@ -16,6 +16,7 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from penstock.broker.ack import PendingAcks
+from penstock.broker.damage import ErrorLines
 from penstock.broker.lane import Lane
 from penstock.broker.open_files import ActiveFiles
 from penstock.broker.partition_machine import (
@@ -130,8 +131,8 @@ class Partition:
         self._slow = False
         self._refusal_count = 0
         self._next_refusal_line = 0.0
-        self._storage_error_line = ("", 0.0)
         self._is_broken = False
+        self._error_lines = ErrorLines()
         self._is_appending = False
         self._epoch_to_start: int | None = None
         self.prepared_epoch = -1
@@ -328,11 +329,14 @@ class Partition:
                 raise error
 
     @property
+    def is_offline(self) -> bool:
+        """Whether it is not served until a restart: its log has failed."""
+        return self.log.failure is not None or self._is_broken
+
+    @property
     def refusal(self) -> ErrorCode:
         """The code for a request that only a leader can answer, where this broker is none."""
-        if self.log.failure is not None or self._is_broken:
-            return ErrorCode.KAFKA_STORAGE_ERROR
-        return ErrorCode.NOT_LEADER_OR_FOLLOWER
+        return ErrorCode.KAFKA_STORAGE_ERROR if self.is_offline else ErrorCode.NOT_LEADER_OR_FOLLOWER
 
     def _append_later(
         self,
@@ -470,11 +474,8 @@ class Partition:
             self._start_sync()
 
     def note_storage_error(self, error: StorageError) -> None:
-        """Log an error of the disk, the same one every ten seconds at most; if the log is offline by it, serve it no more."""
-        text, now = str(error), self._monotonic()
-        if text != self._storage_error_line[0] or now >= self._storage_error_line[1]:
-            self._storage_error_line = text, now + REFUSAL_LINE_S
-            log.error("%s-%d: %s", self.topic, self.index, text)
+        """Log an error of the disk, not too often; if the log is offline by it, serve it no more."""
+        self._error_lines.tell(f"{self.topic}-{self.index}", self.log.directory, error, self._monotonic())
         if self.log.failure is not None:
             self._do(self.machine.step(LogFailed()))
 

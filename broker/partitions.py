@@ -20,6 +20,7 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from penstock.broker.broker_config import BrokerConfig
+from penstock.broker.damage import repair_advice
 from penstock.broker.deleted_files import DeletedFiles
 from penstock.broker.image import ClusterImage, ImageDelta, PartitionImage, TopicImage
 from penstock.broker.partition import Partition, PartitionServices, PartitionSettings
@@ -105,6 +106,13 @@ class PartitionManager:
         if (known.topic_id, index) in self._unusable:
             return ErrorCode.KAFKA_STORAGE_ERROR
         return ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+    def is_offline(self, topic_id: bytes, index: int) -> bool:
+        """Whether a partition that should be here is not served: its log can't be opened, or has failed since."""
+        partition = self._by_id.get((topic_id, index))
+        if partition is not None:
+            return partition.is_offline
+        return (topic_id, index) in self._unusable
 
     async def wait_ready(self, topic_id: bytes) -> None:
         """Return when every partition of the topic that is to be here is open, or is known to be unusable, or the topic is gone."""
@@ -202,7 +210,9 @@ class PartitionManager:
                 self._add(opening, result)
             else:
                 self._unusable[opening.state.topic_id, opening.state.index] = result
-                log.error("%s-%d is offline: %s", opening.topic.name, opening.state.index, result)
+                name, index = opening.topic.name, opening.state.index
+                path = self._directory.partition_path(name, index)
+                log.error("%s-%d is offline: %s%s", name, index, result, repair_advice(result, path))
 
     async def _set_strays_aside(self) -> None:
         """Rename the directories of partitions that the image does not have."""

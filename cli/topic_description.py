@@ -1,6 +1,7 @@
 """What `penstock topic describe` asks of a cluster, and how it shows it.
 
-Owns one topic's picture: partitions with their offsets, and configs. Offsets of a partition without a leader are left blank.
+Owns one topic's picture: partitions with their offsets, and configs. Offsets of a partition without a leader are left blank;
+one whose replicas are all offline shows as `offline`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -125,13 +126,20 @@ def _show(topic: TopicDescription, all_configs: bool) -> None:
 def _row(topic: TopicDescription, partition: PartitionMetadata) -> Sequence[object]:
     return (
         partition.index,
-        partition.leader if partition.leader >= 0 else None,
+        _leader(partition),
         partition.leader_epoch if partition.leader_epoch >= 0 else None,
         ",".join(map(str, partition.replicas)),
         ",".join(map(str, partition.isr)),
         topic.start_offsets.get(partition.index),
         topic.end_offsets.get(partition.index),
     )
+
+
+def _leader(partition: PartitionMetadata) -> object:
+    """The leader's id; `offline` where there is none and the replicas that could lead are offline, as after damage to a log."""
+    if partition.leader >= 0:
+        return partition.leader
+    return "offline" if set(partition.replicas) <= set(partition.offline_replicas) else None
 
 
 def _source(entry: ConfigEntry) -> str:

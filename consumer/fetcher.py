@@ -21,6 +21,7 @@ from penstock.client.connection import Connection
 from penstock.client.errors import UnsupportedByBroker, broker_error
 from penstock.client.metadata import TopicPartition
 from penstock.consumer.assignment_state import AssignmentState, PartitionState
+from penstock.consumer.errors import CorruptRecords
 from penstock.consumer.fetch_session import NO_SESSION_EPOCH, SESSION_ERRORS, FetchSession
 from penstock.consumer.handout import Handout
 from penstock.consumer.offset_lookup import WRONG_LEADER
@@ -329,6 +330,10 @@ class Fetcher:
         elif error.code == ErrorCode.OFFSET_OUT_OF_RANGE:
             self._positioner.out_of_range(state)
             self._positioner.back_off(state)
+        elif error.code == ErrorCode.CORRUPT_MESSAGE:
+            state.failure = CorruptRecords(
+                state.tp, fetch_offset, "the log of the broker is damaged here (CORRUPT_MESSAGE)"
+            )
         elif error.code in WRONG_LEADER or error.is_retriable:
             self._positioner.lost_leader(state)
             self._positioner.back_off(state)

@@ -29,7 +29,12 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
             return Message(topics=refused, next_cursor=None)
         names = {name for name in names if name >= cursor.topic_name}
     limit = max(1, min(request.response_partition_limit, broker.config.max_request_partitions))
-    view = ClusterView(broker.image, context.listener)
+    view = ClusterView(
+        broker.image,
+        context.listener,
+        node_id=broker.config.node_id,
+        is_offline=broker.partitions.is_offline,
+    )
     topics: list[Message] = []
     for name in sorted(names):
         topic = broker.image.topic(name)

@@ -27,7 +27,7 @@ from penstock.protocol.fetch import (
 )
 from penstock.protocol.framing import RequestHeader, response_prefix
 from penstock.runtime.files import StorageError, TooManyOpenFiles
-from penstock.storage.errors import NotResident, OffsetOutOfRange
+from penstock.storage.errors import CorruptBatch, NotResident, OffsetOutOfRange
 from penstock.storage.log import LogSlice
 
 if TYPE_CHECKING:
@@ -218,7 +218,9 @@ class FetchJob:
             if isinstance(error, TooManyOpenFiles) and any(other.records.count for other in results):
                 return  # what there is goes out; this partition's turn comes when the files are free again
             partition.note_storage_error(error)
-            result.error_code = ErrorCode.KAFKA_STORAGE_ERROR
+            # Damage does not go away: clients raise the one, and ask again for ever upon the other.
+            is_damage = isinstance(error, CorruptBatch)
+            result.error_code = ErrorCode.CORRUPT_MESSAGE if is_damage else ErrorCode.KAFKA_STORAGE_ERROR
 
     def is_enough(self, results: list[FetchPartitionResult]) -> bool:
         """Whether to answer now: enough bytes, something else to tell, or nothing to wait for."""

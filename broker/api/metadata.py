@@ -43,7 +43,12 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
     if wanted and request.allow_auto_topic_creation and broker.config.auto_create_topics_enable:
         failures = await _create_missing(broker, wanted)
     # From here on nothing awaits, so brokers, leaders and topics are of one revision.
-    view = ClusterView(broker.image, context.listener)
+    view = ClusterView(
+        broker.image,
+        context.listener,
+        node_id=broker.config.node_id,
+        is_offline=broker.partitions.is_offline,
+    )
     topic_operations = authorized_operations.NOT_ASKED
     if request.include_topic_authorized_operations:
         topic_operations = authorized_operations.ON_TOPIC

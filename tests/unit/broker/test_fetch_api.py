@@ -318,13 +318,20 @@ async def test_cold_partition_does_not_keep_the_others_from_their_data() -> None
         assert not held_slices(list(broker.broker.partitions))
 
 
-async def test_damaged_cold_range_is_never_served() -> None:
+async def test_damaged_cold_range_is_never_served_and_told_in_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     files, store = MemoryFiles(), MemoryMetadata()
     await cold(files, store, "orders")
     files.change("/broker-data/orders-0/00000000000000000000.log", SIZE + 65, b"???")
     async with memory_broker(files=files, store=store) as broker:
-        (part,) = await broker.fetched(("orders", 0, 0))
-        assert (part.error_code, sizes([part])) == (ErrorCode.KAFKA_STORAGE_ERROR, [0])
+        for _ in range(3):
+            (part,) = await broker.fetched(("orders", 0, 0))
+            assert (part.error_code, sizes([part])) == (ErrorCode.CORRUPT_MESSAGE, [0])
+    lines = [record.getMessage() for record in caplog.records if "corrupt" in record.getMessage()]
+    path = "/broker-data/orders-0"
+    damage = f"{path}/{0:020d}.log: corrupt record batch at position {SIZE}: the CRC-32C is wrong"
+    assert lines == [f"orders-0: {damage}; stop the broker and run: penstock log repair {path}"]
 
 
 async def test_slices_are_held_until_sent_and_a_connection_that_ends_lets_them_go() -> None:

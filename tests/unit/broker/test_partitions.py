@@ -10,7 +10,7 @@ from tests.support.memory_broker import DATA, MemoryBroker, memory_broker
 from tests.support.memory_files import MemoryFiles
 from tests.support.memory_metadata import MemoryMetadata
 
-from penstock.broker.api import delete_records
+from penstock.broker.api import delete_records, metadata
 from penstock.broker.config_admin import ConfigAdmin
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
@@ -88,11 +88,21 @@ async def test_damaged_log_stays_offline_while_others_are_served(caplog: pytest.
         crashed = files.copy()
     crashed.change(log_file("damaged"), 65, b"???")
     async with memory_broker(files=crashed, store=store) as broker:
-        assert "damaged-0 is offline" in caplog.text
+        (line,) = [record.getMessage() for record in caplog.records if "is offline" in record.getMessage()]
+        assert line.startswith(
+            f"damaged-0 is offline: {log_file('damaged')}: corrupt record batch at position 0: "
+        )
+        assert line.endswith(f"; stop the broker and run: penstock log repair {DATA}/damaged-0")
         assert (await end_of(broker, "damaged"))[0] == ErrorCode.KAFKA_STORAGE_ERROR
         (part,) = await broker.produced("damaged", bytes(batch()))
         assert part.error_code == ErrorCode.KAFKA_STORAGE_ERROR
         assert await end_of(broker, "orders") == (NONE, 3)
+        answer = await broker.call(metadata.handle, ApiKey.METADATA, 9, topics=None)
+        told = {topic.name: topic.partitions[0] for topic in answer.topics}
+        assert [
+            (told[name].error_code, told[name].leader_id, told[name].offline_replicas)
+            for name in ("orders", "damaged")
+        ] == [(NONE, 1, []), (ErrorCode.LEADER_NOT_AVAILABLE, -1, [1])]
     assert not crashed.exists(f"{DATA}/{CLEAN_SHUTDOWN}"), "the next start must verify it again"
     assert crashed.content(log_file("damaged"))[65:68] == b"???"
 

@@ -87,6 +87,16 @@ async def test_a_leader_that_always_refuses_is_asked_without_a_pause(refusal: st
     assert len(broker.bodies(ApiKey.METADATA)) <= REQUESTS_MAX
 
 
+async def test_damage_on_the_broker_is_waited_for_instead_of_told() -> None:
+    broker = Bad({ApiKey.FETCH: lambda version, request: fetched(ErrorCode.CORRUPT_MESSAGE)})
+    with trio.fail_after(5):
+        async with broker.consumer() as consumer:
+            consumer.assign([TP])
+            with pytest.raises(CorruptRecords, match="the log of the broker is damaged") as caught:
+                await anext(consumer)
+    assert (caught.value.partition, caught.value.offset) == (TP, 0)
+
+
 async def test_after_many_refusals_a_leader_that_is_well_again_is_not_heard() -> None:
     answers = [fetched(ErrorCode.NOT_LEADER_OR_FOLLOWER) for _ in range(4)]
     answers.append(fetched(records=encode_batch([b"a"], leader_epoch=3)))
