@@ -116,6 +116,8 @@ def penstock(durability: str, directory: Path, cores: Sequence[int]) -> Generato
         "--listen",
         f"127.0.0.1:{port}",
         "--set",
+        "log.segment.delete.delay.ms=0",
+        "--set",
         settings,
     ]
     with _process(command, port, directory / "penstock.log", cores) as pid:
