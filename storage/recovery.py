@@ -283,22 +283,19 @@ class _Opening:
         for number in range(first, len(self._segments)):
             segment = self._segments[number]
             if verified:
-                fault = self._gap_fault(segment, verified[-1].next_offset)
-                if fault is not None:
-                    verified.append(_Verified(segment, 0, 0, segment.size_bytes, segment.base_offset, fault))
-                    break
+                self._check_base_offset(segment, verified[-1].next_offset)
             found = self._verify_segment(segment, recovery_point)
             verified.append(found)
             if found.fault is not None:
                 break
         return verified
 
-    def _gap_fault(self, segment: Segment, expected_offset: int) -> CorruptBatch | None:
-        if follows_on(segment.base_offset, expected_offset, self._rules):
-            return None
-        return CorruptBatch(
-            segment.path, 0, f"segment begins at {segment.base_offset} where {expected_offset} comes next"
-        )
+    def _check_base_offset(self, segment: Segment, expected_offset: int) -> None:
+        """Raise CorruptBatch unless a segment begins where the one before it ends: no crash leaves it otherwise, however empty it is."""
+        if not follows_on(segment.base_offset, expected_offset, self._rules):
+            raise CorruptBatch(
+                segment.path, 0, f"segment begins at {segment.base_offset} where {expected_offset} comes next"
+            )
 
     def _verify_segment(self, segment: Segment, recovery_point: int) -> _Verified:
         size_bytes = segment.size_bytes

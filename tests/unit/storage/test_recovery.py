@@ -200,6 +200,22 @@ def test_a_missing_segment_above_the_recovery_point_is_refused(files: MemoryFile
         reopen(files, SMALL)
 
 
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_missing_segment_before_one_that_is_empty_or_holds_one_batch_is_refused(
+    files: MemoryFiles, count: int
+) -> None:
+    log = new_log(files)
+    for _ in range(2):
+        fill(log, 3)
+        log.roll(NOW_MS)
+    fill(log, count)
+    files.kill()
+    files.unlink(log.segments[1].path)
+    with pytest.raises(CorruptBatch, match="begins at 6 where 3 comes next"):
+        reopen(files)
+    assert bool(files.content(log.segments[2].path)) == bool(count), "nothing was cut"
+
+
 def test_a_log_that_ends_below_its_recovery_point_is_refused(files: MemoryFiles) -> None:
     log = new_log(files)
     fill(log, 3)
