@@ -6,6 +6,10 @@ Owns their syntax and that they are replaced atomically and durably. Knows neith
     2                       count of entries
     orders 0 4711           entry: for offset checkpoints topic, partition, offset; for leader epochs epoch, start offset
     orders 1 12
+    ~crc32c 0 3698852810    in offset checkpoints: of the entries before it; to Kafka a partition that is not there
+
+A bit that flips in an offset gives another offset, and nothing else would tell: a log start that was too high would hide records. What is
+in the other files is held against the batches or the metadata store.
 
 A partition's `compaction-checkpoint`, which Kafka does not have, is one such entry: the offset below which others may be missing.
 
@@ -16,6 +20,8 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping
 
+from crc32c import crc32c
+
 from penstock.runtime.files import FileSystem, read_file, replace_file
 from penstock.storage.errors import CorruptFile
 from penstock.storage.layout import COMPACTION_CHECKPOINT, OFFSET_MAX
@@ -23,24 +29,30 @@ from penstock.storage.layout import COMPACTION_CHECKPOINT, OFFSET_MAX
 VERSION = 0
 TOPIC_ID_SIZE_BYTES = 16
 _OFFSET_DIGITS_MAX = 20
+_CHECKSUM = "~crc32c"
+"""No topic can have that name."""
 
 TopicPartition = tuple[str, int]
 
 
 def read_offset_checkpoint(files: FileSystem, path: str) -> dict[TopicPartition, int]:
-    """All offsets by (topic, partition); empty if the file is missing. Raises CorruptFile."""
+    """All offsets by (topic, partition); empty if the file is missing. A file without a checksum is taken as it is. Raises CorruptFile."""
     offsets: dict[TopicPartition, int] = {}
-    for fields in _read_entries(files, path, field_count=3):
-        topic, partition, offset = fields
+    entries = _read_entries(files, path, field_count=3)
+    if entries and entries[-1][0] == _CHECKSUM:
+        told = entries.pop()[2]
+        if _number(path, told) != _checksum(" ".join(fields) for fields in entries):
+            raise CorruptFile("the entries fail their CRC-32C check", path=path)
+    for topic, partition, offset in entries:
         offsets[topic, _number(path, partition)] = _number(path, offset)
     return offsets
 
 
 def write_offset_checkpoint(files: FileSystem, path: str, offsets: Mapping[TopicPartition, int]) -> None:
     """Replace the file; durable on return, and untouched if this raises."""
-    _write_entries(
-        files, path, (f"{topic} {partition} {offsets[topic, partition]}" for topic, partition in offsets)
-    )
+    lines = [f"{topic} {partition} {offsets[topic, partition]}" for topic, partition in offsets]
+    checksum = [f"{_CHECKSUM} 0 {_checksum(lines)}"] if lines else []
+    _write_entries(files, path, lines + checksum)
 
 
 def read_epoch_checkpoint(files: FileSystem, path: str) -> list[tuple[int, int]] | None:
@@ -111,6 +123,11 @@ def uuid_text(uuid: bytes) -> str:
     return base64.urlsafe_b64encode(uuid).decode().rstrip("=")
 
 
+def is_nearly(uuid: bytes, other: bytes) -> bool:
+    """Whether two UUIDs that are not equal differ in one character as written: no two that were drawn do."""
+    return sum(a != b for a, b in zip(uuid_text(uuid), uuid_text(other), strict=True)) == 1
+
+
 def _read_lines(files: FileSystem, path: str) -> list[str]:
     try:
         return read_file(files, path).decode().splitlines()
@@ -138,6 +155,10 @@ def _read_entries(
 def _write_entries(files: FileSystem, path: str, entries: Iterable[str]) -> None:
     lines = list(entries)
     replace_file(files, path, "\n".join([str(VERSION), str(len(lines)), *lines, ""]).encode())
+
+
+def _checksum(lines: Iterable[str]) -> int:
+    return crc32c("\n".join(lines).encode())
 
 
 def _number(path: str, text: str) -> int:

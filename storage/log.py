@@ -29,8 +29,10 @@ from penstock.storage.batch_walk import walk_batches
 from penstock.storage.errors import CorruptBatch, OffsetOutOfRange, missing_is_disk_error
 from penstock.storage.layout import (
     DELETED_SUFFIX,
+    LOG_SUFFIX,
     SEGMENT_SUFFIXES,
     TEMPORARY_SUFFIX,
+    segment_file_name,
 )
 from penstock.storage.log_config import LogConfig
 from penstock.storage.log_reader import ReadRequest, Segments, floor_segment, locate_end, read_slice
@@ -195,9 +197,17 @@ class Log(SegmentSwapper):
                 raise OffsetOutOfRange(offset, self._log_start_offset, self._log_end_offset)
             try:
                 with missing_is_disk_error():
+                    self._forget_failed_roll()
                     self._truncate(offset)
             except StorageError as error:
                 self._fail(error)
+
+    def _forget_failed_roll(self) -> None:
+        """Remove the file that a roll which failed half-way may have left at the log end offset: after a cut nothing leads up to it."""
+        if self._roll_above_bytes < 0:
+            self._files.unlink(f"{self.directory}/{segment_file_name(self._log_end_offset, LOG_SUFFIX)}")
+            self._files.sync_directory(self.directory)
+            self._roll_above_bytes = self._config.segment_bytes
 
     def _truncate(self, offset: int) -> None:
         number = floor_segment(self._segments, offset)
@@ -276,6 +286,7 @@ class Log(SegmentSwapper):
             self._epochs.clear()
             try:
                 with missing_is_disk_error():
+                    self._forget_failed_roll()
                     self._start_over_at(offset)
             except StorageError as error:
                 self._fail(error)

@@ -3,7 +3,7 @@
 Owns the decision what of a found directory is the log. Knows neither checkpoints of the data directory (recovery point and log start
 offset are handed in) nor what the broker does with a damaged partition.
 
-Clean (the shutdown marker was there): nothing is verified; the last index entry and the headers behind it give the end.
+Clean (the shutdown marker was there): the last index entry and the headers behind it give the end; only the last batch is verified.
 
 Unclean: every batch from the recovery point on is read and verified. What is whole is *written again* and synced: after a sync that
 failed unseen, pages are clean in memory and absent on disk, and a second sync says yes over zeros. A torn tail, bytes after the
@@ -19,6 +19,7 @@ Invariants:
 Source: Kafka's `LogLoader`; ALICE (Pillai et al., OSDI 2014) and "Can Applications Recover from fsync Failures?" (Rebello et al., ATC 2020).
 """
 
+from contextlib import suppress
 from typing import NamedTuple
 
 from penstock.protocol.record_batch import BatchHeader
@@ -32,9 +33,11 @@ from penstock.storage.batch_walk import (
     walk_headers,
 )
 from penstock.storage.checkpoint import (
+    is_nearly,
     read_epoch_checkpoint,
     read_gaps_below,
     read_partition_metadata,
+    uuid_text,
     write_epoch_checkpoint,
     write_partition_metadata,
 )
@@ -149,6 +152,11 @@ class _Opening:
             self._report.notes.append("partition.metadata was missing")
             return topic_id
         if topic_id is not None and found != topic_id:
+            if is_nearly(found, topic_id):
+                raise CorruptFile(
+                    f"the topic id differs in one character from {uuid_text(topic_id)}: damage, no other topic",
+                    path=path,
+                )
             raise TopicIdMismatch(
                 f"topic id {found.hex()}, where {topic_id.hex()} was expected", path=self._directory
             )
@@ -233,9 +241,15 @@ class _Opening:
         file = self._files.open(active.path)
         try:
             position = self._resume(active, file, OFFSET_MAX)
-            self._log_end_offset = book_to_end(active, file, position, active.size_bytes, self._rules)
+            self._log_end_offset, last = book_to_end(active, file, position, active.size_bytes, self._rules)
+            self._check_whole(active, file, last)
         finally:
             file.close()
+
+    def _check_whole(self, segment: Segment, file: File, position: int) -> None:
+        """Raise CorruptBatch unless the checksum of a batch is right whose header alone has said where the log goes on."""
+        _, header, batch = next(walk_batches(file, position, segment.size_bytes))
+        check_batch(segment.path, position, header, batch, -1, self._rules)
 
     def _resume(self, segment: Segment, file: File, below_offset: int) -> int:
         """Take over what the index files say about batches below an offset; returns the position to go on from."""
@@ -283,26 +297,23 @@ class _Opening:
         for number in range(first, len(self._segments)):
             segment = self._segments[number]
             if verified:
-                fault = self._gap_fault(segment, verified[-1].next_offset)
-                if fault is not None:
-                    verified.append(_Verified(segment, 0, 0, segment.size_bytes, segment.base_offset, fault))
-                    break
+                self._check_base_offset(segment, verified[-1].next_offset)
             found = self._verify_segment(segment, recovery_point)
             verified.append(found)
             if found.fault is not None:
                 break
         return verified
 
-    def _gap_fault(self, segment: Segment, expected_offset: int) -> CorruptBatch | None:
-        if follows_on(segment.base_offset, expected_offset, self._rules):
-            return None
-        return CorruptBatch(
-            segment.path, 0, f"segment begins at {segment.base_offset} where {expected_offset} comes next"
-        )
+    def _check_base_offset(self, segment: Segment, expected_offset: int) -> None:
+        """Raise CorruptBatch unless a segment begins where the one before it ends: no crash leaves it otherwise, however empty it is."""
+        if not follows_on(segment.base_offset, expected_offset, self._rules):
+            raise CorruptBatch(
+                segment.path, 0, f"segment begins at {segment.base_offset} where {expected_offset} comes next"
+            )
 
     def _verify_segment(self, segment: Segment, recovery_point: int) -> _Verified:
         size_bytes = segment.size_bytes
-        expected = -1
+        expected = below = -1
         start = position = 0
         fault: CorruptBatch | None = None
         file = self._files.open(segment.path)
@@ -310,15 +321,19 @@ class _Opening:
             start = self._resume(segment, file, recovery_point)
             if start == 0:
                 expected = segment.base_offset
-            for position, header in walk_headers(file, start, size_bytes):
-                if header.next_offset > recovery_point:
-                    break
-                reason = chain_fault(header, expected, self._rules)
-                if reason is not None:
-                    raise CorruptBatch(segment.path, position, reason)
-                self._book(segment, position, header)
-                expected = header.next_offset
-                start = position + header.size_bytes
+            with suppress(CorruptBatch):  # the walk over whole batches comes upon it, too
+                for position, header in walk_headers(file, start, size_bytes):
+                    if header.next_offset > recovery_point or chain_fault(header, expected, self._rules):
+                        break
+                    self._book(segment, position, header)
+                    expected = header.next_offset
+                    start = position + header.size_bytes
+                    below = position
+            if below >= 0:
+                # It was durable, so it is no torn tail whatever is wrong with it; and by its length the walk goes on.
+                expected, next_offset = -1, expected
+                self._check_whole(segment, file, below)
+                expected = next_offset
             position = start
             for position, header, batch in walk_batches(file, start, size_bytes):
                 check_batch(segment.path, position, header, batch, expected, self._rules)

@@ -82,16 +82,21 @@ def resume_indexes(
     return 0, False
 
 
-def book_to_end(segment: Segment, file: File, position: int, end_position: int, rules: ChainRules) -> int:
-    """Book every batch from `position` on by its header; returns the offset after the last, or the base offset without one.
+def book_to_end(
+    segment: Segment, file: File, position: int, end_position: int, rules: ChainRules
+) -> tuple[int, int]:
+    """Book every batch from `position` on by its header.
 
-    Raises CorruptBatch where the chain breaks.
+    Returns the offset after the last one and that one's position; the base offset and -1 without any. Raises CorruptBatch where the chain
+    breaks.
     """
     expected = segment.base_offset if position == 0 else -1
+    last_position = -1
     for batch_position, header in walk_headers(file, position, end_position):
         fault = chain_fault(header, expected, rules)
         if fault is not None:
             raise CorruptBatch(segment.path, batch_position, fault)
         segment.book_header(batch_position, header, rules.index_interval_bytes)
         expected = header.next_offset
-    return max(expected, segment.base_offset)
+        last_position = batch_position
+    return max(expected, segment.base_offset), last_position

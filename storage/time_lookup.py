@@ -16,7 +16,7 @@ from penstock.protocol.errors import DecodeError
 from penstock.protocol.record_batch import LOG_APPEND_TIME_FLAG, NO_TIMESTAMP, BatchHeader
 from penstock.protocol.records import iterate_records
 from penstock.runtime.files import File
-from penstock.storage.batch_walk import ChainRules, check_batch, walk_headers
+from penstock.storage.batch_walk import ChainRules, chain_fault, check_batch, walk_headers
 from penstock.storage.errors import CorruptBatch
 from penstock.storage.log_reader import ReadRequest, Segments, locate
 from penstock.storage.segment import Indexes, Segment
@@ -68,7 +68,9 @@ def max_timestamp(
         shared = segment.pool.acquire(segment)
         try:
             position = _start_for_max(segment, shared.file, indexes, end_offset, rules)
-            for batch_position, header in _headers(segment, shared.file, position, start_offset, end_offset):
+            for batch_position, header in _headers(
+                segment, shared.file, position, start_offset, end_offset, rules
+            ):
                 if header.base_offset < start_offset:
                     # the record with its largest timestamp may lie below the start
                     first = _largest_in_batch(shared.file, batch_position, header, start_offset, rules)
@@ -147,7 +149,7 @@ def _find_in_segment(
     rules: ChainRules,
 ) -> TimestampOffset | None:
     position = _start_for_time(segment, file, indexes, timestamp_ms, rules)
-    for batch_position, header in _headers(segment, file, position, start_offset, end_offset):
+    for batch_position, header in _headers(segment, file, position, start_offset, end_offset, rules):
         if header.max_timestamp >= timestamp_ms:
             found = _find_in_batch(file, batch_position, header, timestamp_ms, start_offset, rules)
             if found is not None:
@@ -156,9 +158,15 @@ def _find_in_segment(
 
 
 def _headers(
-    segment: Segment, file: File, position: int, start_offset: int, end_offset: int
+    segment: Segment, file: File, position: int, start_offset: int, end_offset: int, rules: ChainRules
 ) -> Iterator[tuple[int, BatchHeader]]:
+    """The headers from `position` on of batches that touch [start_offset, end_offset). Raises CorruptBatch where the chain breaks."""
+    expected = segment.base_offset if position == 0 else -1
     for batch_position, header in walk_headers(file, position, segment.size_bytes):
+        fault = chain_fault(header, expected, rules)
+        if fault is not None:
+            raise CorruptBatch(file.path, batch_position, fault)
+        expected = header.next_offset
         if header.base_offset >= end_offset:
             return
         if header.last_offset >= start_offset:

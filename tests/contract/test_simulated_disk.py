@@ -264,6 +264,18 @@ def test_faults_hit_the_call_that_was_named(disk: SimulatedDisk) -> None:
     assert (file.pwrite(b"123", 0), file.pwrite(b"456", 0)) == (2, 3)
 
 
+def test_a_fault_may_stay_until_it_is_mended(disk: SimulatedDisk) -> None:
+    file = new_file(disk, b"abc")
+    disk.fail("any", DiskFull, call=2, forever=True)
+    file.pwrite(b"x", 0)
+    for _ in range(3):
+        with pytest.raises(DiskFull):
+            file.pwrite(b"y", 0)
+    assert file.pread(1, 0) == b"x"
+    disk.heal()
+    file.pwrite(b"y", 0)
+
+
 def test_a_full_disk_takes_what_fits(disk: SimulatedDisk) -> None:
     file = new_file(disk, b"12345")
     disk.capacity_bytes = 7

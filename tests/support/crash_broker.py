@@ -7,10 +7,11 @@ A further operation is one more method of `CrashBroker` and one more entry in `O
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from random import Random
 
 from tests.support.crash_ledger import Found, Ledger, Variant, end_of
-from tests.support.logs import NOW_MS, TOPIC_ID, append, batch, stored
+from tests.support.logs import NOW_MS, TOPIC_ID, append, batch, read_batches, stored
 
 from penstock.protocol.record_batch import iterate_batches, stamp
 from penstock.runtime.files import FileSystem, StorageError
@@ -51,6 +52,7 @@ class CrashBroker:
         self.directory = open_directory(files)
         self.log = self.opened = open_partition(self.directory, config)
         ledger.settle(found_in(self.log))
+        self._forget_sequences()
         self._begin_epoch()
 
     @property
@@ -178,8 +180,8 @@ class CrashBroker:
         ledger.others = []
         ledger.log_start_min = ledger.log_start_max = offset
         self.cut_to = None
-        self.directory.write_log_starts({KEY: offset})
         self._forget_sequences()
+        self.directory.write_log_starts({KEY: offset})
 
     def _lower_checkpoints(self, offset: int) -> None:
         if self.directory.recovery_points.get(KEY, 0) > offset:
@@ -194,17 +196,35 @@ class CrashBroker:
         for header, _ in iterate_batches(b"".join(self.ledger.batches)):
             self.sequences[header.producer_id] = header.last_sequence + 1
 
+    # Reading
+
+    def read(self) -> None:
+        """All of it, as consumers do, and the largest timestamp."""
+        end = self.log.log_end_offset
+        start = self.log.log_start_offset
+        visible = [raw for raw in self.ledger.batches if start < end_of(raw) <= end]
+        assert read_batches(self.log, max_bytes=500) == visible
+        largest = self.log.max_timestamp(end)
+        assert (largest is not None) == bool(visible)
+
     # The end
 
     def close(self) -> None:
-        """A clean stop."""
-        self.log.close()
-        self.write_checkpoints()
-        self.directory.mark_clean()
+        """A stop, clean if no error comes in between."""
+        is_clean = True
+        try:
+            self.log.close()
+        except StorageError:
+            is_clean = False
+        with suppress(StorageError):
+            self.write_checkpoints()
+        if is_clean:
+            with suppress(StorageError):
+                self.directory.mark_clean()
         self.directory.close()
 
     def restart(self) -> None:
-        """A clean stop, and the next process."""
+        """A stop, and the next process."""
         self.close()
         self.ledger.durable_end_offset = self.log.durable_end_offset
         self.opened = None
@@ -226,6 +246,7 @@ OPERATIONS: dict[str, Callable[[CrashBroker], None]] = {
     "delete records": CrashBroker.delete_records,
     "truncate": CrashBroker.truncate,
     "start over": CrashBroker.start_over,
+    "read": CrashBroker.read,
     "restart": CrashBroker.restart,
 }
 

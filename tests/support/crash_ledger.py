@@ -65,7 +65,8 @@ class Ledger:
 
     def settle(self, found: Found) -> None:
         """Take what an opened log holds for what it holds from now on."""
-        self.batches = [raw for raw in found.batches if end_of(raw) > found.base_offset]
+        self.batches = [raw for raw in self.batches if end_of(raw) <= found.base_offset]
+        self.batches += found.batches
         self.durable_end_offset = found.log_end_offset
         self.log_start_min = self.log_start_max = found.log_start_offset
         self.others = []

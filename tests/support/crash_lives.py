@@ -17,6 +17,7 @@ WEIGHTS = {
     "delete records": 1,
     "truncate": 1,
     "start over": 0.3,
+    "read": 0.5,
     "restart": 0.7,
 }
 """How often each operation comes. Further ones of `crash_broker.OPERATIONS` are added here."""

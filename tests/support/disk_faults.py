@@ -16,6 +16,7 @@ class _Fault(NamedTuple):
     error: type[StorageError] | None
     """None: a short write."""
     short_bytes: int = 0
+    forever: bool = False
 
 
 class CallsThatFail:
@@ -31,9 +32,14 @@ class CallsThatFail:
         self.call_count = 0
         self._faults: list[_Fault] = []
 
-    def fail(self, operation: str, error: type[StorageError], *, call: int = 1) -> None:
-        """Let the `call`-th `operation` from now on raise `error`; "any": of all that change something, "every": of all."""
-        self._faults.append(_Fault(operation, self._count(operation) + call, error))
+    def fail(
+        self, operation: str, error: type[StorageError], *, call: int = 1, forever: bool = False
+    ) -> None:
+        """Let the `call`-th `operation` from now on raise `error`, and `forever` all after it.
+
+        "any" is every operation that changes something, "every" is all of them.
+        """
+        self._faults.append(_Fault(operation, self._count(operation) + call, error, forever=forever))
 
     def write_shortly(self, count_bytes: int, *, call: int = 1) -> None:
         """Let the `call`-th write from now on take no more than that."""
@@ -60,8 +66,10 @@ class CallsThatFail:
         short_bytes = self.short_write_bytes
         for fault in self._faults.copy():
             concerned = fault.operation in (operation, "every") or (changes and fault.operation == "any")
-            if concerned and fault.at == self._count(fault.operation):
-                self._faults.remove(fault)
+            count = self._count(fault.operation)
+            if concerned and (fault.at == count or (fault.forever and fault.at < count)):
+                if not fault.forever:
+                    self._faults.remove(fault)
                 if fault.error is not None:
                     raise fault.error("injected", path=path)
                 short_bytes = fault.short_bytes

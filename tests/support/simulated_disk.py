@@ -201,9 +201,11 @@ class SimulatedDisk(CallsThatFail):
         return SimulatedFile(self, path, node, write)
 
     def exists(self, path: str) -> bool:
+        self.note("exists", path)
         return self._find(path) is not None
 
     def list_directory(self, path: str) -> list[str]:
+        self.note("list_directory", path)
         number = self._lookup(path)
         if number is None:
             raise FileNotFoundError(path)

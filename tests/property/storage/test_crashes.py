@@ -34,6 +34,7 @@ EVERYTHING_ONCE = [
     "append idempotently",
     "append",
     "sync",
+    "read",
     "truncate",
     "append idempotently",
     "start over",

@@ -1,6 +1,7 @@
 """The small text files, as Kafka writes and reads them."""
 
 import pytest
+from crc32c import crc32c
 from tests.support.memory_files import MemoryFiles
 
 from penstock.runtime.files import DiskError, StorageError
@@ -24,11 +25,31 @@ def files() -> MemoryFiles:
     return files
 
 
-def test_offset_checkpoints_are_kafkas_text(files: MemoryFiles) -> None:
+def test_offset_checkpoints_are_kafkas_text_with_a_checksum_as_last_entry(files: MemoryFiles) -> None:
     offsets = {("orders", 0): 4711, ("a.b_c-d", 12): 0, ("big", 1): 2**63 - 1}
     write_offset_checkpoint(files, PATH, offsets)
-    assert files.content(PATH) == b"0\n3\norders 0 4711\na.b_c-d 12 0\nbig 1 9223372036854775807\n"
+    entries = b"orders 0 4711\na.b_c-d 12 0\nbig 1 9223372036854775807"
+    assert files.content(PATH) == b"0\n4\n%s\n~crc32c 0 %d\n" % (entries, crc32c(entries))
     assert read_offset_checkpoint(files, PATH) == offsets
+    files.replace(PATH, b"0\n3\n%s\n" % entries)
+    assert read_offset_checkpoint(files, PATH) == offsets, "Kafka's own has no checksum"
+
+
+def test_no_flipped_bit_of_an_offset_checkpoint_gives_another_offset(files: MemoryFiles) -> None:
+    """A log start that is too high would hide records, and one that is too low show what was deleted."""
+    offsets = {("orders", 0): 47, ("orders", 1): 8}
+    write_offset_checkpoint(files, PATH, offsets)
+    refused = 0
+    for bit in range(8 * len(files.content(PATH))):
+        copy = files.copy()
+        copy.flip(PATH, bit)
+        try:
+            found = read_offset_checkpoint(copy, PATH)
+        except CorruptFile:
+            refused += 1
+        else:
+            assert found.items() >= offsets.items(), "only the checksum's own name may be lost"
+    assert refused > 200
 
 
 def test_an_empty_and_a_missing_checkpoint_hold_nothing(files: MemoryFiles) -> None:

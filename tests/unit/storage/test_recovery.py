@@ -1,5 +1,6 @@
 """Opening after a crash: what was durable is there, a torn tail goes, and damage is never cut (PROPERTIES D9, D10, D12)."""
 
+import contextlib
 import itertools
 
 import pytest
@@ -105,6 +106,42 @@ def test_a_flipped_bit_below_the_recovery_point_is_refused_in_the_last_batch_too
             read_batches(reopen(copy, recovery_point=2))
 
 
+def test_a_wrong_length_of_the_last_durable_batch_takes_what_follows_for_a_torn_tail(
+    files: MemoryFiles,
+) -> None:
+    """A length that leads into a later batch's midst leaves nothing behind it that could be a batch."""
+    log = new_log(files)
+    fill(log, 4)
+    content = killed(files, log)
+    size = len(content) // 4
+    for length in range(size, len(content)):
+        copy = files.copy()
+        copy.change(FIRST, 8, (length - 12).to_bytes(4, "big"))
+        for recovery_point in range(5):
+            if length == size:
+                assert len(read_values(reopen(copy.copy(), recovery_point=recovery_point))) == 4
+                continue
+            with pytest.raises(CorruptBatch):
+                read_batches(reopen(copy.copy(), recovery_point=recovery_point))
+
+
+def test_the_end_of_a_log_that_was_closed_cleanly_is_believed_without_its_checksum(
+    files: MemoryFiles,
+) -> None:
+    """The last batch says which offset comes next: a wrong one would leave a gap behind it."""
+    log = new_log(files)
+    fill(log, 3)
+    log.close()
+    content = files.content(FIRST)
+    last = 2 * len(content) // 3
+    for position in range(last, len(content)):
+        copy = files.copy()
+        copy.change(FIRST, position, bytes([content[position] ^ 1]))
+        with pytest.raises(CorruptBatch) as caught:
+            reopen(copy, clean=True)
+        assert caught.value.position == last
+
+
 def test_a_refused_log_is_left_as_it_was(files: MemoryFiles) -> None:
     log = new_log(files, SMALL)
     fill(log, 10)
@@ -198,6 +235,22 @@ def test_a_missing_segment_above_the_recovery_point_is_refused(files: MemoryFile
     files.unlink(log.segments[1].path)
     with pytest.raises(CorruptBatch, match="comes next"):
         reopen(files, SMALL)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_missing_segment_before_one_that_is_empty_or_holds_one_batch_is_refused(
+    files: MemoryFiles, count: int
+) -> None:
+    log = new_log(files)
+    for _ in range(2):
+        fill(log, 3)
+        log.roll(NOW_MS)
+    fill(log, count)
+    files.kill()
+    files.unlink(log.segments[1].path)
+    with pytest.raises(CorruptBatch, match="begins at 6 where 3 comes next"):
+        reopen(files)
+    assert bool(files.content(log.segments[2].path)) == bool(count), "nothing was cut"
 
 
 def test_a_log_that_ends_below_its_recovery_point_is_refused(files: MemoryFiles) -> None:
@@ -397,6 +450,17 @@ def test_leftovers_of_interrupted_work_are_removed(files: MemoryFiles) -> None:
     names = files.list_directory(DIRECTORY)
     assert not set(leftovers) & set(names)
     assert "notes.txt" in names
+
+
+def test_a_damaged_topic_id_is_another_topics(files: MemoryFiles) -> None:
+    """The directory of another topic is put aside and a new log made: no flipped bit may do that."""
+    new_log(files).close()
+    path = f"{DIRECTORY}/partition.metadata"
+    for bit in range(8 * len(files.content(path))):
+        copy = files.copy()
+        copy.flip(path, bit)
+        with contextlib.suppress(CorruptFile):
+            assert reopen(copy).topic_id == TOPIC_ID
 
 
 def test_a_partition_of_another_topic_is_refused(files: MemoryFiles) -> None:

@@ -9,6 +9,7 @@ from tests.support.memory_files import MemoryFiles
 
 from penstock.protocol.compression import Codec
 from penstock.protocol.record_batch import check_produced_batch
+from penstock.storage.errors import CorruptBatch
 from penstock.storage.log import Log
 from penstock.storage.log_config import LogConfig
 from penstock.storage.time_lookup import TimestampOffset
@@ -135,3 +136,19 @@ def test_segments_that_end_before_a_time_are_not_looked_into_twice() -> None:
     before = files.calls.copy()
     assert log.find_by_timestamp(10**6, log.log_end_offset) is None
     assert files.calls == before
+
+
+def test_a_batch_with_a_wrong_offset_hides_the_records_behind_it() -> None:
+    """Its header is not verified where nobody has read it yet; but it must follow on the one before."""
+    files = MemoryFiles()
+    log = new_log(files)
+    for number in range(4):
+        append(log, batch([b"v"], timestamps_ms=1000 + number))
+    log.close()
+    path = log.segments[0].path
+    size = len(files.content(path)) // 4
+    for bit in range(1, 64):
+        copy = files.copy()
+        copy.flip(path, 8 * size + bit)
+        with pytest.raises(CorruptBatch):
+            reopen(copy, clean=True).find_by_timestamp(1002, 4)

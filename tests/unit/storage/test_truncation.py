@@ -14,7 +14,7 @@ from tests.support.logs import (
 )
 from tests.support.memory_files import MemoryFiles
 
-from penstock.runtime.files import DiskError, StorageError
+from penstock.runtime.files import DiskError, StorageError, TooManyOpenFiles
 from penstock.storage.errors import LogFailed, OffsetOutOfRange
 from penstock.storage.log import Log
 from penstock.storage.log_config import LogConfig
@@ -288,3 +288,26 @@ def test_a_reader_that_was_overtaken_by_a_deletion_is_out_of_range(files: Memory
     assert log.find_by_timestamp(0, 12) is not None
     log.roll(NOW_MS)
     assert read_values(log) == expected(12, start=10)
+
+
+@pytest.mark.parametrize("start_over", [True, False])
+def test_the_file_that_a_failed_roll_has_left_lies_behind_a_gap_after_a_cut(start_over: bool) -> None:
+    files = MemoryFiles()
+    log = new_log(files)
+    fill(log, 3)
+    log.sync()
+    files.fail("open", TooManyOpenFiles, call=5)
+    with pytest.raises(TooManyOpenFiles):
+        log.roll(NOW_MS)
+    files.heal()
+    assert files.exists(f"{DIRECTORY}/{3:020d}.log")
+    if start_over:
+        log.truncate_fully_and_start_at(7)
+    else:
+        log.truncate_to(2)
+    files.power_cut()
+    log = reopen(files)
+    assert (log.log_start_offset, log.log_end_offset) == ((7, 7) if start_over else (0, 2))
+    fill(log, 1)
+    log.close()
+    assert len(read_values(reopen(files, clean=True))) == (1 if start_over else 3)
