@@ -15,7 +15,7 @@ import pytest
 from tests.faults.conftest import StartServer
 from tests.support import disks
 from tests.support.load import mixtures
-from tests.support.load.load import Load
+from tests.support.load.load import Load, verify
 from tests.support.processes import IS_KAFKA, RunningServer, resident_bytes
 
 pytestmark = pytest.mark.skipif(IS_KAFKA, reason="Apache Kafka ends when its disk is full")
@@ -105,6 +105,7 @@ def test_full_disks_under_load_lose_what_was_promised_or_end_the_broker(
     assert resident_bytes(server.pid) - before < MEMORY_BYTES_MAX
     load.finish()
     assert server.stop() == 0
+    verify(server.data_directory)
     server.start()
     load.check_all()
     print(

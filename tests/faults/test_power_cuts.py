@@ -21,7 +21,7 @@ from tests.faults.conftest import StartServer
 from tests.support import real_disks
 from tests.support.deadline import DeadlineExceeded, until
 from tests.support.load import mixtures
-from tests.support.load.load import Load
+from tests.support.load.load import Load, verify
 from tests.support.processes import IS_KAFKA, RunningServer, freeze
 from tests.support.real_disks import RealDisk
 from tests.support.shim import ALWAYS, Rule, Shim
@@ -93,6 +93,7 @@ class PowerCuts:
         self._load.await_acks(5)
         self._load.finish()
         assert self._server.stop() == 0
+        verify(self._server.data_directory)
         self._server.start()
         self._load.check_all()
         self._server.kill()

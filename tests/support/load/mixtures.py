@@ -11,19 +11,22 @@ SETTINGS = {
     "offsets_topic_num_partitions": "2",
     "offsets_topic_replication_factor": "1",
     "replica_high_watermark_checkpoint_interval_ms": "100",
+    "log_retention_check_interval_ms": "100",
 }
 """Of a broker that is to be hurt under one of these loads."""
 ROLLING = {"segment.bytes": "65536", "index.interval.bytes": "1024"}
 
 
 def everything(bootstrap: str, seed: int) -> Load:
-    """Six writers, a reader, two groups, deletions of records and of topics, segments of 64 KB. All that is acked must stay."""
+    """Six writers, a reader, two groups, deletions of records and of topics, retention, segments of 64 KB. All that is acked must stay."""
     with connect(bootstrap) as connection:
         kept = create_topic(connection, "kept", partitions=4, configs=ROLLING)
         cut = create_topic(connection, "cut", configs={"segment.bytes": "16384"})
+        aged = create_topic(connection, "aged", configs={"segment.bytes": "8192", "retention.bytes": "30000"})
     ledgers = [PartitionLedger(kept, index) for index in range(4)]
     trimmed = PartitionLedger(cut, 0)
-    everywhere = [*ledgers, trimmed]
+    expiring = PartitionLedger(aged, 0, may_expire=True)
+    everywhere = [*ledgers, trimmed, expiring]
     return Load(
         bootstrap,
         everywhere,
@@ -33,7 +36,7 @@ def everything(bootstrap: str, seed: int) -> Load:
             RawWriter(bootstrap, "raw-leader", ledgers[:1], is_idempotent=False, seed=seed + 2, acks=1),
             LibrdkafkaWriter(bootstrap, "librdkafka-idempotent", everywhere, is_idempotent=True),
             LibrdkafkaWriter(bootstrap, "librdkafka-plain", ledgers[:2], is_idempotent=False),
-            PenstockWriter(bootstrap, "penstock", [*ledgers[2:], trimmed]),
+            PenstockWriter(bootstrap, "penstock", [*ledgers[2:], trimmed, expiring]),
         ],
         [
             Observer(bootstrap, everywhere),
