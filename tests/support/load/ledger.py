@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 _POOL = b"".join(zlib.crc32(b"%d" % number).to_bytes(4, "big") for number in range(1024))
 _SIZE_MAX = 400
+KEY_COUNT = 25
 
 
 def value_of(writer: str, number: int) -> bytes:
@@ -25,6 +26,11 @@ def origin_of(value: bytes) -> tuple[str, int]:
     origin = writer.decode(), int(number)
     assert value_of(*origin) == value, f"a record that nobody wrote: {value[:80]!r}"
     return origin
+
+
+def key_of(value: bytes) -> bytes:
+    """The key that a value has on a compacted topic: one of 25, by its number."""
+    return b"%d" % (origin_of(value)[1] % KEY_COUNT)
 
 
 @dataclass
@@ -125,6 +131,20 @@ def check_records(ledger: PartitionLedger, owed: Owed, found: Mapping[int, bytes
             assert there is not None, f"{ledger}: {offset} was seen and is gone"
             assert zlib.crc32(there) == checksum, f"{ledger}: {offset} was seen otherwise: {there[:60]!r}"
     return compared
+
+
+def check_compacted(ledger: PartitionLedger, owed: Owed, found: Mapping[int, bytes]) -> None:
+    """Of each key the latest acked record is there, or a later one; offsets and each writer's numbers still rise."""
+    assert list(found) == sorted(set(found)), f"{ledger}: out of order"
+    latest = {key_of(value): offset for offset, value in found.items()}
+    for offset, value in owed.acked.items():
+        assert latest.get(key_of(value), -1) >= offset, f"{ledger}: key {key_of(value)!r} has lost {offset}"
+    by_writer: dict[str, list[int]] = {}
+    for value in found.values():
+        writer, number = origin_of(value)
+        by_writer.setdefault(writer, []).append(number)
+    for writer, numbers in by_writer.items():
+        assert numbers == sorted(set(numbers)), f"{ledger}: {writer} is out of order or there twice"
 
 
 def check_writer(

@@ -147,9 +147,11 @@ class Load:
             since, known = min(since, end), ledger.owed()
         start, _ = list_offset(connection, ledger.topic, -2, **place)
         owed.check_bounds(ledger, known, start, end)
-        since = max(since, start)
+        since = start if ledger.may_compact else max(since, start)
         since, found = read(connection, ledger, since)
         self.compared_count += owed.check_records(ledger, known, found, since)
+        if ledger.may_compact:
+            owed.check_compacted(ledger, known, found)
         return found, since if ledger.may_compact else since + len(found)
 
     def _accept_loss(self, ledger: PartitionLedger, end: int) -> None:
@@ -195,11 +197,10 @@ def read(connection: Connection, ledger: PartitionLedger, since: int) -> tuple[i
             f"{ledger} at {position}: {ErrorCode(answer.error_code)!r}"
         )
         end = answer.high_watermark if end is None else end
-        records = [each for each in batches.values_of(answer.records) if each[0] >= position]
-        found.update(records)
-        if not records:
+        found.update(each for each in batches.values_of(answer.records) if each[0] >= position)
+        if not answer.records:
             break
-        position = records[-1][0] + 1
+        position = batches.end_offset_of(answer.records)
     return since, found
 
 
