@@ -71,8 +71,7 @@ NO_TIMESTAMP = -1
 class LogWriter:
     """See the module. Used as `Log` only."""
 
-    _roll_above_bytes = 0
-    """segment.bytes; -1 while a roll has begun and not succeeded."""
+    _roll_above_bytes = 0  # segment.bytes; -1 while a roll has begun and not succeeded
 
     def __init__(self, state: OpenedState) -> None:
         self.directory = state.directory
@@ -204,8 +203,7 @@ class LogWriter:
         So when the batch would lift the segment over `segment.bytes`, the segment's first batch is more than `segment.ms` older (by
         record timestamps; by `now_ms` where the first batch has none), an index is full, or a relative offset would pass int32.
         """
-        segment = self._active
-        config = self._config
+        segment, config = self._active, self._config
         size = segment.size_bytes
         if size == 0:
             return False
@@ -396,9 +394,9 @@ class LogWriter:
         self._producers.recall(entry.producer_id, earlier)
         return self._producers.check(header)
 
-    def _duplicate(self, repeated: AppendedBatch) -> AppendInfo:
-        time_ms = repeated.timestamp_ms if self._log_append_time else NO_TIMESTAMP
-        return AppendInfo(repeated.base_offset, repeated.last_offset, time_ms, True, -1)
+    def _duplicate(self, first: AppendedBatch) -> AppendInfo:
+        time_ms = first.timestamp_ms if self._log_append_time else NO_TIMESTAMP
+        return AppendInfo(first.base_offset, first.last_offset, time_ms, True, -1)
 
     def _enter_epoch(self, epoch: int, start_offset: int) -> None:
         """Make sure that `epoch` is the latest in the checkpoint on disk."""
@@ -410,12 +408,10 @@ class LogWriter:
     def _write_epochs(self) -> None:
         # a segment deletion on a worker may write it at the same time as the first append of an epoch
         with self._epochs_lock:
-            entries = self._epochs.entries
+            entries, path = self._epochs.entries, f"{self.directory}/{LEADER_EPOCH_CHECKPOINT}"
             try:
                 with missing_is_disk_error():
-                    write_epoch_checkpoint(
-                        self._files, f"{self.directory}/{LEADER_EPOCH_CHECKPOINT}", entries
-                    )
+                    write_epoch_checkpoint(self._files, path, entries)
             except (DiskFull, TooManyOpenFiles):
                 raise
             except StorageError as error:
@@ -477,8 +473,7 @@ class LogWriter:
             self._producers.expire(now_ms)
             old.write_indexes()
             self._write_snapshot()
-            # If this fails half-way, the next roll must make this very file: were the log to go on in the old segment first, the new
-            # one's file would be an empty segment that begins below the end of the one before it.
+            # Until this has succeeded, nothing may come behind it in the old segment: an empty one in the middle would look like damage.
             self._roll_above_bytes = -1
             new = self._new_segment(self._log_end_offset)
             self._create_file(new)

@@ -15,12 +15,12 @@ import pytest
 from tests.faults.conftest import StartServer
 from tests.support import disks
 from tests.support.load import mixtures
-from tests.support.load.load import Load
+from tests.support.load.load import Load, verify
 from tests.support.processes import IS_KAFKA, RunningServer, resident_bytes
 
 pytestmark = pytest.mark.skipif(IS_KAFKA, reason="Apache Kafka ends when its disk is full")
 
-FULL_DISKS = int(os.environ.get("FULL_DISKS", "4"))
+FULL_DISKS = int(os.environ.get("FULL_DISKS", "3"))
 SEED = int(os.environ.get("FAULT_SEED", "1"))
 MIB = 1 << 20
 DISK_SIZE_BYTES = 64 * MIB
@@ -104,9 +104,9 @@ def test_full_disks_under_load_lose_what_was_promised_or_end_the_broker(
     load.await_acks(10)
     assert resident_bytes(server.pid) - before < MEMORY_BYTES_MAX
     load.finish()
-    assert server.stop() == 0
-    server.start()
     load.check_all()
+    assert server.stop() == 0
+    verify(server.data_directory)
     print(
         f"{FULL_DISKS} full disks, {load.acked_count} records acked, {load.compared_count} comparisons, "
         f"{load.refused_count} refusals seen, {full.refused_starts} starts refused"

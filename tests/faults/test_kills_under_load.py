@@ -10,6 +10,7 @@ import threading
 import pytest
 from tests.faults.conftest import StartServer
 from tests.support.load import mixtures
+from tests.support.load.load import verify
 from tests.support.processes import IS_KAFKA
 
 pytestmark = pytest.mark.skipif(IS_KAFKA, reason="what it promises to keep over a kill is less")
@@ -43,10 +44,12 @@ def test_kills_under_load_lose_tear_repeat_or_hide_what_was_promised(
     load.await_acks(10)
     load.finish()
     assert server.stop() == 0
+    verify(server.data_directory)
     server.start()
     load.check_all()
     segments = len(list(server.data_directory.glob("kept-*/*.log")))
     assert segments > len(load.ledgers), "nothing was rolled"
+    assert all(ledger.start_acked > 0 for ledger in load.ledgers if ledger.may_expire), "nothing expired"
     print(
         f"{count} kills, {load.acked_count} records acked, {load.compared_count} comparisons, {segments} segments"
     )

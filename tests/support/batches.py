@@ -105,6 +105,12 @@ def base_offset_of(batch: bytes) -> int:
     return int(struct.unpack_from(">q", batch)[0])
 
 
+def end_offset_of(data: bytes) -> int:
+    """The offset behind the last whole batch of a fetched field, whose last records compaction may have taken."""
+    last = split_batches(data)[-1]
+    return base_offset_of(last) + int(struct.unpack_from(">i", last, LAST_OFFSET_DELTA_POSITION)[0]) + 1
+
+
 def leader_epoch_of(batch: bytes) -> int:
     """The epoch that the broker stamped."""
     return int(struct.unpack_from(">i", batch, 12)[0])

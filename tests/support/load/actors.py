@@ -123,6 +123,8 @@ class Observer(Actor):
                 ledger.see(offset, value)
                 position = offset + 1
                 self.done_count += 1
+        if ledger.may_compact and answer.records:
+            position = max(position, batches.end_offset_of(answer.records))
         self.positions[place] = position
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 _POOL = b"".join(zlib.crc32(b"%d" % number).to_bytes(4, "big") for number in range(1024))
 _SIZE_MAX = 400
+KEY_COUNT = 25
 
 
 def value_of(writer: str, number: int) -> bytes:
@@ -27,6 +28,11 @@ def origin_of(value: bytes) -> tuple[str, int]:
     return origin
 
 
+def key_of(value: bytes) -> bytes:
+    """The key that a value has on a compacted topic: one of 25, by its number."""
+    return b"%d" % (origin_of(value)[1] % KEY_COUNT)
+
+
 @dataclass
 class PartitionLedger:
     """What one partition owes. `acked` and `seen` are offset to value and to checksum; actors in threads add to them."""
@@ -37,6 +43,8 @@ class PartitionLedger:
     """Offsets may be missing, and an acked record, once a newer one of its key was acked."""
     acked: dict[int, bytes] = field(default_factory=dict[int, bytes])
     seen: dict[int, int] = field(default_factory=dict[int, int])
+    may_expire: bool = False
+    """Retention deletes here when it likes."""
     start_asked: int = 0
     """Up to where somebody wished to delete; above it, everything must be there."""
     start_acked: int = 0
@@ -96,9 +104,9 @@ def check_bounds(ledger: PartitionLedger, owed: Owed, start: int, end: int) -> N
     assert ledger.start_acked <= start, (
         f"{ledger}: what was deleted below {ledger.start_acked} is back ({start})"
     )
-    assert start <= ledger.start_asked, (
-        f"{ledger}: begins at {start}, nobody deleted above {ledger.start_asked}"
-    )
+    start_max = end if ledger.may_expire else ledger.start_asked
+    assert start <= start_max, f"{ledger}: begins at {start}, nobody deleted above {start_max}"
+    ledger.start_acked = max(ledger.start_acked, start)
     assert end >= owed.end, f"{ledger}: ends at {end}, owes up to {owed.end}"
 
 
@@ -125,23 +133,36 @@ def check_records(ledger: PartitionLedger, owed: Owed, found: Mapping[int, bytes
     return compared
 
 
+def check_compacted(ledger: PartitionLedger, owed: Owed, found: Mapping[int, bytes]) -> None:
+    """Of each key the latest acked record is there, or a later one; offsets and each writer's numbers still rise."""
+    assert list(found) == sorted(set(found)), f"{ledger}: out of order"
+    latest = {key_of(value): offset for offset, value in found.items()}
+    for offset, value in owed.acked.items():
+        assert latest.get(key_of(value), -1) >= offset, f"{ledger}: key {key_of(value)!r} has lost {offset}"
+    by_writer: dict[str, list[int]] = {}
+    for value in found.values():
+        writer, number = origin_of(value)
+        by_writer.setdefault(writer, []).append(number)
+    for writer, numbers in by_writer.items():
+        assert numbers == sorted(set(numbers)), f"{ledger}: {writer} is out of order or there twice"
+
+
 def check_writer(
     numbers: Iterable[int], ledger: PartitionLedger, writer: str, *, may_have_lost: bool
 ) -> None:
     """One writer's numbers in the order of the log: each once, ascending, and none left out between the first and the last acked."""
     in_order = list(numbers)
+    may_have_deleted = ledger.may_expire or ledger.start_asked > 0
     if may_have_lost:
         assert in_order == sorted(set(in_order)), f"{ledger}: {writer} is out of order or there twice"
         return
     if not in_order:
-        assert ledger.start_asked or not ledger.acked_counts[writer], (
-            f"{ledger}: nothing of {writer} is there"
-        )
+        assert may_have_deleted or not ledger.acked_counts[writer], f"{ledger}: nothing of {writer} is there"
         return
     assert in_order == list(range(in_order[0], in_order[0] + len(in_order))), (
         f"{ledger}: {writer} has gaps, repetitions or is out of order: {_disorder(in_order)}"
     )
-    assert ledger.start_asked or in_order[0] == 0, f"{ledger}: {writer} begins at {in_order[0]}"
+    assert may_have_deleted or in_order[0] == 0, f"{ledger}: {writer} begins at {in_order[0]}"
     assert ledger.acked_counts[writer] <= in_order[-1] + 1 <= ledger.sent_counts[writer]
 
 

@@ -3,7 +3,9 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from click.testing import CliRunner
 from tests.support import batches
 from tests.support.deadline import until
 from tests.support.errors import ErrorCode
@@ -13,6 +15,8 @@ from tests.support.load.ledger import PartitionLedger
 from tests.support.load.writers import Writer
 from tests.support.topics import fetch, list_offset
 from tests.support.wire import Connection, connect
+
+from penstock.cli.main import cli
 
 LIMIT_S = 60.0
 
@@ -143,9 +147,11 @@ class Load:
             since, known = min(since, end), ledger.owed()
         start, _ = list_offset(connection, ledger.topic, -2, **place)
         owed.check_bounds(ledger, known, start, end)
-        since = max(since, start)
-        found = read(connection, ledger, since)
+        since = start if ledger.may_compact else max(since, start)
+        since, found = read(connection, ledger, since)
         self.compared_count += owed.check_records(ledger, known, found, since)
+        if ledger.may_compact:
+            owed.check_compacted(ledger, known, found)
         return found, since if ledger.may_compact else since + len(found)
 
     def _accept_loss(self, ledger: PartitionLedger, end: int) -> None:
@@ -177,19 +183,28 @@ def serves(connection: Connection, ledger: PartitionLedger) -> bool:
     return bool(code == ErrorCode.none)
 
 
-def read(connection: Connection, ledger: PartitionLedger, since: int) -> dict[int, bytes]:
-    """All records from `since` to the high watermark of now."""
+def read(connection: Connection, ledger: PartitionLedger, since: int) -> tuple[int, dict[int, bytes]]:
+    """All records from `since` to the high watermark of now; from the log's start, if retention has deleted more meanwhile."""
     found: dict[int, bytes] = {}
     position, end = since, None
     while end is None or position < end:
         answer = fetch(connection, ledger.topic, position, partition=ledger.index)
+        if answer.error_code == ErrorCode.offset_out_of_range and ledger.may_expire:
+            start, _ = list_offset(connection, ledger.topic, -2, partition=ledger.index)
+            assert start > position, f"{ledger}: {position} is out of range, and the log begins at {start}"
+            return read(connection, ledger, start)
         assert answer.error_code == ErrorCode.none, (
             f"{ledger} at {position}: {ErrorCode(answer.error_code)!r}"
         )
         end = answer.high_watermark if end is None else end
-        records = [each for each in batches.values_of(answer.records) if each[0] >= position]
-        found.update(records)
-        if not records:
+        found.update(each for each in batches.values_of(answer.records) if each[0] >= position)
+        if not answer.records:
             break
-        position = records[-1][0] + 1
-    return found
+        position = batches.end_offset_of(answer.records)
+    return since, found
+
+
+def verify(data_directory: Path) -> None:
+    """`penstock log verify` of a whole data folder, which must be good."""
+    told = CliRunner().invoke(cli, ["log", "verify", str(data_directory)])
+    assert told.exit_code == 0, told.output

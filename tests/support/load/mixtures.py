@@ -11,32 +11,45 @@ SETTINGS = {
     "offsets_topic_num_partitions": "2",
     "offsets_topic_replication_factor": "1",
     "replica_high_watermark_checkpoint_interval_ms": "100",
+    "log_retention_check_interval_ms": "100",
 }
 """Of a broker that is to be hurt under one of these loads."""
 ROLLING = {"segment.bytes": "65536", "index.interval.bytes": "1024"}
 
+COMPACTED = {
+    "cleanup.policy": "compact",
+    "segment.bytes": "8192",
+    "min.cleanable.dirty.ratio": "0.01",
+    "index.interval.bytes": "512",
+}
+
 
 def everything(bootstrap: str, seed: int) -> Load:
-    """Six writers, a reader, two groups, deletions of records and of topics, segments of 64 KB. All that is acked must stay."""
+    """Seven writers, a reader, two groups, deletions of records and of topics, retention, compaction, segments of 64 KB. All that is acked must stay."""
     with connect(bootstrap) as connection:
         kept = create_topic(connection, "kept", partitions=4, configs=ROLLING)
         cut = create_topic(connection, "cut", configs={"segment.bytes": "16384"})
+        aged = create_topic(connection, "aged", configs={"segment.bytes": "8192", "retention.bytes": "30000"})
+        latest = create_topic(connection, "latest", configs=COMPACTED)
     ledgers = [PartitionLedger(kept, index) for index in range(4)]
+    compacted = PartitionLedger(latest, 0, may_compact=True)
     trimmed = PartitionLedger(cut, 0)
-    everywhere = [*ledgers, trimmed]
+    expiring = PartitionLedger(aged, 0, may_expire=True)
+    everywhere = [*ledgers, trimmed, expiring]
     return Load(
         bootstrap,
-        everywhere,
+        [*everywhere, compacted],
         [
             RawWriter(bootstrap, "raw-idempotent", everywhere, is_idempotent=True, seed=seed),
             RawWriter(bootstrap, "raw-plain", ledgers, is_idempotent=False, seed=seed + 1),
+            RawWriter(bootstrap, "raw-keyed", [compacted], is_idempotent=True, seed=seed + 3),
             RawWriter(bootstrap, "raw-leader", ledgers[:1], is_idempotent=False, seed=seed + 2, acks=1),
             LibrdkafkaWriter(bootstrap, "librdkafka-idempotent", everywhere, is_idempotent=True),
             LibrdkafkaWriter(bootstrap, "librdkafka-plain", ledgers[:2], is_idempotent=False),
-            PenstockWriter(bootstrap, "penstock", [*ledgers[2:], trimmed]),
+            PenstockWriter(bootstrap, "penstock", [*ledgers[2:], trimmed, expiring]),
         ],
         [
-            Observer(bootstrap, everywhere),
+            Observer(bootstrap, [*everywhere, compacted]),
             Committer(bootstrap, "one", kept, 4),
             Committer(bootstrap, "two", kept, 4),
             Trimmer(bootstrap, trimmed, seed),

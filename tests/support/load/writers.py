@@ -10,7 +10,7 @@ from tests.support.batches import encode_batch
 from tests.support.clients import librdkafka
 from tests.support.errors import ErrorCode
 from tests.support.load.actors import PAUSE_S, Actor
-from tests.support.load.ledger import PartitionLedger, value_of
+from tests.support.load.ledger import PartitionLedger, key_of, value_of
 from tests.support.topics import init_producer_id, produce
 from tests.support.wire import Connection
 
@@ -67,18 +67,21 @@ class RawWriter(Writer):
                 self._sequences = [0] * len(self.ledgers)
             ledger = self.ledgers[self._turn]
             if not self._pending:
-                count = self._random.choice((1, 1, 2, 5, 20))
+                count = self._random.choice((1, 1, 2, 5, 20)) if not ledger.may_compact else 1
                 self._pending = [value_of(self.name, ledger.next_number(self.name)) for _ in range(count)]
-            answer = produce(connection, ledger.topic, self._batch(), partition=ledger.index, acks=self._acks)
+            records = self._batch(key_of(self._pending[0]) if ledger.may_compact else None)
+            answer = produce(connection, ledger.topic, records, partition=ledger.index, acks=self._acks)
             self._take(ledger, answer)
             self.stopping.wait(self._random.choice((0, 0, 0.002, 0.005)))
 
-    def _batch(self) -> bytes:
+    def _batch(self, key: bytes | None) -> bytes:
         if self._identity is None:
-            return encode_batch(self._pending)
+            return encode_batch(self._pending, key=key)
         identity, epoch = self._identity
         sequence = self._sequences[self._turn]
-        return encode_batch(self._pending, producer_id=identity, producer_epoch=epoch, base_sequence=sequence)
+        return encode_batch(
+            self._pending, key=key, producer_id=identity, producer_epoch=epoch, base_sequence=sequence
+        )
 
     def _take(self, ledger: PartitionLedger, answer: Any) -> None:
         if self._may_lose and answer.error_code in (
