@@ -488,19 +488,6 @@ class LogWriter:
             self._roll_above_bytes = self._config.segment_bytes
             self._retire_tail(old)
 
-    def release_active_file(self) -> None:
-        """Sync, and let the active segment's file be closed until the next append, or `prepare_append`, opens it again.
-
-        The caller holds appends back. The file counts as one of the closed segments from then on. Raises LogFailed, with the file let go, too.
-        """
-        with self._worker_lock:
-            try:
-                if self._failure is None:
-                    self._sync()
-            finally:
-                self._active.file = None
-                self._pool.unpin(self._active)
-
     def _new_segment(self, base_offset: int) -> Segment:
         """An empty segment to be appended to, without its file."""
         segment = Segment(self._pool, self.directory, base_offset)

@@ -234,6 +234,7 @@ class _Opening:
         try:
             position = self._resume(active, file, OFFSET_MAX)
             self._log_end_offset = book_to_end(active, file, position, active.size_bytes, self._rules)
+            active.saved_bytes = position
         finally:
             file.close()
 
