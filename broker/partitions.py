@@ -157,6 +157,7 @@ class PartitionManager:
         for topic in delta.topics_removed:
             await self._delete(topic)
         openings: list[_Opening] = []
+        settings: dict[str, PartitionSettings] = {}
         for state in delta.partitions_changed:
             partition = self._by_id.get((state.topic_id, state.index))
             if partition is not None:
@@ -164,7 +165,9 @@ class PartitionManager:
             elif self._config.node_id in state.replicas:
                 known = self._image.topic_by_id(state.topic_id)
                 if known is not None:  # else it was deleted meanwhile: the image is ahead of this delta
-                    openings.append(_Opening(known, state, self._settings(known.name)))
+                    if known.name not in settings:
+                        settings[known.name] = self._settings(known.name)
+                    openings.append(_Opening(known, state, settings[known.name]))
         if openings:
             await self._open_all(openings)
         self._change_settings(delta)
@@ -183,8 +186,11 @@ class PartitionManager:
             changed = [partition for partition in self if partition.topic in delta.topic_configs_changed]
         else:
             return
+        settings: dict[str, PartitionSettings] = {}
         for partition in changed:
-            partition.change_settings(self._settings(partition.topic))
+            if partition.topic not in settings:
+                settings[partition.topic] = self._settings(partition.topic)
+            partition.change_settings(settings[partition.topic])
 
     async def _open_all(self, openings: list[_Opening]) -> None:
         """Open logs on a few workers, many to each: a hop to a thread costs more than a clean open."""
