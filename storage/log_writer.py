@@ -20,6 +20,8 @@ from collections.abc import Callable
 from threading import Lock
 from typing import NoReturn
 
+from crc32c import crc32c
+
 from penstock.protocol.record_batch import (
     LOG_APPEND_TIME_FLAG,
     MAGIC,
@@ -116,6 +118,8 @@ class LogWriter:
         self._config = config
         if self._roll_above_bytes >= 0:
             self._roll_above_bytes = config.segment_bytes
+        jitter_ms = min(config.segment_jitter_ms, config.segment_ms)
+        self._roll_after_ms = config.segment_ms - crc32c(self.directory.encode()) % (jitter_ms + 1)
         self._log_append_time = config.log_append_time
         self._index_interval_bytes = config.index_interval_bytes
         self._producers.configure(
@@ -214,7 +218,7 @@ class LogWriter:
         first = segment.rolling_timestamp_ms
         if first is None:
             first = segment.first_timestamp_ms()
-        if first >= 0 and max_timestamp_ms - first > config.segment_ms - config.segment_jitter_ms:
+        if first >= 0 and max_timestamp_ms - first > self._roll_after_ms:
             return True
         if self._log_end_offset + last_offset_delta - segment.base_offset > RELATIVE_OFFSET_MAX:
             return True
