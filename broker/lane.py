@@ -17,6 +17,9 @@ YIELD_AFTER_JOBS = 32
 
 Job = Callable[[], Awaitable[None]]
 
+_NO_JOBS: deque[Job] = deque()
+"""Of all lanes at rest, and always empty: a deque takes 760 bytes, and there may be thousands of partitions."""
+
 
 class Lane:
     """See the module. `spawn` runs a coroutine function in the broker's background nursery; a lane at rest has no task."""
@@ -26,7 +29,7 @@ class Lane:
     def __init__(self, name: str, spawn: Callable[[Job], None]) -> None:
         self._name = name
         self._spawn = spawn
-        self._jobs: deque[Job] = deque()
+        self._jobs = _NO_JOBS
         self._idle: trio.Event | None = None
 
     @property
@@ -36,10 +39,12 @@ class Lane:
 
     def enqueue(self, job: Job) -> None:
         """Run `job` when all before it have ended."""
-        self._jobs.append(job)
         if self._idle is None:
+            self._jobs = deque((job,))
             self._idle = trio.Event()
             self._spawn(self._run)
+        else:
+            self._jobs.append(job)
 
     async def wait_idle(self) -> None:
         """Return when nothing is queued or running. Cancellation: nothing changes."""
@@ -63,6 +68,8 @@ class Lane:
                     await trio.lowlevel.checkpoint()
         finally:
             self._idle = None
+            if not self._jobs:
+                self._jobs = _NO_JOBS
             idle.set()
 
 

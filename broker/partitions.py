@@ -39,6 +39,8 @@ Ts = TypeVarTuple("Ts")
 PRODUCER_CHECK_S = 600.0
 OPENERS_MAX = 4
 """Workers that open logs at once."""
+SAVE_AFTER_BYTES = 64 << 20
+"""How much of an active segment a start after a kill may have to walk through, besides what lies above the recovery point."""
 CLOSERS_MAX = 8
 """Workers that close logs at once: most of it is waiting for the disk, which makes several syncs into one."""
 
@@ -155,6 +157,7 @@ class PartitionManager:
         for topic in delta.topics_removed:
             await self._delete(topic)
         openings: list[_Opening] = []
+        settings: dict[str, PartitionSettings] = {}
         for state in delta.partitions_changed:
             partition = self._by_id.get((state.topic_id, state.index))
             if partition is not None:
@@ -162,7 +165,9 @@ class PartitionManager:
             elif self._config.node_id in state.replicas:
                 known = self._image.topic_by_id(state.topic_id)
                 if known is not None:  # else it was deleted meanwhile: the image is ahead of this delta
-                    openings.append(_Opening(known, state, self._settings(known.name)))
+                    if known.name not in settings:
+                        settings[known.name] = self._settings(known.name)
+                    openings.append(_Opening(known, state, settings[known.name]))
         if openings:
             await self._open_all(openings)
         self._change_settings(delta)
@@ -181,8 +186,11 @@ class PartitionManager:
             changed = [partition for partition in self if partition.topic in delta.topic_configs_changed]
         else:
             return
+        settings: dict[str, PartitionSettings] = {}
         for partition in changed:
-            partition.change_settings(self._settings(partition.topic))
+            if partition.topic not in settings:
+                settings[partition.topic] = self._settings(partition.topic)
+            partition.change_settings(settings[partition.topic])
 
     async def _open_all(self, openings: list[_Opening]) -> None:
         """Open logs on a few workers, many to each: a hop to a thread costs more than a clean open."""
@@ -305,6 +313,21 @@ class PartitionManager:
         while True:
             await trio.sleep(self._config.high_watermark_checkpoint_interval_ms / 1000)
             await self.write_checkpoints()
+            await self.save_indexes()
+
+    async def save_indexes(self) -> None:
+        """Write indexes and producer snapshots of the active segments that have grown, so that a start after a kill has little to read."""
+        for partition in [p for p in self._by_name.values() if p.log.unsaved_bytes >= SAVE_AFTER_BYTES]:
+            try:
+                await self._save_indexes(partition)
+            except PenstockError as error:
+                if partition.log.failure is None:
+                    log.warning("%s-%d: indexes can't be saved: %s", partition.topic, partition.index, error)
+
+    async def _save_indexes(self, partition: Partition) -> None:
+        encoded: list[tuple[int, bytes]] = []
+        await partition.run_in_lane(lambda: encoded.append(partition.log.encode_producers()))
+        await self._run(partition.log.save_indexes, *encoded[0])
 
     async def write_checkpoints(self) -> None:
         """Write high watermarks and recovery points if they changed since the last time. An error is logged: they only save time."""

@@ -245,10 +245,9 @@ class TopicConfig:
     segment_jitter_ms: int = option(
         "segment.jitter.ms",
         0,
-        "The most that is taken off segment.ms by chance, so that segments do not all begin at once, in milliseconds.",
+        "The most that is taken off segment.ms, another amount for each partition, so that segments do not all begin at once, in milliseconds.",
         low=0,
         synonyms=("log.roll.jitter.ms", Synonym("log.roll.jitter.hours", _HOUR_MS)),
-        acted_on=False,
     )
     segment_ms: int = option(
         "segment.ms",
@@ -282,14 +281,12 @@ class TopicConfig:
         """Whether the broker's clock stamps the records."""
         return self.message_timestamp_type == "LogAppendTime"
 
-    def log_config(
-        self, *, segment_jitter_ms: int = 0, producer_id_expiration_ms: int = _DAY_MS
-    ) -> LogConfig:
-        """What a partition's log needs; the jitter is the amount drawn for that one log, the expiration the broker's config."""
+    def log_config(self, *, producer_id_expiration_ms: int = _DAY_MS) -> LogConfig:
+        """What a partition's log needs; the expiration is the broker's config."""
         return LogConfig(
             segment_bytes=self.segment_bytes,
             segment_ms=self.segment_ms,
-            segment_jitter_ms=segment_jitter_ms,
+            segment_jitter_ms=self.segment_jitter_ms,
             segment_index_bytes=self.segment_index_bytes,
             index_interval_bytes=self.index_interval_bytes,
             retention_ms=self.retention_ms,

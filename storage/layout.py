@@ -19,6 +19,8 @@ CLEANED_SUFFIX = ".cleaned"
 SWAP_SUFFIX = ".swap"
 """Of a segment that takes the place of those it was made of: they go, it stays."""
 TEMPORARY_SUFFIX = ".tmp"
+SAVED_SUFFIX = ".saved.tmp"
+"""What is written beside the log's own work, until it is put in its place."""
 DELETED_DIRECTORY_SUFFIX = "-delete"
 STRAY_DIRECTORY_SUFFIX = "-stray"
 

@@ -30,6 +30,7 @@ from penstock.storage.errors import CorruptBatch, OffsetOutOfRange, missing_is_d
 from penstock.storage.layout import (
     DELETED_SUFFIX,
     LOG_SUFFIX,
+    SAVED_SUFFIX,
     SEGMENT_SUFFIXES,
     TEMPORARY_SUFFIX,
     segment_file_name,
@@ -40,7 +41,7 @@ from penstock.storage.log_slice import LogSlice, empty_slice
 from penstock.storage.log_state import OpenReport
 from penstock.storage.log_writer import AppendInfo
 from penstock.storage.producer_recovery import load_producers
-from penstock.storage.segment import HotTail, Segment
+from penstock.storage.segment import HotTail, Segment, write_durably
 from penstock.storage.segment_files import SegmentFiles
 from penstock.storage.segment_indexes import book_to_end, ensure_indexes, resume_indexes
 from penstock.storage.segment_swap import SegmentSwapper
@@ -140,6 +141,53 @@ class Log(SegmentSwapper):
     def end_offset_for_epoch(self, epoch: int) -> tuple[int, int]:
         """The largest leader epoch at or below `epoch`, and its end offset (exclusive); (-1, -1) if unknown (KIP-101, KIP-279)."""
         return self._epochs.end_offset_for(epoch, self._log_end_offset)
+
+    # Saving: workers
+
+    def release_active_file(self) -> None:
+        """Sync, and let the active segment's file be closed until the next append, or `prepare_append`, opens it again.
+
+        The caller holds appends back. The file counts as one of the closed segments from then on. Raises LogFailed, with the file let go, too.
+        """
+        with self._worker_lock:
+            try:
+                if self._failure is None:
+                    self._sync()
+            finally:
+                self._active.file = None
+                self._pool.unpin(self._active)
+
+    @property
+    def unsaved_bytes(self) -> int:
+        """How much of the active segment an unclean open would have to walk through; 0 if nothing was appended since opening."""
+        return self._active.size_bytes - self._active.saved_bytes if self._changed else 0
+
+    def encode_producers(self) -> tuple[int, bytes]:
+        """The log end offset, and the content of a producer snapshot as of there. Appends are held back."""
+        return self._log_end_offset, self._producers.encode_snapshot()
+
+    @missing_is_disk_error()
+    def save_indexes(self, snapshot_offset: int, snapshot: bytes) -> None:
+        """Write the active segment's indexes as they are now, and what `encode_producers` gave.
+
+        An unclean open then begins near the recovery point instead of at the segment's start. Runs beside appends, and syncs of this log wait
+        for the renames only. If the segment is closed or cut meanwhile nothing is changed. Raises StorageError.
+        """
+        segment = self._active
+        size_bytes = segment.size_bytes
+        moves = segment.write_index_copies(SAVED_SUFFIX)
+        path = self._snapshots.path(snapshot_offset)
+        write_durably(self._files, path + SAVED_SUFFIX, snapshot)
+        moves.append((path + SAVED_SUFFIX, path))
+        with self._worker_lock:
+            if self._active is segment and self._failure is None:
+                for source, target in moves:
+                    self._files.rename(source, target)
+                segment.saved_bytes = size_bytes
+                self._snapshots.offsets.add(snapshot_offset)
+                self._snapshots.keep(each.base_offset for each in self._segments)
+                return
+        self.remove_files(source for source, _ in moves)
 
     # Cutting: workers
 

@@ -15,7 +15,7 @@ class LogConfig:
     segment_bytes: int = 1 << 30
     segment_ms: int = 7 * DAY_MS
     segment_jitter_ms: int = 0
-    """What this log rolls earlier than `segment_ms`: already drawn, between 0 and `segment.jitter.ms`."""
+    """The most that a log rolls earlier than `segment_ms`; how much of it is told by the name of its directory."""
     segment_index_bytes: int = 10 << 20
     index_interval_bytes: int = 4096
     retention_ms: int = 7 * DAY_MS

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from threading import Lock
 from typing import NoReturn
 
+from crc32c import crc32c
+
 from penstock.protocol.record_batch import (
     LOG_APPEND_TIME_FLAG,
     MAGIC,
@@ -115,6 +117,8 @@ class LogWriter:
         self._config = config
         if self._roll_above_bytes >= 0:
             self._roll_above_bytes = config.segment_bytes
+        jitter_ms = min(config.segment_jitter_ms, config.segment_ms)
+        self._roll_after_ms = config.segment_ms - crc32c(self.directory.encode()) % (jitter_ms + 1)
         self._log_append_time = config.log_append_time
         self._index_interval_bytes = config.index_interval_bytes
         self._producers.configure(
@@ -212,7 +216,7 @@ class LogWriter:
         first = segment.rolling_timestamp_ms
         if first is None:
             first = segment.first_timestamp_ms()
-        if first >= 0 and max_timestamp_ms - first > config.segment_ms - config.segment_jitter_ms:
+        if first >= 0 and max_timestamp_ms - first > self._roll_after_ms:
             return True
         if self._log_end_offset + last_offset_delta - segment.base_offset > RELATIVE_OFFSET_MAX:
             return True
@@ -482,19 +486,6 @@ class LogWriter:
             self._publish((*self._segments, new))
             self._roll_above_bytes = self._config.segment_bytes
             self._retire_tail(old)
-
-    def release_active_file(self) -> None:
-        """Sync, and let the active segment's file be closed until the next append, or `prepare_append`, opens it again.
-
-        The caller holds appends back. The file counts as one of the closed segments from then on. Raises LogFailed, with the file let go, too.
-        """
-        with self._worker_lock:
-            try:
-                if self._failure is None:
-                    self._sync()
-            finally:
-                self._active.file = None
-                self._pool.unpin(self._active)
 
     def _new_segment(self, base_offset: int) -> Segment:
         """An empty segment to be appended to, without its file."""

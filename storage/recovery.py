@@ -243,6 +243,7 @@ class _Opening:
             position = self._resume(active, file, OFFSET_MAX)
             self._log_end_offset, last = book_to_end(active, file, position, active.size_bytes, self._rules)
             self._check_whole(active, file, last)
+            active.saved_bytes = position
         finally:
             file.close()
 

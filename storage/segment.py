@@ -92,6 +92,7 @@ class Segment:
         "path",
         "pool",
         "rolling_timestamp_ms",
+        "saved_bytes",
         "shared",
         "size_bytes",
         "tail",
@@ -106,6 +107,8 @@ class Segment:
         self.path = f"{directory}/{segment_file_name(base_offset, LOG_SUFFIX)}"
         self.size_bytes = size_bytes
         self.trusted_from = size_bytes
+        self.saved_bytes = 0
+        """Up to where the index files were complete when they were last written while the segment was active."""
         self.checked: tuple[int, int] = (0, 0)
         self.shared: SharedFile | None = None
         self.file: File | None = None
@@ -183,6 +186,23 @@ class Segment:
         self._write(INDEX_SUFFIX + name_suffix, indexes.by_offset.encode())
         self._write(TIME_INDEX_SUFFIX + name_suffix, indexes.by_time.encode())
 
+    def write_index_copies(self, suffix: str) -> list[tuple[str, str]]:
+        """Write both indexes as they are now to files of other names, durably; returns each one's path and the path it is meant for.
+
+        Runs beside appends. The time index has what belongs to the entries of the offset index, and not the last entry that closing adds.
+        """
+        indexes = self.indexes
+        assert indexes is not None
+        moves: list[tuple[str, str]] = []
+        for name, data in (
+            (INDEX_SUFFIX, indexes.by_offset.encode()),
+            (TIME_INDEX_SUFFIX, indexes.by_time.encode()),
+        ):
+            path = self.file_path(name)
+            write_durably(self.pool.files, path + suffix, data)
+            moves.append((path + suffix, path))
+        return moves
+
     def read_indexes(self) -> Indexes | None:
         """The index files as they are on disk; None if one is missing or makes no sense by itself.
 
@@ -246,10 +266,11 @@ class Segment:
         return f"{self.directory}/{segment_file_name(self.base_offset, suffix)}"
 
     def _write(self, suffix: str, data: bytes) -> None:
-        _overwrite(self.pool.files, self.file_path(suffix), data)
+        write_durably(self.pool.files, self.file_path(suffix), data)
 
 
-def _overwrite(files: FileSystem, path: str, data: bytes) -> None:
+def write_durably(files: FileSystem, path: str, data: bytes) -> None:
+    """Make `data` the content of a file, in place; durable on return, but for the name of a new file. Raises StorageError."""
     file = files.open(path, write=True, create=True)
     try:
         write_all(file, data, 0)
@@ -259,4 +280,4 @@ def _overwrite(files: FileSystem, path: str, data: bytes) -> None:
         file.close()
 
 
-__all__ = ["HotTail", "Indexes", "Segment"]
+__all__ = ["HotTail", "Indexes", "Segment", "write_durably"]

@@ -23,7 +23,7 @@ class SnapshotFiles:
         """Write `<offset>.snapshot`, durable on return, and drop what no segment needs; False if it is there already. Raises StorageError."""
         if offset in self.offsets:
             return False
-        replace_file(self._files, self._path(offset), encode())
+        replace_file(self._files, self.path(offset), encode())
         self.offsets.add(offset)
         self.keep(segment_bases)
         return True
@@ -39,8 +39,9 @@ class SnapshotFiles:
 
     def _remove(self, offsets: set[int]) -> None:
         for offset in sorted(offsets):
-            self._files.unlink(self._path(offset))
+            self._files.unlink(self.path(offset))
             self.offsets.discard(offset)
 
-    def _path(self, offset: int) -> str:
+    def path(self, offset: int) -> str:
+        """Where the snapshot of that offset is or would be."""
         return f"{self._directory}/{segment_file_name(offset, SNAPSHOT_SUFFIX)}"

@@ -136,6 +136,14 @@ class CrashBroker:
         """Of the producers."""
         self.log.write_producer_snapshot()
 
+    def save_indexes(self) -> None:
+        """Of the active segment, with a snapshot, as it grows."""
+        self.log.save_indexes(*self.log.encode_producers())
+
+    def release_file(self) -> None:
+        """Another log needs the descriptor more."""
+        self.log.release_active_file()
+
     def write_checkpoints(self) -> None:
         """High watermark and recovery point, as every few seconds."""
         durable = self.log.durable_end_offset
@@ -242,6 +250,8 @@ OPERATIONS: dict[str, Callable[[CrashBroker], None]] = {
     "sync": CrashBroker.sync,
     "roll": CrashBroker.roll,
     "write snapshot": CrashBroker.write_snapshot,
+    "save indexes": CrashBroker.save_indexes,
+    "release file": CrashBroker.release_file,
     "write checkpoints": CrashBroker.write_checkpoints,
     "delete records": CrashBroker.delete_records,
     "truncate": CrashBroker.truncate,

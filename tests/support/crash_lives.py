@@ -13,6 +13,8 @@ WEIGHTS = {
     "begin epoch": 1,
     "roll": 2,
     "write snapshot": 1,
+    "save indexes": 1,
+    "release file": 1,
     "write checkpoints": 2,
     "delete records": 1,
     "truncate": 1,

@@ -12,6 +12,7 @@ from tests.support.memory_metadata import MemoryMetadata
 
 from penstock.broker.api import delete_records, metadata
 from penstock.broker.config_admin import ConfigAdmin
+from penstock.broker.partitions import SAVE_AFTER_BYTES
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
@@ -283,6 +284,23 @@ async def test_checkpoint_that_can_not_be_written_is_named_and_tried_again(
         assert "checkpoints can't be written" in caplog.text
         await broker.broker.partitions.write_checkpoints()
         assert checkpoint(broker.files, RECOVERY_POINT_CHECKPOINT) == {("orders", 0): 1}
+
+
+async def test_indexes_of_a_segment_that_has_grown_are_saved_while_it_is_active() -> None:
+    async with memory_broker() as broker:
+        for topic in ("grown", "small"):
+            await broker.create(topic, 1, write_caching="true")
+        raw = bytes(batch([b"v" * 1_000_000]))
+        await broker.produced("small", raw)
+        while broker.partition("grown").log.unsaved_bytes < SAVE_AFTER_BYTES:
+            await broker.produced("grown", raw)
+        await broker.broker.partitions.save_indexes()
+        assert broker.partition("grown").log.unsaved_bytes == 0
+        assert broker.files.exists(f"{DATA}/grown-0/{0:020}.index")
+        assert not broker.files.exists(f"{DATA}/small-0/{0:020}.index")
+        broker.files.fail("rename", DiskError)
+        await broker.broker.partitions.save_indexes()
+        await fill(broker, "grown")
 
 
 async def test_folder_taken_away_does_not_stop_the_checkpoints_task(caplog: pytest.LogCaptureFixture) -> None:

@@ -66,11 +66,12 @@ def test_what_the_log_needs_comes_from_the_effective_values() -> None:
         topic={
             "cleanup.policy": "compact",
             "segment.bytes": "1000",
+            "segment.jitter.ms": "5",
             "message.timestamp.type": "LogAppendTime",
         },
         static={"log.roll.hours": "1"},
     )
-    log_config = TopicConfig.of(layers).log_config(segment_jitter_ms=5)
+    log_config = TopicConfig.of(layers).log_config()
     assert (log_config.delete, log_config.compact) == (False, True)
     assert (log_config.segment_bytes, log_config.segment_ms) == (1000, 3_600_000)
     assert (log_config.segment_jitter_ms, log_config.log_append_time) == (5, True)

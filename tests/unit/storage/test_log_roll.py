@@ -4,13 +4,13 @@ import contextlib
 
 import pytest
 from tests.support.disk_state import Survival, Write
-from tests.support.logs import DIRECTORY, NOW_MS, append, batch, fill, new_log, read_values, reopen
+from tests.support.logs import DIRECTORY, NOW_MS, TOPIC_ID, append, batch, fill, new_log, read_values, reopen
 from tests.support.memory_files import MemoryFiles
 from tests.support.simulated_disk import UNBOUNDED_BYTES
 
 from penstock.runtime.files import DiskError, DiskFull, StorageError, TooManyOpenFiles
 from penstock.storage.errors import LogFailed
-from penstock.storage.log import Log
+from penstock.storage.log import Log, create_log
 from penstock.storage.log_config import LogConfig
 from penstock.storage.segment_files import SegmentFiles
 
@@ -40,15 +40,28 @@ def test_a_batch_larger_than_a_segment_gets_one_of_its_own(files: MemoryFiles) -
 
 
 def test_segment_ms_counts_by_record_timestamps_from_the_first_batch(files: MemoryFiles) -> None:
-    log = new_log(files, LogConfig(segment_ms=1000, segment_jitter_ms=100))
+    log = new_log(files, LogConfig(segment_ms=1000))
     append(log, batch(timestamps_ms=5000))
-    assert not log.needs_roll(80, 5900, NOW_MS)
-    assert log.needs_roll(80, 5901, NOW_MS)
+    assert not log.needs_roll(80, 6000, NOW_MS)
+    assert log.needs_roll(80, 6001, NOW_MS)
     assert not log.needs_roll(80, 4000, NOW_MS), "a batch from the past needs no new segment"
     log.close()
     log = reopen(files, LogConfig(segment_ms=1000), clean=True)
     assert not log.needs_roll(80, 6000, NOW_MS)
     assert log.needs_roll(80, 6001, NOW_MS)
+
+
+def test_logs_with_a_jitter_roll_each_at_its_own_time(files: MemoryFiles) -> None:
+    files.make_directories("/data")
+    config = LogConfig(segment_ms=1000, segment_jitter_ms=100)
+    rolled_after: set[int] = set()
+    for number in range(20):
+        log = create_log(files, f"/data/orders-{number}", TOPIC_ID, config)
+        append(log, batch(timestamps_ms=5000))
+        rolled_after.add(next(ms for ms in range(2000) if log.needs_roll(80, 5000 + ms, NOW_MS)))
+    assert min(rolled_after) >= 1 + 1000 - 100
+    assert max(rolled_after) <= 1 + 1000
+    assert len(rolled_after) > 10
 
 
 def test_a_full_index_rolls(files: MemoryFiles) -> None:
