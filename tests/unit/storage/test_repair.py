@@ -104,7 +104,6 @@ CASES = [
     Case("a whole segment", lambda f: f.change(path_of(4), 0, bytes(280)), range(4, 8), 4),
     Case("two epochs", lambda f: f.change(path_of(4), 70, bytes(140)), range(5, 7), 5),
     Case("a missing segment", lambda f: f.unlink(path_of(4)), range(4, 8), 4),
-    Case("the first segment missing", lambda f: f.unlink(path_of(0)), range(4), 0),
     Case("an empty closed segment", lambda f: cut_short(f, 4, 0), range(4, 8), 4),
     Case("the last segment missing", lambda f: f.unlink(path_of(12)), range(12, 16), 12, is_refused=True),
     Case("a torn end below the recovery point", lambda f: cut_short(f, 12, 100), range(13, 16), 13, is_refused=True),
