@@ -30,9 +30,9 @@ from penstock.storage.survey import Damage
 from penstock.storage.verify_folder import DataFolder, log_bytes, look_into
 
 _MEANINGS = {
-    Way.CUT: "end the log where the damage begins; good batches behind it go, and their offsets are given out again",
-    Way.SKIP: "take out what is damaged; the rest stays where it is, and consumers pass over the place",
-    Way.QUARANTINE: "move the whole log aside; the partition goes on, empty, at its end",
+    Way.CUT: "ends the log where the damage begins: what is good behind it goes too, and offsets are given out again",
+    Way.SKIP: "takes out what is damaged: the rest stays where it is, and consumers pass over the place",
+    Way.QUARANTINE: "moves the whole log aside: the partition goes on, empty, at its end",
 }
 
 
@@ -142,7 +142,9 @@ def _show(path: str, plans: Sequence[RepairPlan], way: Way | None, *, as_json: b
     sys.stdout.flush()
     if plans and not as_json:
         folder = plans[0].directory if len(plans) == 1 else f"{path.rstrip('/')}/TOPIC-PARTITION"
-        click.echo(f"\nnothing was done; to do it: penstock log repair {folder} --{way or Way.SKIP} --yes")
+        click.echo(
+            f"\nnothing was done; to do it, name a way: penstock log repair {folder} --{way or Way.SKIP} --yes"
+        )
 
 
 def _show_plan(plan: RepairPlan, way: Way | None) -> None:
@@ -166,9 +168,10 @@ def _show_plan(plan: RepairPlan, way: Way | None) -> None:
     rows = [_way_row(each, loss) for each, loss in ways(plan) if way in (None, each)]
     click.echo()
     print_table(columns, rows)
+    click.echo()
     for each in Way:
         if way in (None, each):
-            click.echo(f"--{each.value}: {_MEANINGS[each]}")
+            click.echo(f"--{each.value:<11} {_MEANINGS[each]}")
 
 
 def _damage_text(damage: Damage, *, is_restored: bool) -> str:

@@ -201,9 +201,7 @@ class _Surveying:
     def run(self) -> None:
         """Fill in what is damaged and how much is good."""
         plan = self._plan
-        expected = plan.folder.log_starts.get(plan.key, -1)
-        if plan.bases and plan.bases[0] <= expected:
-            expected = -1
+        expected = -1
         for number, base_offset in enumerate(plan.bases):
             follower = plan.bases[number + 1] if number + 1 < len(plan.bases) else -1
             path = plan.segment_path(base_offset)

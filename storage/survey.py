@@ -12,14 +12,23 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from penstock.protocol.errors import DecodeError
-from penstock.protocol.record_batch import HEADER_SIZE_BYTES, BatchHeader, read_batch_header, verify_crc
+from penstock.protocol.record_batch import (
+    HEADER,
+    HEADER_SIZE_BYTES,
+    BatchHeader,
+    read_batch_header,
+    verify_crc,
+)
 from penstock.runtime.files import File, FileSystem
 from penstock.storage.batch_walk import ChainRules, chain_fault, follows_on, walk_batches
 from penstock.storage.damage import find_unwritten_sector, find_valid_batch
 from penstock.storage.errors import CorruptBatch
-from penstock.storage.layout import OFFSET_MAX
+from penstock.storage.layout import OFFSET_MAX, RELATIVE_OFFSET_MAX
 
 PROGRESS_BYTES = 1 << 20
+VOTER_COUNT = 3
+OFFSETS_PER_BYTE_MAX = 1000
+"""More records than that no codec packs into a byte."""
 NOTHING_FOLLOWS = -1
 NO_EPOCH = -1
 
@@ -67,6 +76,7 @@ class Survey:
         """The offset that comes next after what was found so far."""
         self._files = files
         self._file = file
+        self._base_offset = base_offset
         self._size_bytes = file.size()
         self._limit_offset = limit_offset if limit_offset >= 0 else OFFSET_MAX
         self._follower_offset = limit_offset if limit_offset >= 0 else NOTHING_FOLLOWS
@@ -154,7 +164,7 @@ class Survey:
         if damaged is not None:
             led_to = position + damaged.size_bytes
             header = self._batch_at(led_to)
-            if header is not None and self._is_believable(led_to, header):
+            if header is not None and self._is_believable(led_to, header, position):
                 return led_to, header
         start = position + 1
         while True:
@@ -164,17 +174,51 @@ class Survey:
             if at is None:
                 return None
             header = self._batch_at(at)
-            if header is not None and self._is_believable(at, header):
+            if header is not None and self._is_believable(at, header, position):
                 return at, header
             start = at + 1
 
-    def _is_believable(self, position: int, header: BatchHeader) -> bool:
+    def _is_believable(self, position: int, header: BatchHeader, start: int) -> bool:
+        """Whether a batch with a right checksum is the one that ends the damage that begins at `start`."""
         if not self.next_offset <= header.base_offset <= header.last_offset < self._limit_offset:
             return False
         epoch_at = self._rules.epoch_at
         if epoch_at is not None and header.partition_leader_epoch != epoch_at(header.base_offset):
             return False
-        return not self._is_contradicted(position, header, self.next_offset)
+        if header.base_offset < self._rules.gaps_below:
+            return not self._is_contradicted(position, header, self.next_offset)
+        # What lies between held a record at the least, and without gaps the batches behind count up from this one.
+        if not self.next_offset < header.base_offset <= self._base_offset + RELATIVE_OFFSET_MAX:
+            return False
+        votes = self._votes(position, header) + 2 * self._is_next_of(start, position, header.base_offset)
+        if votes == 0:  # nobody can tell: then it must at least be likely
+            return header.base_offset - self.next_offset <= OFFSETS_PER_BYTE_MAX * (position - start)
+        return votes > 0
+
+    def _is_next_of(self, start: int, position: int, base_offset: int) -> bool:
+        """Whether the damaged header at `start`, as far as it can be read, says that `base_offset` follows at `position`."""
+        raw = self._file.pread(HEADER_SIZE_BYTES, start)
+        if len(raw) < HEADER_SIZE_BYTES:
+            return False
+        damaged = BatchHeader(*HEADER.unpack(raw))
+        ends_there = start + damaged.size_bytes == position
+        return ends_there and self.next_offset + damaged.last_offset_delta + 1 == base_offset
+
+    def _votes(self, position: int, header: BatchHeader) -> int:
+        """How many of the next few batches, and the next segment, begin where counting up from this one says, less those that do not."""
+        votes = 0
+        offset = header.next_offset
+        position += header.size_bytes
+        for _ in range(VOTER_COUNT):
+            behind = self._batch_at(position)
+            if behind is None:
+                if position == self._size_bytes and self._limit_offset != OFFSET_MAX:
+                    votes += 1 if offset == self._limit_offset else -1
+                break
+            votes += 1 if behind.base_offset == offset else -1
+            offset += behind.last_offset_delta + 1
+            position += behind.size_bytes
+        return votes
 
     def _batch_at(self, position: int) -> BatchHeader | None:
         """The header of the batch at `position` if it is whole and its checksum is right."""

@@ -55,7 +55,7 @@ class PartitionVerdict:
     """At the end of the last segment, with no good batch behind: what recovery cuts."""
     faults: list[Fault] = field(default_factory=list[Fault])
     index_faults: list[Fault] = field(default_factory=list[Fault])
-    """Wrong index entries and snapshots: harmless, a broker rebuilds them from the log."""
+    """Wrong index entries and snapshots, and a log start that is behind the files: a broker puts them right from the log."""
     is_in_use: bool = False
     """A broker works in the folder: it may still be writing what looks torn, and write the active segment's indexes later."""
 

@@ -1,9 +1,11 @@
 """`penstock serve` as a process: what it says, how it stops, and how it refuses to start."""
 
+import contextlib
 import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Generator, Mapping
@@ -193,6 +195,44 @@ def test_a_folder_of_a_newer_format_is_one_line(tmp_path: Path) -> None:
     properties.write_text(text)
     with serving(tmp_path, *ANY_PORT) as again:
         assert "format" in again.refusal()
+
+
+def test_a_metadata_store_of_a_newer_format_is_one_line_and_left_alone(tmp_path: Path) -> None:
+    with serving(tmp_path, *ANY_PORT) as serve:
+        serve.start_line()
+        assert serve.stop() == 0
+    store = serve.data / "metadata.db"
+    with contextlib.closing(sqlite3.connect(store)) as database:
+        database.execute("PRAGMA user_version = 4711")
+    before = store.read_bytes()
+    with serving(tmp_path, *ANY_PORT) as again:
+        assert again.refusal() == (
+            "penstock: data/metadata.db: a metadata store in format 4711, this Penstock reads 1"
+        )
+    assert store.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        (
+            "meta.properties",
+            "version=1\nnode.id=1\ncluster.id=x\ndirectory.id=y\n",
+            "data/meta.properties: a data directory of Apache Kafka, ",
+        ),
+        ("letter.txt", "Dear", "data: no data directory of Penstock, and not empty (it has letter.txt); "),
+    ],
+)
+def test_a_folder_of_somebody_else_is_one_line_and_left_alone(
+    tmp_path: Path, name: str, content: str, complaint: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / name).write_text(content)
+    with serving(tmp_path, *ANY_PORT) as serve:
+        assert serve.refusal().startswith(f"penstock: {complaint}")
+    left = {path.name for path in serve.data.iterdir()} - {".lock"}
+    assert left == {name}
+    assert (serve.data / name).read_text() == content
 
 
 def test_listeners_have_names_and_clients_are_told_the_address_of_theirs(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ _NOTE = re.compile(r"^\s*<!-- console: (.*?) -->\s*$")
 _MAKE = re.compile(r"(?:^|`|\$ )make((?: [a-z][a-z-]*)+)", re.MULTILINE)
 
 _MASKS = (
+    (re.compile(r"(?<!\d)\d{8}T\d{6}Z"), "<time>"),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?"), "<time>"),
     (re.compile(r"(?<![\w-])(?=[\w-]*\d)(?=[\w-]*[A-Z])[\w-]{22}(?![\w-])"), "<id>"),
     (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "<id>"),

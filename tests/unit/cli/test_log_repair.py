@@ -53,13 +53,13 @@ def test_the_plan_is_shown_for_each_damaged_partition_and_nothing_is_done(
         assert run(["log", "repair", str(target)]) == 0
         out = capsys.readouterr().out
         assert f"{path} at 70, 70 bytes: the CRC-32C is wrong; offset 5 is lost" in out
-        rows = [line.split() for line in out.splitlines() if line.startswith("--") and ":" not in line]
+        rows = [line.split() for line in out.splitlines() if line.startswith("--")][:3]
         assert rows == [
             ["--cut", "7", "6", "6", "492", "B", "0", "to", "4"],
             ["--skip", "1", "0", "0", "70", "B", "0", "to", "11"],
             ["--quarantine", "12", "11", "11", "842", "B", "empty", "at", "12"],
         ]
-        assert "nothing was done; to do it: penstock log repair " in out
+        assert "nothing was done; to do it, name a way: penstock log repair " in out
         assert "orders-1" not in out
     assert tree(data) == before
 

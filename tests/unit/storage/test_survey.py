@@ -88,3 +88,17 @@ def test_damage_as_long_as_many_batches_ends_at_the_next_good_one(files: MemoryF
     starts = positions(files)
     files.change(PATH, starts[1], bytes(starts[4] - starts[1]))
     assert damages(survey(files)) == [(starts[1], starts[4], 1, 4)]
+
+
+@pytest.mark.parametrize("rules", [RULES, GAPS_ALLOWED])
+@pytest.mark.parametrize("offset", [0, 1, 2, 4, 1000])
+def test_a_wrong_offset_right_behind_damage_is_not_believed(
+    files: MemoryFiles, rules: ChainRules, offset: int
+) -> None:
+    """The checksum does not cover it; the batches behind tell."""
+    starts = positions(files)
+    files.change(PATH, starts[2] + 30, b"\xff")
+    files.change(PATH, starts[3], struct.pack(">q", offset))
+    if rules is GAPS_ALLOWED and offset == 2:
+        return  # nothing speaks against it: in such a log it may be right
+    assert damages(survey(files, rules)) == [(starts[2], starts[4], 2, 4)]

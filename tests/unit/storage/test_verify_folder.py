@@ -88,11 +88,14 @@ def test_a_log_that_ends_below_its_recovery_point_is_damaged(files: MemoryFiles)
     ]
 
 
-def test_a_missing_first_segment_is_damage_where_the_log_was_to_begin_there(files: MemoryFiles) -> None:
+def test_a_missing_first_segment_is_told_but_may_have_been_deleted(files: MemoryFiles) -> None:
     closed_folder(files)
-    files.unlink(f"{DIRECTORY}/{0:020d}.log")
-    (fault,) = verdict(files).faults
+    for suffix in ("log", "index", "timeindex"):
+        files.unlink(f"{DIRECTORY}/{0:020d}.{suffix}")
+    found = verdict(files)
+    (fault,) = found.index_faults
     assert "and the log at 0" in fault.reason
+    assert (found.is_good, found.is_whole) == (True, False)
 
 
 def test_a_log_below_its_start_is_damaged(files: MemoryFiles) -> None:
