@@ -20,7 +20,7 @@ from penstock.broker.groups.coordinator import GroupCoordinator
 from penstock.broker.image import ClusterImage
 from penstock.broker.metadata_watch import MetadataWatch
 from penstock.broker.open_files import ActiveFiles, FileShares, divide
-from penstock.broker.partition import PartitionServices
+from penstock.broker.partition_settings import PartitionServices
 from penstock.broker.partitions import PartitionManager
 from penstock.broker.producer_ids import ProducerIds
 from penstock.broker.registration import Registration, join_cluster
@@ -84,6 +84,7 @@ async def open_broker(
     shares = divide(environment.open_files_max)
     directory.pool.open_files_max = shares.closed_segments
     directory.pool.held_files_max = 2 * shares.closed_segments
+    directory.pool.closes_later = True
     try:
         async with environment.open_metadata(config.metadata_location) as store:
             cluster_id = await join_cluster(store, environment.random, cluster_id=config.cluster_id)

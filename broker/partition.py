@@ -9,8 +9,7 @@ appends, at most one for each log: one sync serves all that wait.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
 import trio
@@ -18,7 +17,6 @@ import trio
 from penstock.broker.ack import PendingAcks
 from penstock.broker.damage import ErrorLines
 from penstock.broker.lane import Lane
-from penstock.broker.open_files import ActiveFiles
 from penstock.broker.partition_machine import (
     AdvanceHighWatermark,
     Appended,
@@ -34,7 +32,7 @@ from penstock.broker.partition_machine import (
     StateLearned,
     Synced,
 )
-from penstock.broker.rewrite import InternalTopicGuard, Rewriter
+from penstock.broker.partition_settings import PartitionServices, PartitionSettings
 from penstock.broker.workers import run_storage
 from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode, InvalidBatch
@@ -45,12 +43,9 @@ from penstock.protocol.record_batch import (
     check_produced_batch,
     read_batch_header,
 )
-from penstock.runtime.clock import Clock
 from penstock.runtime.files import StorageError
-from penstock.runtime.threads import Threads
-from penstock.storage.errors import ProducerStateError, StaleLeaderEpoch
+from penstock.storage.errors import NotRecalled, ProducerStateError, StaleLeaderEpoch
 from penstock.storage.log import AppendInfo, Log, LogSlice
-from penstock.storage.log_config import LogConfig
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -66,36 +61,6 @@ NO_TIMESTAMP = -1
 REFUSAL_LINE_S = 10.0
 ACKS_ALL = -1
 ACKS_NONE = 0
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionSettings:
-    """What the topic's effective config means for one partition."""
-
-    log_config: LogConfig
-    write_caching: bool
-    min_insync_replicas: int
-    max_message_bytes: int
-    timestamp_before_max_ms: int
-    timestamp_after_max_ms: int
-    flush_messages: int
-    flush_ms: int
-    rewriter: Rewriter | InternalTopicGuard | None
-    """Set where batches are changed on the way in: LogAppendTime, or a compression.type that is not the producer's."""
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionServices:
-    """What all partitions of a broker share."""
-
-    clock: Clock
-    threads: Threads
-    spawn: Callable[[Callable[[], Awaitable[None]]], None]
-    """Run in the broker's background nursery."""
-    sync_limit: trio.CapacityLimiter
-    active_files: ActiveFiles
-    hold_bytes: Callable[[int], None]
-    """Count (or, negative, discount) bytes of batches that wait for a lane."""
 
 
 class Partition:
@@ -265,6 +230,9 @@ class Partition:
                 batch, header, leader_epoch=self.machine.leader_epoch, now_ms=now_ms
             )
             self._slow = self._monotonic() - started > SLOW_APPEND_S
+        except NotRecalled:
+            self._append_later(bytearray(batch), header, acks, result, done)
+            return False
         except PenstockError as error:
             self._append_refused(error, result)
             return True
@@ -323,6 +291,7 @@ class Partition:
             case StorageError():
                 result.error_code = ErrorCode.KAFKA_STORAGE_ERROR
                 self.note_storage_error(error)
+                self._slow = True  # a full disk takes its time to say so: the next append is a worker's
             case StaleLeaderEpoch():
                 result.error_code = ErrorCode.NOT_LEADER_OR_FOLLOWER
             case _:
@@ -404,7 +373,7 @@ class Partition:
         return True
 
     async def _make_ready(self, header: BatchHeader, now_ms: int) -> bool:
-        """What has to be done on a worker before the batch can be appended: the epoch's first time, and a roll.
+        """What has to be done on a worker before the batch can be appended: the epoch's first time, a roll, a look for what its producer sent.
 
         False if this broker does not lead any more.
         """
@@ -417,6 +386,8 @@ class Partition:
             elif self._needs_roll(header, now_ms):
                 await self._run(self.log.roll, now_ms)
                 self._do(self.machine.step(Synced(self.log.durable_end_offset)))
+            elif self.log.must_recall(header):
+                await self._run(self.log.recall_producer, header)
             else:
                 return True
         return False

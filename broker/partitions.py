@@ -23,8 +23,9 @@ from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.damage import repair_advice
 from penstock.broker.deleted_files import DeletedFiles
 from penstock.broker.image import ClusterImage, ImageDelta, PartitionImage, TopicImage
-from penstock.broker.partition import Partition, PartitionServices, PartitionSettings
+from penstock.broker.partition import Partition
 from penstock.broker.partition_machine import PartitionMachine, StateLearned
+from penstock.broker.partition_settings import PartitionServices, PartitionSettings
 from penstock.broker.settings import settings_for
 from penstock.broker.workers import run_storage
 from penstock.errors import PenstockError
@@ -308,6 +309,19 @@ class PartitionManager:
         for partition in self._by_name.values():
             partition.flush_if_due(now)
 
+    def close_retired(self) -> None:
+        """Have a worker close the files that readers were the last to hold; called every second or so."""
+        pool = self._directory.pool
+
+        async def close() -> None:
+            try:
+                await self._run(pool.close_retired)
+            except PenstockError as error:
+                log.error("a file that is read no more can't be closed: %s", error)
+
+        if pool.retired_count:
+            self._services.spawn(close)
+
     async def keep_checkpoints(self) -> None:
         """Write the checkpoints every now and then, for ever. A task of its own: on a slow disk nothing else must wait for it."""
         while True:
@@ -378,6 +392,7 @@ class PartitionManager:
         async with trio.open_nursery() as nursery:
             for number in range(CLOSERS_MAX):
                 nursery.start_soon(close_some, partitions[number::CLOSERS_MAX])
+        self.close_retired()
         await self.write_checkpoints()
         if all(outcomes) and not self._unusable:
             try:

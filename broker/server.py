@@ -187,6 +187,7 @@ class Server:
             for connection in tuple(self._connections):
                 connection.close_if_overdue(now)
             self._broker.partitions.flush_due(now)
+            self._broker.partitions.close_retired()
             self._broker.partitions.forget_idle_producers(now)
 
     async def drain(self) -> None:

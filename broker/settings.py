@@ -3,7 +3,7 @@
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.image import ClusterImage
 from penstock.broker.names import INTERNAL_TOPICS
-from penstock.broker.partition import PartitionSettings
+from penstock.broker.partition_settings import PartitionSettings
 from penstock.broker.rewrite import InternalTopicGuard, Rewriter
 from penstock.broker.topic_config import TopicConfig
 from penstock.protocol.compression import Codec

@@ -79,6 +79,10 @@ class NotResident(PenstockError):
     """Only a read from the disk can tell: ask again on a worker with `resident_only=False`."""
 
 
+class NotRecalled(PenstockError):
+    """Only the log on disk tells whether the batch repeats an earlier one: `recall_producer` on a worker must come first."""
+
+
 class StaleLeaderEpoch(PenstockError):
     """An append for a leader epoch below the log's latest: epochs never fall along a log."""
 
@@ -109,6 +113,7 @@ __all__ = [
     "LogChanged",
     "LogClosed",
     "LogFailed",
+    "NotRecalled",
     "NotResident",
     "OffsetOutOfRange",
     "OutOfOrderSequence",

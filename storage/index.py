@@ -162,7 +162,8 @@ class TimeIndex:
 
     def count_below_offset(self, relative_offset: int) -> int:
         """How many entries name an offset below `relative_offset`."""
-        return bisect_left(self.relative_offsets, relative_offset)
+        # an append on another thread adds the offset first: an entry without its timestamp is none yet
+        return bisect_left(self.relative_offsets, relative_offset, 0, len(self.timestamps))
 
     def truncated(self, count: int) -> "TimeIndex":
         """A new index of the first `count` entries."""

@@ -44,6 +44,7 @@ from penstock.storage.errors import (
     CorruptBatch,
     LogClosed,
     LogFailed,
+    NotRecalled,
     OffsetOutOfRange,
     OutOfOrderSequence,
     SegmentFull,
@@ -62,8 +63,8 @@ from penstock.storage.layout import (
 )
 from penstock.storage.log_config import LogConfig
 from penstock.storage.log_state import AppendInfo, OpenedState
-from penstock.storage.producer_recovery import batches_before
-from penstock.storage.producer_state import BATCHES_PER_PRODUCER_MAX, AppendedBatch
+from penstock.storage.producer_recovery import recall
+from penstock.storage.producer_state import AppendedBatch
 from penstock.storage.segment import TAIL_BATCHES_MIN, HotTail, Segment
 from penstock.storage.snapshot_files import SnapshotFiles
 
@@ -239,6 +240,7 @@ class LogWriter:
         Raises:
             OutOfOrderSequence, InvalidProducerEpoch: the producer's fault, nothing appended.
             DiskFull, TooManyOpenFiles: nothing appended, the log is as before.
+            NotRecalled: nothing appended; see `must_recall`.
             SegmentFull: nothing appended; `needs_roll` was not asked, or without the offset span.
             LogFailed: the log is offline, or has just gone offline by this write.
             StaleLeaderEpoch: `leader_epoch` is below the log's latest.
@@ -249,8 +251,10 @@ class LogWriter:
         if has_producer:
             try:
                 repeated = self._producers.check(header)
-            except OutOfOrderSequence as error:
-                repeated = self._check_again(header, error)
+            except OutOfOrderSequence:
+                if self._producers.must_recall(header):
+                    raise NotRecalled("a snapshot does not hold the last five batches") from None
+                raise
             if repeated is not None:
                 return self._duplicate(repeated)
         if leader_epoch != self._epoch_on_disk:
@@ -374,29 +378,13 @@ class LogWriter:
             raise error
         self._fail(error)
 
-    def _check_again(self, header: BatchHeader, error: OutOfOrderSequence) -> AppendedBatch | None:
-        """Before a batch is refused: look in the log whether it is one of the last five, which a snapshot does not hold.
+    def must_recall(self, header: BatchHeader) -> bool:
+        """Whether `recall_producer` must come first: the batch is out of order, by what is known without asking the disk. No I/O."""
+        return self._producers.must_recall(header)
 
-        Waits for the disk, at most once for each producer after opening. Raises `error` if it is none.
-        """
-        entry = self._producers.get(header.producer_id)
-        assert entry is not None
-        missing_count = BATCHES_PER_PRODUCER_MAX - len(entry.batches)
-        if not entry.has_forgotten or missing_count == 0 or entry.epoch != header.producer_epoch:
-            raise error
-        try:
-            earlier = batches_before(
-                self._segments,
-                entry.producer_id,
-                entry.epoch,
-                entry.batches[0].base_offset,
-                missing_count,
-                self._rules,
-            )
-        except (StorageError, FileNotFoundError):
-            earlier = []  # damage down there is not this producer's to hear of
-        self._producers.recall(entry.producer_id, earlier)
-        return self._producers.check(header)
+    def recall_producer(self, header: BatchHeader) -> None:
+        """Look in the log for the last batches of this producer, at most once after opening. Worker; appends are held back."""
+        recall(self._producers, self._segments, header, self._rules)
 
     def _duplicate(self, first: AppendedBatch) -> AppendInfo:
         time_ms = first.timestamp_ms if self._log_append_time else NO_TIMESTAMP

@@ -10,12 +10,12 @@ that fails its checksum tells nothing. All of these are removed.
 from collections.abc import Iterator
 
 from penstock.protocol.record_batch import BatchHeader
-from penstock.runtime.files import read_file
+from penstock.runtime.files import StorageError, read_file
 from penstock.storage.batch_walk import ChainRules, walk_headers
 from penstock.storage.errors import CorruptFile
 from penstock.storage.layout import SNAPSHOT_SUFFIX, segment_file_name
 from penstock.storage.log_reader import floor_segment
-from penstock.storage.producer_state import AppendedBatch, ProducerState
+from penstock.storage.producer_state import BATCHES_PER_PRODUCER_MAX, AppendedBatch, ProducerState
 from penstock.storage.segment import Segment
 from penstock.storage.segment_indexes import ensure_indexes
 
@@ -56,6 +56,22 @@ def load_producers(
         snapshot_offsets.discard(offset)
     _replay(state, segments, start_offset, log_end_offset, now_ms, rules)
     return notes
+
+
+def recall(
+    state: ProducerState, segments: tuple[Segment, ...], header: BatchHeader, rules: ChainRules
+) -> None:
+    """Find the last five batches of a batch's producer, of which a snapshot holds one. For once; reads from the disk."""
+    entry = state.get(header.producer_id)
+    if entry is None or not entry.has_forgotten:
+        return
+    missing_count = BATCHES_PER_PRODUCER_MAX - len(entry.batches)
+    first_offset = entry.batches[0].base_offset
+    try:
+        earlier = batches_before(segments, entry.producer_id, entry.epoch, first_offset, missing_count, rules)
+    except (StorageError, FileNotFoundError):
+        earlier = []  # damage down there is not this producer's to hear of
+    state.recall(entry.producer_id, earlier)
 
 
 def batches_before(

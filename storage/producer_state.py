@@ -179,6 +179,19 @@ class ProducerState:
         if len(batches) > BATCHES_PER_PRODUCER_MAX:
             del batches[0]
 
+    def must_recall(self, header: BatchHeader) -> bool:
+        """Whether only the log tells if a batch may be appended: it is out of order, and a snapshot does not hold the last five."""
+        entry = self._entries.get(header.producer_id)
+        if entry is None or not entry.has_forgotten or len(entry.batches) >= BATCHES_PER_PRODUCER_MAX:
+            return False
+        try:
+            self.check(header)
+        except OutOfOrderSequence:
+            return header.producer_epoch == entry.epoch
+        except InvalidProducerEpoch:
+            pass
+        return False
+
     def recall(self, producer_id: int, earlier: list[AppendedBatch]) -> None:
         """Add what was found in the log before the first batch that is known of a producer, oldest first. For once."""
         entry = self._entries[producer_id]

@@ -10,9 +10,11 @@ Invariants:
     - `users`, `retired` and a segment's `shared` change under the lock only; the lock is never held across a system call.
     - Who holds an evicted file is still counted at its segment: only a segment without users may have its file cut in place.
     - Once retired, a file gets no new users.
+    - Closing the last descriptor of a deleted file frees its blocks, which takes the disk's time: where the event loop gives slices back,
+      `closes_later` leaves it to `close_retired` on a worker.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from threading import Lock
 from typing import Protocol
 
@@ -71,6 +73,8 @@ class SegmentFiles:
         """Of those that are not pinned and that nobody holds."""
         self.held_files_max = 1 << 20
         """Of those that are not pinned, while they are held: past it no further one is opened for a reader."""
+        self.closes_later = False
+        self._retired: deque[SharedFile] = deque()
         self._index_bytes_max = index_bytes_max
         self._lock = Lock()
         self._unpinned: OrderedDict[SharedFile, None] = OrderedDict()
@@ -102,6 +106,7 @@ class SegmentFiles:
         """
         shared = self.acquire_open(owner)
         while shared is None:
+            self.close_retired()
             if self._open_count - self._pinned_count >= self.held_files_max:
                 raise TooManyOpenFiles("all files that may be open are in use", path=owner.path)
             self._open(owner)
@@ -141,8 +146,22 @@ class SegmentFiles:
             shared.users -= 1
             shared.owner.users -= 1
             closing = shared.users == 0 and shared.retired
-        if closing:
+        if not closing:
+            return
+        if self.closes_later:
+            self._retired.append(shared)
+        else:
             self._close(shared)
+
+    @property
+    def retired_count(self) -> int:
+        """Files that nobody holds any more and that wait for `close_retired`."""
+        return len(self._retired)
+
+    def close_retired(self) -> None:
+        """Close what waits for it. Worker."""
+        while self._retired:
+            self._close(self._retired.popleft())
 
     def retire(self, owner: FileOwner) -> bool:
         """Close the owner's file as soon as nobody holds it; returns whether somebody holds it or one retired before.

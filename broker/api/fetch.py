@@ -211,6 +211,8 @@ class FetchJob:
                 records = partition.read(entry.fetch_offset, limit)
             except NotResident:
                 records = await partition.read_cold(entry.fetch_offset, limit)
+                # it has advanced meanwhile, and what was read goes up to there
+                result.high_watermark = result.last_stable_offset = partition.high_watermark
             _keep(records, result, results, limit)
         except OffsetOutOfRange:
             result.error_code = ErrorCode.OFFSET_OUT_OF_RANGE

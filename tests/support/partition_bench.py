@@ -7,13 +7,14 @@ from typing import Any
 
 import trio
 import trio.testing
-from tests.support.logs import NOW_MS, TOPIC_ID, batch, new_log
+from tests.support.logs import DIRECTORY, NOW_MS, TOPIC_ID, batch, new_log, reopen
 from tests.support.memory_files import MemoryFiles
 from tests.support.scripted_threads import ScriptedThreads
 
 from penstock.broker.open_files import ActiveFiles
-from penstock.broker.partition import Partition, PartitionServices, PartitionSettings
+from penstock.broker.partition import Partition
 from penstock.broker.partition_machine import PartitionMachine, StateLearned
+from penstock.broker.partition_settings import PartitionServices, PartitionSettings
 from penstock.protocol.produce import ProducePartitionResult
 from penstock.storage.log import Log
 from penstock.storage.log_config import LogConfig
@@ -76,7 +77,9 @@ class PartitionBench:
         self.threads = ScriptedThreads()
         self.clock = BenchClock()
         self.held_bytes = 0
-        self.log: Log = new_log(files, settings.log_config)
+        is_there = files.exists(DIRECTORY)
+        config = settings.log_config
+        self.log: Log = reopen(files, config, clean=True) if is_there else new_log(files, config)
         self.sent: list[Sent] = []
         self.machine = PartitionMachine(
             ME, write_caching=settings.write_caching, min_insync_replicas=settings.min_insync_replicas
@@ -136,7 +139,7 @@ async def settle() -> None:
 async def partition_bench(
     files: MemoryFiles | None = None, **settings: Any
 ) -> AsyncGenerator[PartitionBench]:
-    """A partition that leads in epoch 1; nothing has been appended."""
+    """A partition that leads in epoch 1; empty, or what was closed on that disk before."""
     async with trio.open_nursery() as nursery:
         bench = PartitionBench(nursery, dataclasses.replace(SETTINGS, **settings), files or MemoryFiles())
         bench.lead()

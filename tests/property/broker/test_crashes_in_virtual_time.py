@@ -79,12 +79,10 @@ async def run_with_failing_syncs(seed: int) -> Machine:
     return machine
 
 
-def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_of(error: BaseException) -> BaseException:
     """The first error in groups of groups."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
+    inner: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    return first_of(inner[0]) if inner else error
 
 
 def run_all(run: Callable[[int], Awaitable[Machine]], count: int) -> list[Machine]:

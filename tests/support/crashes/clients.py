@@ -179,7 +179,7 @@ class Deleter:
     async def run(self, connection: Connection) -> None:
         ledger = self.ledger
         while True:
-            await connection.think(0.03, 0.1)
+            await connection.think(0.01, 0.05)
             if ledger.high_watermark <= ledger.log_start:
                 continue
             offset = connection.random.randrange(ledger.log_start, ledger.high_watermark + 1)

@@ -5,16 +5,17 @@ Whoever waits for an answer of a dead process waits for ever; the end of the pro
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import trio
 from tests.support.batches import values_of
 from tests.support.crashes.ledger import Batch
 from tests.support.crashes.process import Process
-from tests.support.memory_broker import MemoryBroker
+from tests.support.memory_broker import MemoryBroker, decode_parts, parts_of
 
 from penstock.broker.api.produce import produce
 from penstock.broker.connection import Outcome
+from penstock.broker.replies import Parts
 from penstock.errors import PenstockError
 from penstock.protocol.api import ApiKey
 from penstock.protocol.codec import encode_request
@@ -23,6 +24,7 @@ from penstock.protocol.errors import ErrorCode, ProtocolError
 from penstock.protocol.framing import RequestHeader
 from penstock.protocol.message import Message
 from penstock.protocol.records import Record, encode_batch
+from penstock.storage.log_slice import LogSlice
 
 PRODUCE_VERSION = 9
 TIMEOUT_MS = 1_000
@@ -90,9 +92,28 @@ class Connection:
 
     async def fetch(self, topic: str, index: int, offset: int, *, max_wait_ms: int = 0) -> Message:
         """One partition's part of a fetch."""
-        (part,) = await self.memory.fetched((topic, index, offset), max_wait_ms=max_wait_ms)
+        parts = await parts_of(self.memory.fetch((topic, index, offset), max_wait_ms=max_wait_ms))
         await self._live_on()
-        return part
+        data = self._sent(parts)
+        _release(parts)
+        fetched: Message = decode_parts([data]).responses[0].partitions[0]
+        return fetched
+
+    def _sent(self, parts: Parts) -> bytes:
+        with self.process.on_worker(True):  # what is sent was found resident, or was just read
+            return b"".join(
+                part if isinstance(part, bytes) else cast(LogSlice, part).read() for part in parts
+            )
+
+    async def read_slowly(self, topic: str, index: int, offset: int) -> None:
+        """Be a slow reader, whose slices are whole whatever becomes of their segments meanwhile."""
+        parts = await parts_of(self.memory.fetch((topic, index, offset)))
+        await self._live_on()
+        data = self._sent(parts)
+        await self.think(0.02, 0.1)
+        await self._live_on()
+        assert self._sent(parts) == data, f"{topic}-{index}: a slice has changed while it was sent"
+        _release(parts)
 
     async def call(self, api_key: ApiKey, **fields: Any) -> Message:
         """Any other request."""
@@ -141,6 +162,12 @@ class Connection:
             if not found:
                 return records, start, part.high_watermark
             offset = found[-1][0] + 1
+
+
+def _release(parts: Parts) -> None:
+    for part in parts:
+        if not isinstance(part, bytes):
+            cast(LogSlice, part).release()
 
 
 def seen_in(part: Message, offset: int) -> list[tuple[int, bytes]]:

@@ -101,6 +101,7 @@ class Machine:
             PlainProducer("p-toggled", toggled, -1),
             Toggler("toggled"),
             PlainProducer("p-short", short, -1),
+            PlainProducer("q-short", short, 1),
             *(Reader(ledger) for ledger in self.ledgers),
         ]
         self._passing: list[Ledger] = []
@@ -145,6 +146,7 @@ class Machine:
         self._end(process)
 
     def _end(self, process: Process) -> None:
+        assert not process.waits, f"{len(process.waits)} times the event loop may wait: {process.waits[0]}"
         end = process.plan.end
         self.ends.append(f"{end.value} after {process.call_count} calls, {process.faults_met} faults")
         self.ended.append(end)
@@ -193,6 +195,8 @@ class Machine:
             for client in self.clients:
                 nursery.start_soon(client.run, connection)
             nursery.start_soon(self._sweep, connection)
+            for _ in range(3):
+                nursery.start_soon(self._read_slowly, connection)
             await self._let_time_pass(process.plan)
             nursery.cancel_scope.cancel()
         process.during_sync = None
@@ -218,6 +222,17 @@ class Machine:
         while True:
             await trio.sleep(SWEEP_S)
             connection.memory.broker.partitions.flush_due(trio.current_time())
+            connection.memory.broker.partitions.close_retired()
+
+    async def _read_slowly(self, connection: Connection) -> None:
+        """What may be deleted next."""
+        while True:
+            moving = [ledger for ledger in self.ledgers if ledger.log_start]
+            if not moving:
+                await connection.think(0.01)
+                continue
+            ledger = self.random.choice(moving)
+            await connection.read_slowly(ledger.topic, ledger.index, ledger.log_start)
 
     async def _make_topics(self, connection: Connection) -> None:
         broker = connection.memory.broker

@@ -6,11 +6,15 @@ still answers counts for nothing. What becomes of the disk is the machine's busi
 
 Workers run on the event loop, before and after a wait of random length, so that whatever may happen meanwhile does. What happens during a sync
 is what `during_sync` does: it is called while the sync is under way, and what it appends is not covered by it.
+
+What may wait for the disk and is asked for outside of a worker is noted in `waits`. The event loop may append to the page cache and read what a
+probe has just found resident (DESIGN section 5), and cut off the part of a batch that a full disk took, once: it is on workers from then on.
 """
 
 import enum
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+import traceback
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar, TypeVarTuple
@@ -36,6 +40,7 @@ from penstock.runtime.metadata import (
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+WAIT_STACK_DEPTH = 12
 WORKER_WAITS_S = (0.0, 0.0, 0.0, 0.0002, 0.001, 0.02)
 
 
@@ -84,6 +89,9 @@ class Process:
         self.died = trio.Event()
         self.call_count = 0
         self._fault_count = 0
+        self.waits: list[str] = []
+        """What the event loop asked of the disk though it may have to wait: where."""
+        self._refused_paths: set[str] = set()
         self.faults_met = 0
         self.during_sync: Callable[[], None] | None = None
 
@@ -100,6 +108,8 @@ class Process:
     def begins(self, operation: str, path: str) -> None:
         """A call to the disk that changes something; it fails if that was planned."""
         self.check_alive(path)
+        if operation != "pwrite" and not (operation == "truncate" and path in self._refused_paths):
+            self.may_wait(operation, path)
         self.call_count += 1
         error = self._planned(operation, path)
         if error is not None and operation != "datasync":
@@ -114,6 +124,26 @@ class Process:
         error = self._planned("pread", path)
         if error is not None:
             raise error("injected", path=path)
+
+    def may_wait(self, operation: str, path: str) -> None:
+        """A call that may have to wait for the disk: it must be a worker's."""
+        if not self.threads.is_on_worker:
+            stack = traceback.format_stack(limit=WAIT_STACK_DEPTH)
+            self.waits.append(f"{operation} {path}\n{''.join(stack)}")
+
+    def note_full(self, path: str) -> None:
+        """The disk has taken no more, or a part only, of a write by the event loop."""
+        if not self.threads.is_on_worker and path not in self._refused_paths:
+            self._refused_paths.add(path)
+
+    @contextmanager
+    def on_worker(self, is_on_worker: bool) -> Generator[None]:
+        """What is done in here a worker does, or (False) the event loop."""
+        was, self.threads.is_on_worker = self.threads.is_on_worker, is_on_worker
+        try:
+            yield
+        finally:
+            self.threads.is_on_worker = was
 
     def _planned(self, operation: str, path: str) -> type[StorageError] | None:
         fault = self.plan.fault
@@ -152,10 +182,12 @@ class ProcessFiles:
 
     def exists(self, path: str) -> bool:
         self._process.check_alive(path)
+        self._process.may_wait("exists", path)
         return self._disk.exists(path)
 
     def list_directory(self, path: str) -> list[str]:
         self._process.check_alive(path)
+        self._process.may_wait("list_directory", path)
         return self._disk.list_directory(path)
 
     def make_directories(self, path: str) -> None:
@@ -200,6 +232,8 @@ class ProcessFile:
     def __init__(self, process: Process, file: File) -> None:
         self._process = process
         self._file = file
+        self._resident = (0, 0)
+        """What the last probe has found resident."""
 
     @property
     def path(self) -> str:
@@ -213,26 +247,40 @@ class ProcessFile:
         return self._file.size()
 
     def pread(self, count: int, position: int) -> bytes:
-        self._process.reads(self.path)
+        self._check_read(position, count)
         return self._file.pread(count, position)
 
     def pread_into(self, buffer: bytearray | memoryview, position: int) -> int:
-        self._process.reads(self.path)
+        self._check_read(position, len(buffer))
         return self._file.pread_into(buffer, position)
+
+    def _check_read(self, position: int, count: int) -> None:
+        start, end = self._resident
+        if not start <= position <= position + count <= end:
+            self._process.may_wait("pread", self.path)
+        self._process.reads(self.path)
 
     def pwrite(self, data: Buffer, position: int) -> int:
         process = self._process
         try:
             process.begins("pwrite", self.path)
         except DiskFull:  # what there was room for
+            process.note_full(self.path)
             self._write_part(data, position)
             raise
         if process.is_last_call:
             self._write_part(data, position)
         else:
-            return self._file.pwrite(data, position)
+            return self._write_all_there_is_room_for(data, position)
         process.ends()
         raise AssertionError("it has died")
+
+    def _write_all_there_is_room_for(self, data: Buffer, position: int) -> int:
+        try:
+            return self._file.pwrite(data, position)
+        except DiskFull:
+            self._process.note_full(self.path)
+            raise
 
     def _write_part(self, data: Buffer, position: int) -> None:
         part = memoryview(data)[: self._process.random.randrange(0, len(data) + 1)]
@@ -249,14 +297,18 @@ class ProcessFile:
         process.begins("datasync", self.path)
         self._file.datasync()
         if process.during_sync is not None:
-            process.during_sync()
+            with process.on_worker(False):
+                process.during_sync()
         process.ends()
 
     def is_resident(self, position: int, count: int) -> bool:
         self._process.check_alive(self.path)
-        return self._file.is_resident(position, count)
+        is_resident = self._process.random.random() < 0.8 and self._file.is_resident(position, count)
+        self._resident = (position, position + count) if is_resident else (0, 0)
+        return is_resident
 
     def close(self) -> None:
+        self._process.may_wait("close", self.path)
         self._file.close()
 
 
@@ -309,11 +361,13 @@ class ProcessWorkers(ScriptedThreads):
     def __init__(self, process: Process) -> None:
         super().__init__()
         self._process = process
+        self.is_on_worker = False
 
     async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         await self._wait()
         try:
-            return function(*args)
+            with self._process.on_worker(True):
+                return function(*args)
         finally:
             with trio.CancelScope(shield=True):
                 await self._wait()

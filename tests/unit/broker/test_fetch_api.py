@@ -307,6 +307,27 @@ async def test_cold_range_is_read_on_a_worker_and_then_is_warm() -> None:
         assert broker.threads.calls["read"] == 2
 
 
+async def test_records_that_came_during_a_cold_read_are_below_the_high_watermark_that_is_told() -> None:
+    files, store = MemoryFiles(), MemoryMetadata()
+    await cold(files, store, "orders")
+    async with memory_broker(files=files, store=store) as broker, trio.open_nursery() as nursery:
+        broker.threads.hold("read")
+        found: list[Message] = []
+
+        async def fetch() -> None:
+            found.extend(await broker.fetched(("orders", 0, 0)))
+
+        nursery.start_soon(fetch)
+        await trio.testing.wait_all_tasks_blocked()
+        await fill(broker, "orders", b"d")
+        broker.threads.release("read")
+        while not found:
+            await trio.testing.wait_all_tasks_blocked()
+        (part,) = found
+        offsets = [offset for offset, _ in values_of(bytes(part.records))]
+        assert (offsets, part.high_watermark) == ([0, 1, 2, 3], 4)
+
+
 async def test_cold_partition_does_not_keep_the_others_from_their_data() -> None:
     files, store = MemoryFiles(), MemoryMetadata()
     await cold(files, store, "orders", "other")

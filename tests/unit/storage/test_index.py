@@ -68,3 +68,9 @@ def test_an_offset_index_that_does_not_rise_or_leaves_the_segment_makes_no_sense
 def test_a_time_index_that_does_not_rise_makes_no_sense(entries: tuple[tuple[int, int], ...]) -> None:
     assert not time_index(*entries).is_plausible()
     assert time_index((0, 1), (1, 2)).is_plausible()
+
+
+def test_an_entry_that_an_append_has_half_made_is_not_counted() -> None:
+    index = time_index((10, 0), (20, 5))
+    index.relative_offsets.append(9)
+    assert index.count_below_offset(100) == len(index) == 2

@@ -58,6 +58,23 @@ def test_an_evicted_file_is_closed_when_the_last_user_lets_go(files: MemoryFiles
     assert files.open_count == 1
 
 
+def test_a_file_that_the_event_loop_lets_go_last_is_closed_by_a_worker(files: MemoryFiles) -> None:
+    pool = SegmentFiles(files, open_files_max=1)
+    pool.closes_later = True
+    a, b = segments(files, pool, 2)
+    held = pool.acquire(a)
+    pool.retire(a)
+    pool.release(held)
+    assert (pool.retired_count, pool.open_count, files.open_count) == (1, 1, 1)
+    pool.close_retired()
+    assert (pool.retired_count, pool.open_count, files.open_count) == (0, 0, 0)
+    held = pool.acquire(a)
+    pool.retire(a)
+    pool.release(held)
+    pool.release(pool.acquire(b))
+    assert files.open_count == 1, "who opens another closes it, too"
+
+
 def test_who_holds_an_evicted_file_still_holds_the_segment(files: MemoryFiles) -> None:
     """A truncation that does not see them would cut the bytes under them."""
     pool = SegmentFiles(files, open_files_max=1)
