@@ -164,7 +164,7 @@ class LogCleaner:
             plan,
             limits,
             now_ms=self._now_ms(),
-            monotonic=self._clock.monotonic,
+            thread_time=self._clock.thread_time,
         )
         started = self._clock.monotonic()
         compaction = await self._threads.run(begin)
