@@ -18,6 +18,7 @@ from penstock.broker.deleted_files import DeletedFiles
 from penstock.broker.fetch_sessions import FetchSessions
 from penstock.broker.groups.coordinator import GroupCoordinator
 from penstock.broker.image import ClusterImage
+from penstock.broker.log_cleaner import LogCleaner
 from penstock.broker.metadata_watch import MetadataWatch
 from penstock.broker.open_files import ActiveFiles, FileShares, divide
 from penstock.broker.partition_settings import PartitionServices
@@ -56,6 +57,7 @@ class Broker:
     budget: ByteBudget
     groups: GroupCoordinator
     retention: Retention
+    cleaner: LogCleaner
     shares: FileShares
     clock: Clock = field(init=False)
     threads: Threads = field(init=False)
@@ -159,5 +161,6 @@ async def _come_up(
         budget,
         groups,
         Retention(config, environment.clock, environment.threads, partitions, deleted),
+        LogCleaner(config, environment.clock, environment.threads, partitions, directory),
         shares,
     )

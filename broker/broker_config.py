@@ -226,6 +226,43 @@ class BrokerConfig(GroupConfig):
         "How often logs are looked through for segments to delete, in milliseconds.",
         low=1,
     )
+    log_cleaner_enable: bool = fixed_option(
+        "log.cleaner.enable",
+        True,
+        "Whether logs with cleanup.policy=compact are compacted.",
+    )
+    log_cleaner_threads: int = fixed_option(
+        "log.cleaner.threads",
+        1,
+        "How many logs are compacted at once; each takes a quarter of a core at the most.",
+        type=ConfigType.INT,
+        low=0,
+    )
+    log_cleaner_dedupe_buffer_size: int = fixed_option(
+        "log.cleaner.dedupe.buffer.size",
+        128 * _MIB,
+        "The most memory for the keys of the logs that are compacted at once, in bytes: 24 for a key, and some room.",
+        low=1024,
+    )
+    log_cleaner_io_buffer_load_factor: float = fixed_option(
+        "log.cleaner.io.buffer.load.factor",
+        0.9,
+        "How full the memory for keys may get, 0 to 1: fuller is slower. Past it a compaction ends, and the next goes on there.",
+        low=0.01,
+        high=1,
+    )
+    log_cleaner_io_max_bytes_per_second: float = fixed_option(
+        "log.cleaner.io.max.bytes.per.second",
+        1.7976931348623157e308,
+        "The most bytes that compaction reads and writes in a second.",
+        low=1,
+    )
+    log_cleaner_backoff_ms: int = fixed_option(
+        "log.cleaner.backoff.ms",
+        15_000,
+        "How long the cleaner waits where no log is due, in milliseconds.",
+        low=0,
+    )
     high_watermark_checkpoint_interval_ms: int = fixed_option(
         "replica.high.watermark.checkpoint.interval.ms",
         5_000,

@@ -13,7 +13,7 @@ What goes wrong with one partition's files takes that partition out of service a
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
 
@@ -79,6 +79,7 @@ class PartitionManager:
         self._deltas: deque[ImageDelta] = deque()
         self._noted = trio.Event()
         self._listeners: list[Callable[[ImageDelta], None]] = []
+        self._leavers: list[Callable[[Partition], Awaitable[None]]] = []
         self._written_high_watermarks: dict[tuple[str, int], int] = {}
         self._written_recovery_points: dict[tuple[str, int], int] = {}
         self._writing = trio.Lock()
@@ -134,6 +135,10 @@ class PartitionManager:
     def listen(self, listener: Callable[[ImageDelta], None]) -> None:
         """Have `listener` called with every change after it was acted on: logs are open and know who leads."""
         self._listeners.append(listener)
+
+    def before_deletion(self, leave: Callable[[Partition], Awaitable[None]]) -> None:
+        """Have `leave` awaited before a partition's directory is taken away: who works in it is to be out of it then."""
+        self._leavers.append(leave)
 
     def note(self, delta: ImageDelta) -> None:
         """Take a change of the image; `run` acts on one after the other."""
@@ -277,6 +282,8 @@ class PartitionManager:
             del self._by_name[partition.topic, partition.index]
             del self._by_id[partition.topic_id, partition.index]
             await partition.quiesce()
+            for leave in self._leavers:
+                await leave(partition)
             self._services.active_files.forget(partition)
         async with self._writing:  # a checkpoint under way may name this topic; those to come will not
             pass

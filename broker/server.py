@@ -76,6 +76,7 @@ async def _serve_until(
                 nursery.start_soon(server.sweep)
                 nursery.start_soon(broker.partitions.keep_checkpoints)
                 nursery.start_soon(broker.retention.run)
+                nursery.start_soon(broker.cleaner.run)
                 for name, listener in listeners.items():
                     nursery.start_soon(server.accept, name, listener, nursery)
                 started(RunningBroker(broker, addresses))

@@ -52,7 +52,6 @@ class TopicConfig:
         "What happens to old segments: delete them, compact them (keep the latest record of each key), or both.",
         choices=("delete", "compact"),
         synonyms=("log.cleanup.policy",),
-        acted_on=False,
     )
     compression_gzip_level: int = option(
         "compression.gzip.level",
@@ -94,7 +93,6 @@ class TopicConfig:
         "How long compaction keeps tombstones, in milliseconds.",
         low=0,
         synonyms=("log.cleaner.delete.retention.ms",),
-        acted_on=False,
     )
     file_delete_delay_ms: int = option(
         "file.delete.delay.ms",
@@ -145,7 +143,6 @@ class TopicConfig:
         "The longest time a record may stay uncompacted, in milliseconds.",
         low=1,
         synonyms=("log.cleaner.max.compaction.lag.ms",),
-        acted_on=False,
     )
     max_message_bytes: int = option(
         "max.message.bytes",
@@ -183,7 +180,6 @@ class TopicConfig:
         low=0,
         high=1,
         synonyms=("log.cleaner.min.cleanable.ratio",),
-        acted_on=False,
     )
     min_compaction_lag_ms: int = option(
         "min.compaction.lag.ms",
@@ -191,7 +187,6 @@ class TopicConfig:
         "The least time a record stays uncompacted, in milliseconds.",
         low=0,
         synonyms=("log.cleaner.min.compaction.lag.ms",),
-        acted_on=False,
     )
     min_insync_replicas: int = option(
         "min.insync.replicas",
@@ -283,9 +278,10 @@ class TopicConfig:
 
     def log_config(self, *, producer_id_expiration_ms: int = _DAY_MS) -> LogConfig:
         """What a partition's log needs; the expiration is the broker's config."""
+        compact = "compact" in self.cleanup_policy
         return LogConfig(
             segment_bytes=self.segment_bytes,
-            segment_ms=self.segment_ms,
+            segment_ms=min(self.segment_ms, self.max_compaction_lag_ms) if compact else self.segment_ms,
             segment_jitter_ms=self.segment_jitter_ms,
             segment_index_bytes=self.segment_index_bytes,
             index_interval_bytes=self.index_interval_bytes,
@@ -294,7 +290,7 @@ class TopicConfig:
             file_delete_delay_ms=self.file_delete_delay_ms,
             log_append_time=self.is_log_append_time,
             delete="delete" in self.cleanup_policy,
-            compact="compact" in self.cleanup_policy,
+            compact=compact,
             delete_retention_ms=self.delete_retention_ms,
             min_compaction_lag_ms=self.min_compaction_lag_ms,
             max_compaction_lag_ms=self.max_compaction_lag_ms,

@@ -17,6 +17,10 @@ class Clock(Protocol):
         """Milliseconds since 1970-01-01 UTC; may jump."""
         ...
 
+    def thread_time(self) -> float:
+        """CPU seconds of the calling thread, any one: for how long it has kept others from the interpreter. For differences only."""
+        ...
+
 
 class Random(Protocol):
     """The source of every random choice."""

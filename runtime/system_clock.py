@@ -1,6 +1,6 @@
 """The real time and the real chance.
 
-Knows the operating system's wall clock, trio's monotonic clock and the system's random source.
+Knows the operating system's wall and CPU clocks, trio's monotonic clock and the system's random source.
 """
 
 import random
@@ -19,6 +19,8 @@ class SystemClock:
     def wall_ms(self) -> int:
         """Milliseconds since 1970-01-01 UTC, cut down to whole ones; callable from any thread."""
         return time.time_ns() // _NS_PER_MS
+
+    thread_time = staticmethod(time.thread_time)
 
 
 class SystemRandom(random.SystemRandom):

@@ -90,9 +90,9 @@ def gaps_allowed_below(files: FileSystem, directory: str, *, compacted: bool = F
         return OFFSET_MAX
 
 
-def write_gaps_below(files: FileSystem, path: str, offset: int) -> None:
-    """Replace the file; durable on return, and untouched if this raises."""
-    _write_entries(files, path, [str(offset)])
+def write_gaps_below(files: FileSystem, directory: str, offset: int) -> None:
+    """Replace a partition's `compaction-checkpoint`; durable on return, and untouched if this raises."""
+    _write_entries(files, f"{directory}/{COMPACTION_CHECKPOINT}", [str(offset)])
 
 
 def read_partition_metadata(files: FileSystem, path: str) -> bytes | None:

@@ -50,7 +50,7 @@ from penstock.storage.segment import Segment
 from penstock.storage.segment_swap import remove_cleaned
 
 STEP_S = 0.001
-"""How long a step works: as long may the event loop wait for the interpreter."""
+"""How long a step works, in CPU time: as long may the event loop wait for the interpreter."""
 RECORDS_PER_LOOK = 32
 """Records between two looks at the clock."""
 UNPACKED_BYTES_MAX = 256 << 20
@@ -98,15 +98,15 @@ class Compaction:
         limits: CompactionLimits,
         *,
         now_ms: int,
-        monotonic: Callable[[], float],
+        thread_time: Callable[[], float],
     ) -> None:
-        """`now_ms` is the wall time that delete horizons count from; `monotonic` measures steps, in seconds."""
+        """`now_ms` is the wall time that delete horizons count from; `thread_time` measures steps, in CPU seconds of the worker."""
         self.result = CompactionResult(plan.first_dirty_offset)
         self._log = log
         self._plan = plan
         self._limits = limits
         self._now_ms = now_ms
-        self._monotonic = monotonic
+        self._thread_time = thread_time
         self._deadline = 0.0
         self._step_bytes = 0
         self._end_offset = plan.first_dirty_offset
@@ -127,7 +127,7 @@ class Compaction:
             LogFailed, StorageError
         """
         self._step_bytes = 0
-        self._deadline = self._monotonic() + self._limits.step_s
+        self._deadline = self._thread_time() + self._limits.step_s
         try:
             return self._step_bytes if next(self._steps, _FINISHED) is not _FINISHED else None
         except FileNotFoundError as error:
@@ -138,7 +138,7 @@ class Compaction:
         self._steps.close()
 
     def _is_due(self) -> bool:
-        return self._monotonic() >= self._deadline
+        return self._thread_time() >= self._deadline
 
     def _run(self) -> Steps:
         scan = TransactionScan()

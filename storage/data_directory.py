@@ -1,6 +1,6 @@
 """The folder that holds all partitions of one broker, and what is written down about them as a whole.
 
-Owns the lock, `meta.properties`, the marker of a clean shutdown, the three checkpoint files, and the names of the partitions'
+Owns the lock, `meta.properties`, the marker of a clean shutdown, the four checkpoint files, and the names of the partitions'
 directories. Knows nothing of what is inside a log.
 
     meta.properties                    whose folder this is, and in which format
@@ -9,6 +9,7 @@ directories. Knows nothing of what is inside a log.
     recovery-point-offset-checkpoint   below it each log was durable
     log-start-offset-checkpoint        what DeleteRecords and retention have cut off
     replication-offset-checkpoint      high watermarks
+    cleaner-offset-checkpoint          up to where each log is compacted
     orders-0/                          a partition
     orders-0.<topic id>-delete/        a deleted one on its way out
     orders-0.<topic id>-stray/         one that the metadata store does not know; never removed by the broker
@@ -87,6 +88,8 @@ class DataDirectory:
         self.recovery_points: dict[TopicPartition, int] = {}
         self.log_starts: dict[TopicPartition, int] = {}
         self.high_watermarks: dict[TopicPartition, int] = {}
+        self.cleaner_offsets: dict[TopicPartition, int] = {}
+        """The first offset of each log that compaction has not been over."""
         self.notes: list[str] = []
         """What was found wrong and got over, for the broker's log."""
         self._files = files
@@ -126,6 +129,9 @@ class DataDirectory:
         self.log_starts = read_offset_checkpoint(self._files, f"{self.path}/{LOG_START_CHECKPOINT}")
         self.recovery_points = self._read_expendable(RECOVERY_POINT_CHECKPOINT)
         self.high_watermarks = self._read_expendable(HIGH_WATERMARK_CHECKPOINT)
+        was_clean = self.was_clean
+        self.cleaner_offsets = self._read_expendable(CLEANER_CHECKPOINT)
+        self.was_clean = was_clean  # without that one, compaction begins anew
         if not self._properties:
             self._write_properties(node_id, "", uuid_text(random.randbytes(16)) if random else "")
         self._files.unlink(marker)
@@ -271,6 +277,11 @@ class DataDirectory:
         with self._checkpoints_lock:
             self.high_watermarks = self._write(HIGH_WATERMARK_CHECKPOINT, self.high_watermarks, offsets)
 
+    def write_cleaner_offsets(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Durable on return. Raises StorageError."""
+        with self._checkpoints_lock:
+            self.cleaner_offsets = self._write(CLEANER_CHECKPOINT, self.cleaner_offsets, offsets)
+
     def _write(
         self, name: str, old: Mapping[TopicPartition, int], new: Mapping[TopicPartition, int]
     ) -> dict[TopicPartition, int]:
@@ -288,6 +299,7 @@ class DataDirectory:
             (RECOVERY_POINT_CHECKPOINT, self.recovery_points),
             (LOG_START_CHECKPOINT, self.log_starts),
             (HIGH_WATERMARK_CHECKPOINT, self.high_watermarks),
+            (CLEANER_CHECKPOINT, self.cleaner_offsets),
         ):
             if key in offsets:
                 kept = {other: offset for other, offset in offsets.items() if other != key}

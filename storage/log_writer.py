@@ -52,7 +52,6 @@ from penstock.storage.errors import (
     missing_is_disk_error,
 )
 from penstock.storage.layout import (
-    COMPACTION_CHECKPOINT,
     DELETED_DIRECTORY_SUFFIX,
     LEADER_EPOCH_CHECKPOINT,
     OFFSET_MAX,
@@ -125,19 +124,16 @@ class LogWriter:
         self._producers.configure(
             expiration_ms=config.producer_id_expiration_ms, count_max=config.producer_id_count_max
         )
-        self._make_rules()
+        self._allow_gaps(0)
 
-    def _make_rules(self) -> None:
-        with self._rules_lock:  # a worker may raise `_gaps_below` meanwhile
-            self._rules = ChainRules(self._gaps_below, self._epochs.epoch_at, self._index_interval_bytes)
-
+    @missing_is_disk_error()
     def _allow_gaps(self, below_offset: int) -> None:
-        """Let offsets below this one be missing from now on; durable on return. Raises StorageError."""
+        """Let offsets below this one be missing, too, from now on; durable on return. Raises StorageError."""
         if below_offset > self._gaps_below:
-            with missing_is_disk_error():
-                write_gaps_below(self._files, f"{self.directory}/{COMPACTION_CHECKPOINT}", below_offset)
-            self._gaps_below = below_offset
-            self._make_rules()
+            write_gaps_below(self._files, self.directory, below_offset)
+        with self._rules_lock:  # the config may be set meanwhile
+            self._gaps_below = max(self._gaps_below, below_offset)
+            self._rules = ChainRules(self._gaps_below, self._epochs.epoch_at, self._index_interval_bytes)
 
     @property
     def rules(self) -> ChainRules:

@@ -47,7 +47,7 @@ def begin(
     """A compaction, due or not, that is still to be stepped through."""
     limits = CompactionLimits(map_bytes_max)
     planned = plan(log, first_dirty=first_dirty, committed=committed, now_ms=now_ms)
-    return Compaction(log, planned, limits, now_ms=now_ms, monotonic=Steady(looks))
+    return Compaction(log, planned, limits, now_ms=now_ms, thread_time=Steady(looks))
 
 
 def compact(

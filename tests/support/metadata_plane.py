@@ -37,6 +37,9 @@ class TrioClock:
     def wall_ms(self) -> int:
         return 1_700_000_000_000 + int(trio.current_time() * 1000)
 
+    def thread_time(self) -> float:
+        return trio.current_time()
+
 
 def new_random(seed: int = 7) -> random.Random:
     """Chance that is the same in every run; has what the `Random` port asks for."""

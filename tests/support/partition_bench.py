@@ -48,6 +48,9 @@ class BenchClock:
     def wall_ms(self) -> int:
         return NOW_MS
 
+    def thread_time(self) -> float:
+        return trio.current_time()
+
 
 class Sent:
     """One produced batch and what came of it."""

@@ -249,6 +249,9 @@ class JumpingClock:
     def monotonic(self) -> float:
         return self._clock.monotonic()
 
+    def thread_time(self) -> float:
+        return 0.0
+
     def wall_ms(self) -> int:
         return self._clock.wall_ms() + self.ahead_ms
 

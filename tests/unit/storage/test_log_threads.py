@@ -4,11 +4,13 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
+from tests.support.compaction import begin as begin_compaction
 from tests.support.logs import NOW_MS, TOPIC_ID, append, batch, fill, new_log
 from tests.support.memory_files import MemoryFiles
 
@@ -19,6 +21,7 @@ from penstock.storage.log import Log, create_log
 from penstock.storage.log_config import LogConfig
 from penstock.storage.segment import TAIL_BATCHES_MIN
 from penstock.storage.segment_files import SegmentFiles
+from penstock.storage.verify import verify_partition
 
 CONFIG = LogConfig(segment_bytes=20_000, index_interval_bytes=300)
 
@@ -42,6 +45,7 @@ class Bustle:
         """Appends are held back while it is held."""
         self.done = threading.Event()
         self.visible = 0
+        self.may_have_gaps = False
 
     def run(self, *others: Callable[[], None]) -> None:
         with ThreadPoolExecutor(len(others)) as threads:
@@ -76,7 +80,8 @@ class Bustle:
                 content = part.read()
             assert len(content) == part.count
             for header, raw in iterate_batches(content):
-                assert header.base_offset <= offset < header.next_offset
+                assert header.base_offset <= offset or self.may_have_gaps
+                assert offset < header.next_offset
                 assert verify_crc(raw)
                 offset = header.next_offset
             assert offset <= end
@@ -229,3 +234,39 @@ def test_an_append_at_any_line_of_a_read_changes_nothing_for_it(before: int) -> 
             assert line > 20
             return
     raise AssertionError("the read never came to its end")
+
+
+def test_readers_beside_appends_rolls_and_compactions(tmp_path: Path) -> None:
+    bustle = Bustle(log := make_log(tmp_path), append_count=4000)
+    bustle.may_have_gaps = True
+    log.config = replace(CONFIG, compact=True)
+    compactions = 0
+
+    def compact_all() -> None:
+        nonlocal compactions
+        with bustle.lane:
+            log.roll(NOW_MS)
+        compaction = begin_compaction(log)
+        while compaction.step() is not None:
+            pass
+        compactions += 1
+
+    def look_up() -> None:
+        found = log.find_by_timestamp(1000 + bustle.append_count // 2, bustle.visible)
+        assert found is None or found.timestamp_ms >= 1000 + bustle.append_count // 2
+
+    bustle.run(
+        lambda: bustle.read_all(resident_only=False),
+        lambda: bustle.read_all(resident_only=True),
+        look_up,
+        lambda: assert_synced(log),
+        compact_all,
+    )
+    assert compactions
+    assert log.failure is None
+    assert verify_partition(PosixFileSystem(), log.directory).is_good
+
+
+def assert_synced(log: Log) -> None:
+    before = log.log_end_offset
+    assert log.sync() >= before

@@ -294,7 +294,7 @@ def test_of_segments_that_overlap_the_later_one_counts(files: MemoryFiles) -> No
 
 def test_in_a_compacted_log_gaps_stay_and_no_header_is_guessed(files: MemoryFiles) -> None:
     write_offset_checkpoint(files, f"{PARENT}/cleaner-offset-checkpoint", {KEY: 8})
-    write_gaps_below(files, f"{DIRECTORY}/compaction-checkpoint", 20)
+    write_gaps_below(files, DIRECTORY, 20)
     files.unlink(path_of(4))
     assert not plan(files).is_needed
     struct.pack_into(">q", raw := bytearray(files.content(path_of(8))), 70, 2**40)

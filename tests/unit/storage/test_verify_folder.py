@@ -111,7 +111,7 @@ def test_a_log_that_was_compacted_may_have_gaps_and_another_may_not(files: Memor
     second = sorted(name for name in files.list_directory(DIRECTORY) if name.endswith(".log"))[1]
     files.unlink(f"{DIRECTORY}/{second}")
     assert not verdict(files).is_good
-    write_gaps_below(files, f"{DIRECTORY}/compaction-checkpoint", 20)
+    write_gaps_below(files, DIRECTORY, 20)
     assert verdict(files).is_good
 
 
