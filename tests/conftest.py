@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 ROOT = str(Path(__file__).parent.parent)
 if (
@@ -17,6 +18,10 @@ if (
 from tests.support.processes import IS_KAFKA
 from tests.support.requirements import IN_CI
 from tests.support.trial_counts import PATH_VARIABLE, TRIALS, count_trials, told, write_trials
+
+# How long an example takes says what else the machine is doing. Speed is a matter of the benches.
+settings.register_profile("penstock", deadline=None)
+settings.load_profile("penstock")
 
 
 def pytest_configure(config: pytest.Config) -> None:
