@@ -6,6 +6,7 @@ Knows nothing of crashes: it may stop at any call.
 A further operation is one more method of `CrashBroker` and one more entry in `OPERATIONS`.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from random import Random
@@ -18,6 +19,7 @@ from penstock.runtime.files import FileSystem, StorageError
 from penstock.storage.data_directory import DataDirectory
 from penstock.storage.log import Log
 from penstock.storage.log_config import LogConfig
+from penstock.storage.retention import plan_for
 
 FOLDER = "/var/penstock"
 TOPIC = "orders"
@@ -149,7 +151,24 @@ class CrashBroker:
         durable = self.log.durable_end_offset
         if durable <= self.log.log_start_offset:
             return
-        offset = self.random.randint(self.log.log_start_offset + 1, durable)
+        self._delete_below(self.random.randint(self.log.log_start_offset + 1, durable))
+
+    def retain(self) -> None:
+        """Retention by size or time: the oldest segments go, the active one only after it was rolled."""
+        keep = self.random.choice((0, self.log.size_bytes // 2))
+        keep_ms = self.random.choice((-1, -1, self.config.retention_ms))
+        self.log.config = dataclasses.replace(self.config, retention_bytes=keep, retention_ms=keep_ms)
+        try:
+            plan = plan_for(self.log, self.log.durable_end_offset, NOW_MS)
+            if plan is not None and plan.rolls:
+                self.log.roll(NOW_MS)
+                plan = plan_for(self.log, self.log.durable_end_offset, NOW_MS)
+            if plan is not None:
+                self._delete_below(plan.log_start_offset)
+        finally:
+            self.log.config = self.config
+
+    def _delete_below(self, offset: int) -> None:
         self.log.advance_log_start_offset(offset)
         self.ledger.log_start_max = offset
         self.directory.write_log_starts({KEY: offset})
@@ -244,6 +263,7 @@ OPERATIONS: dict[str, Callable[[CrashBroker], None]] = {
     "write snapshot": CrashBroker.write_snapshot,
     "write checkpoints": CrashBroker.write_checkpoints,
     "delete records": CrashBroker.delete_records,
+    "retain": CrashBroker.retain,
     "truncate": CrashBroker.truncate,
     "start over": CrashBroker.start_over,
     "read": CrashBroker.read,

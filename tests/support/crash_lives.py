@@ -15,6 +15,7 @@ WEIGHTS = {
     "write snapshot": 1,
     "write checkpoints": 2,
     "delete records": 1,
+    "retain": 1,
     "truncate": 1,
     "start over": 0.3,
     "read": 0.5,
