@@ -34,6 +34,7 @@ EVERYTHING_ONCE = [
     "write checkpoints",
     "roll",
     "append",
+    "compact",
     "delete records",
     "retain",
     "restart",
@@ -61,12 +62,16 @@ def test_every_operation_of_the_harness_is_tried() -> None:
 
 
 @pytest.mark.parametrize(
-    "sizes", [(5, 20), (30, 700, 1500)], ids=["small batches", "batches of several sectors"]
+    ("sizes", "compact"),
+    [((5, 20), False), ((30, 700, 1500), False), ((5, 300), True)],
+    ids=["small batches", "batches of several sectors", "compacted"],
 )
-def test_no_crash_of_a_life_in_which_everything_happens_breaks_a_promise(sizes: tuple[int, ...]) -> None:
-    config = LogConfig(segment_bytes=2000, index_interval_bytes=100)
+def test_no_crash_of_a_life_in_which_everything_happens_breaks_a_promise(
+    sizes: tuple[int, ...], compact: bool
+) -> None:
+    config = LogConfig(segment_bytes=2000, index_interval_bytes=100, compact=compact)
     explorer = CrashExplorer(
-        config, second_every=SECOND_EVERY, use_every=20, value_sizes=sizes, tears=sizes[-1] < 100
+        config, second_every=SECOND_EVERY, use_every=20, value_sizes=sizes, tears=sizes == (5, 20)
     )
     explore(explorer, EVERYTHING_ONCE)
     assert explorer.counts["crash points"] > 200
