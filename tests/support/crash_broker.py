@@ -6,10 +6,12 @@ Knows nothing of crashes: it may stop at any call.
 A further operation is one more method of `CrashBroker` and one more entry in `OPERATIONS`.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from random import Random
 
+from tests.support.compaction import compact, keyed
 from tests.support.crash_ledger import Found, Ledger, Variant, end_of
 from tests.support.logs import NOW_MS, TOPIC_ID, append, batch, read_batches, stored
 
@@ -18,6 +20,7 @@ from penstock.runtime.files import FileSystem, StorageError
 from penstock.storage.data_directory import DataDirectory
 from penstock.storage.log import Log
 from penstock.storage.log_config import LogConfig
+from penstock.storage.retention import plan_for
 
 FOLDER = "/var/penstock"
 TOPIC = "orders"
@@ -25,6 +28,8 @@ KEY = (TOPIC, 0)
 PARTITION_FOLDER = f"{FOLDER}/{TOPIC}-0"
 NODE_ID = 1
 PRODUCERS = (101, 102)
+KEYS = (b"a", b"b", b"c")
+"""Of records in a log that is to be compacted."""
 VALUE_SIZES = (5, 5, 30, 300, 700, 1500)
 
 
@@ -76,12 +81,12 @@ class CrashBroker:
         size = self.random.choice(self.value_sizes)
         values = [b"%d:" % (offset + i) + self.random.randbytes(size) for i in range(count)]
         sequence = self.sequences.get(producer_id, 0)
-        raw = batch(
-            values,
-            timestamps_ms=[1000 + offset + i for i in range(count)],
-            producer_id=producer_id,
-            sequence=sequence,
-        )
+        times = [1000 + offset + i for i in range(count)]
+        if self.config.compact:
+            pairs = [(self.random.choice(KEYS), value) for value in values]
+            raw = keyed(pairs, timestamps_ms=times, producer_id=producer_id, sequence=sequence)
+        else:
+            raw = batch(values, timestamps_ms=times, producer_id=producer_id, sequence=sequence)
         self._append(raw, producer_id)
         if producer_id >= 0:
             self.sequences[producer_id] = sequence + count
@@ -157,12 +162,36 @@ class CrashBroker:
         durable = self.log.durable_end_offset
         if durable <= self.log.log_start_offset:
             return
-        offset = self.random.randint(self.log.log_start_offset + 1, durable)
+        self._delete_below(self.random.randint(self.log.log_start_offset + 1, durable))
+
+    def retain(self) -> None:
+        """Retention by size or time: the oldest segments go, the active one only after it was rolled."""
+        keep = self.random.choice((0, self.log.size_bytes // 2))
+        keep_ms = self.random.choice((-1, -1, self.config.retention_ms))
+        self.log.config = dataclasses.replace(self.config, retention_bytes=keep, retention_ms=keep_ms)
+        try:
+            plan = plan_for(self.log, self.log.durable_end_offset, NOW_MS)
+            if plan is not None and plan.rolls:
+                self.log.roll(NOW_MS)
+                plan = plan_for(self.log, self.log.durable_end_offset, NOW_MS)
+            if plan is not None:
+                self._delete_below(plan.log_start_offset)
+        finally:
+            self.log.config = self.config
+
+    def _delete_below(self, offset: int) -> None:
         self.log.advance_log_start_offset(offset)
         self.ledger.log_start_max = offset
         self.directory.write_log_starts({KEY: offset})
         self.ledger.log_start_min = offset
         self.log.delete_old_segments()
+
+    def compact(self) -> None:
+        """Compact what is committed, where that is asked for."""
+        if not self.config.compact:
+            return
+        self.ledger.compacted_below = max(self.ledger.compacted_below, self.log.segments[-1].base_offset)
+        compact(self.log, committed=self.log.durable_end_offset)
 
     def truncate(self) -> None:
         """As a follower does: cut off the last batches."""
@@ -186,6 +215,7 @@ class CrashBroker:
         self.log.truncate_fully_and_start_at(offset)
         ledger.batches = []
         ledger.others = []
+        ledger.compacted_below = 0
         ledger.log_start_min = ledger.log_start_max = offset
         self.cut_to = None
         self._forget_sequences()
@@ -211,9 +241,10 @@ class CrashBroker:
         end = self.log.log_end_offset
         start = self.log.log_start_offset
         visible = [raw for raw in self.ledger.batches if start < end_of(raw) <= end]
-        assert read_batches(self.log, max_bytes=500) == visible
+        if not self.ledger.compacted_below:
+            assert read_batches(self.log, max_bytes=500) == visible
         largest = self.log.max_timestamp(end)
-        assert (largest is not None) == bool(visible)
+        assert (largest is not None) == bool(visible) or self.ledger.compacted_below
 
     # The end
 
@@ -254,6 +285,8 @@ OPERATIONS: dict[str, Callable[[CrashBroker], None]] = {
     "release file": CrashBroker.release_file,
     "write checkpoints": CrashBroker.write_checkpoints,
     "delete records": CrashBroker.delete_records,
+    "retain": CrashBroker.retain,
+    "compact": CrashBroker.compact,
     "truncate": CrashBroker.truncate,
     "start over": CrashBroker.start_over,
     "read": CrashBroker.read,

@@ -3,9 +3,13 @@
 Owns the list of all batches that were handed to the log, and the verdict over what was found (PROPERTIES D1, D2, D9). Knows no disk.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from tests.support.logs import OUTPUT_MAX_BYTES
+
 from penstock.protocol.record_batch import read_batch_header
+from penstock.protocol.records import decode_records
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,8 @@ class Variant:
     """The last log start that was made durable."""
     log_start_max: int
     """The highest that it ever was told."""
+    compacted_below: int = 0
+    """Below it, of each key only the latest record must be there."""
 
 
 @dataclass(slots=True)
@@ -44,6 +50,7 @@ class Ledger:
     log_start_max: int = 0
     others: list[Variant] = field(default_factory=list[Variant])
     """What it may show as well, while it is being started over."""
+    compacted_below: int = 0
     epoch: int = -1
     """The latest leader epoch that was given out."""
 
@@ -54,7 +61,7 @@ class Ledger:
 
     def complaint(self, found: Found, must_end: int) -> str | None:
         """Why what was found breaks a promise; None if it keeps them all. Everything below `must_end` was told durable."""
-        own = Variant(self.batches, self.log_start_min, self.log_start_max)
+        own = Variant(self.batches, self.log_start_min, self.log_start_max, self.compacted_below)
         told: list[str] = []
         for variant in (own, *self.others):
             complaint = _complaint(variant, found, must_end)
@@ -65,8 +72,11 @@ class Ledger:
 
     def settle(self, found: Found) -> None:
         """Take what an opened log holds for what it holds from now on."""
-        self.batches = [raw for raw in self.batches if end_of(raw) <= found.base_offset]
-        self.batches += found.batches
+        if self.compacted_below:
+            self.batches = [raw for raw in self.batches if end_of(raw) <= found.log_end_offset]
+        else:
+            self.batches = [raw for raw in self.batches if end_of(raw) <= found.base_offset]
+            self.batches += found.batches
         self.durable_end_offset = found.log_end_offset
         self.log_start_min = self.log_start_max = found.log_start_offset
         self.others = []
@@ -81,6 +91,8 @@ def _complaint(variant: Variant, found: Found, must_end: int) -> str | None:
         return f"segments begin at {found.base_offset}, above the log start {found.log_start_offset}"
     if found.log_end_offset < must_end:
         return f"the log ends at {found.log_end_offset}, and all below {must_end} was durable"
+    if variant.compacted_below:
+        return _compaction_complaint(variant, found)
     end_offset = found.base_offset
     known = {base_of(raw): raw for raw in variant.batches}
     for raw in found.batches:
@@ -92,6 +104,32 @@ def _complaint(variant: Variant, found: Found, must_end: int) -> str | None:
     if found.log_end_offset != max(end_offset, found.log_start_offset):
         return f"the log ends at {found.log_end_offset}, its batches at {end_offset}"
     return None
+
+
+def _compaction_complaint(variant: Variant, found: Found) -> str | None:
+    """The same where offsets may be missing: what is there was written so, and the latest record of each key is there."""
+    written = _records(raw for raw in variant.batches if end_of(raw) <= found.log_end_offset)
+    present = _records(found.batches)
+    for offset, record in present.items():
+        if written.get(offset) != record:
+            return f"the record at offset {offset} is not what was appended"
+    latest = {key: offset for offset, (key, _) in written.items()}
+    needed = {offset for offset in written if offset >= variant.compacted_below} | set(latest.values())
+    missing = sorted(offset for offset in needed - present.keys() if offset >= found.log_start_offset)
+    if missing:
+        return f"the records at {missing} are gone, and compaction must not take them"
+    end_offset = end_of(found.batches[-1]) if found.batches else found.base_offset
+    if found.log_end_offset != max(end_offset, found.log_start_offset):
+        return f"the log ends at {found.log_end_offset}, its batches at {end_offset}"
+    return None
+
+
+def _records(batches: Iterable[bytes]) -> dict[int, tuple[bytes | None, bytes | None]]:
+    return {
+        record.offset: (record.key, record.value)
+        for raw in batches
+        for record in decode_records(memoryview(raw), output_max_bytes=OUTPUT_MAX_BYTES)
+    }
 
 
 def base_of(raw: bytes) -> int:

@@ -17,6 +17,8 @@ WEIGHTS = {
     "release file": 1,
     "write checkpoints": 2,
     "delete records": 1,
+    "retain": 1,
+    "compact": 2,
     "truncate": 1,
     "start over": 0.3,
     "read": 0.5,
@@ -25,6 +27,7 @@ WEIGHTS = {
 """How often each operation comes. Further ones of `crash_broker.OPERATIONS` are added here."""
 VALUE_SIZES = ((5, 20), (5, 30, 300), (30, 700, 1500), (2000, 20, 500))
 SEGMENT_BYTES = (250, 1000, 2500, 10_000)
+COMPACTED_PART = 0.3
 INDEX_INTERVALS_BYTES = (0, 60, 400, 4096)
 
 
@@ -36,6 +39,8 @@ def operations(random: Random, count: int) -> list[str]:
 def settings(random: Random) -> tuple[LogConfig, tuple[int, ...]]:
     """A log's settings, and the sizes of values in it."""
     config = LogConfig(
-        segment_bytes=random.choice(SEGMENT_BYTES), index_interval_bytes=random.choice(INDEX_INTERVALS_BYTES)
+        segment_bytes=random.choice(SEGMENT_BYTES),
+        index_interval_bytes=random.choice(INDEX_INTERVALS_BYTES),
+        compact=random.random() < COMPACTED_PART,
     )
     return config, random.choice(VALUE_SIZES)

@@ -8,6 +8,7 @@ on. Whatever happened: after a kill, and after a power cut, everything that was 
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from random import Random
 
 from tests.support.crash_broker import CrashBroker, found_in
@@ -108,6 +109,51 @@ class DiskErrorTrials:
             except Exception as error:
                 done = ", ".join(trial.done)
                 raise AssertionError(f"{fault}, the {call}th: after {done}: {error!r}") from error
+
+
+class RecoveryErrorTrials:
+    """The opening of what a kill has left, with one of its calls failing: it says so or succeeds, and the next one finds all that was there."""
+
+    def __init__(self, config: LogConfig, life: Sequence[str], sizes: Sequence[int], seed: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self._config = config
+        self._ledger = Ledger()
+        self._disk = SimulatedDisk()
+        broker = CrashBroker(self._disk, config, self._ledger, Random(seed), sizes)
+        for operation in life:
+            broker.do(operation)
+        self._must_end = broker.must_end
+        self._disk.kill()
+        once = self._disk.fork()
+        self._once = recover(once, config)[0].found
+        self._call_count = once.call_count
+        self._calls = once.calls
+
+    def run(self, fault: str, calls: Callable[[int], Iterator[int]]) -> None:
+        """Let each of those calls of a recovery fail, one at a time."""
+        kind, arm = FAULTS[fault]
+        for call in calls(self._call_count if kind == "every" else self._calls[kind]):
+            self.counts["errors during recovery"] += 1
+            disk = self._disk.fork()
+            arm(disk, call)
+            try:
+                self._open(disk)
+            except Exception as error:
+                raise AssertionError(f"{fault}, the {call}th of a recovery: {error!r}") from error
+
+    def _open(self, disk: SimulatedDisk) -> None:
+        with suppress(StorageError):
+            found = recover(disk, self._config)[0].found
+            assert found == self._once
+            cut = disk.fork()
+            cut.power_cut()
+            assert recover(cut, self._config)[0].found == found, "what was opened is durable"
+        disk.kill()
+        cut = disk.fork()
+        assert recover(disk, self._config)[0].found == self._once
+        cut.power_cut()
+        complaint = self._ledger.complaint(recover(cut, self._config)[0].found, self._must_end)
+        assert complaint is None, complaint
 
 
 class Trial:

@@ -27,4 +27,5 @@ def told(counts: Mapping[str, int]) -> str:
 
 def write_trials(path: Path, counts: Mapping[str, int]) -> None:
     """A JSON object of numbers by kind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dict(sorted(counts.items())), indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,7 @@
-"""Crashes at every call of longer lives of a log (PROPERTIES D1, D2, D9, T1). CRASH_LIVES says how many lives; `make long` many."""
+"""Crashes at every call of longer lives of a log (PROPERTIES D1, D2, D9, T1).
+
+CRASH_LIVES says how many lives; of CRASH_SECOND_EVERY recoveries one is crashed itself, at every call.
+"""
 
 import os
 from random import Random
@@ -12,7 +15,9 @@ from tests.support.trial_counts import count_trials
 from penstock.storage.log_config import LogConfig
 
 LIVES = int(os.environ.get("CRASH_LIVES", "20"))
-SECOND_EVERY = int(os.environ.get("CRASH_SECOND_EVERY", "40"))
+TORN_BYTES_MAX = int(os.environ.get("CRASH_TORN_BYTES_MAX", "400"))
+"""In lives with larger values writes are not torn at every byte."""
+SECOND_EVERY = int(os.environ.get("CRASH_SECOND_EVERY", "25"))
 OPERATIONS_PER_LIFE = 12
 
 EVERYTHING_ONCE = [
@@ -33,7 +38,9 @@ EVERYTHING_ONCE = [
     "append",
     "roll",
     "append",
+    "compact",
     "delete records",
+    "retain",
     "restart",
     "append idempotently",
     "append",
@@ -59,12 +66,16 @@ def test_every_operation_of_the_harness_is_tried() -> None:
 
 
 @pytest.mark.parametrize(
-    "sizes", [(5, 20), (30, 700, 1500)], ids=["small batches", "batches of several sectors"]
+    ("sizes", "compact"),
+    [((5, 20), False), ((30, 700, 1500), False), ((5, 300), True)],
+    ids=["small batches", "batches of several sectors", "compacted"],
 )
-def test_no_crash_of_a_life_in_which_everything_happens_breaks_a_promise(sizes: tuple[int, ...]) -> None:
-    config = LogConfig(segment_bytes=2000, index_interval_bytes=100)
+def test_no_crash_of_a_life_in_which_everything_happens_breaks_a_promise(
+    sizes: tuple[int, ...], compact: bool
+) -> None:
+    config = LogConfig(segment_bytes=2000, index_interval_bytes=100, compact=compact)
     explorer = CrashExplorer(
-        config, second_every=SECOND_EVERY, use_every=20, value_sizes=sizes, tears=sizes[-1] < 100
+        config, second_every=SECOND_EVERY, use_every=20, value_sizes=sizes, tears=sizes == (5, 20)
     )
     explore(explorer, EVERYTHING_ONCE)
     assert explorer.counts["crash points"] > 200
@@ -80,6 +91,6 @@ def test_no_crash_of_a_life_by_chance_breaks_a_promise(number: int) -> None:
         second_every=SECOND_EVERY,
         use_every=20,
         value_sizes=sizes,
-        tears=random.random() < 0.3,
+        tears=max(sizes) <= TORN_BYTES_MAX and random.random() < 0.5,
     )
     explore(explorer, operations(random, OPERATIONS_PER_LIFE))
