@@ -210,11 +210,12 @@ async def memory_broker(
     files: MemoryFiles | None = None,
     store: MetadataStore | None = None,
     open_files_max: int = 20_000,
+    threads: ScriptedThreads | None = None,
     **properties: str,
 ) -> AsyncGenerator[MemoryBroker]:
     """A broker that leads what is in `store`; closed cleanly at the end. Underscores in property names stand for dots."""
     files = files or MemoryFiles()
-    threads = ScriptedThreads()
+    threads = threads or ScriptedThreads()
     opened = store or MemoryMetadata()
 
     def open_metadata(location: str) -> AbstractAsyncContextManager[MetadataStore]:
