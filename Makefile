@@ -43,6 +43,8 @@ long: $(VENV)/.test ## groups under churn, kills and power cuts in full counts (
 	MANY_PARTITIONS=5000 $(BIN)/pytest -q -rA --no-header tests/faults/test_many_partitions.py
 	KILLS=200 CUTS=500 FAULT_CUTS=200 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \
 		tests/faults/test_kills_under_load.py tests/faults/test_power_cuts.py
+	COMPACTION_EXAMPLES=3000 COMPACTION_SECOND_EVERY=1 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \
+		tests/property/storage/test_compaction_model.py tests/unit/storage/test_segment_swap.py
 
 generate: $(VENV)/.test ## write the schema tables (from kio) and the tables in docs/ anew
 	$(BIN)/python -m tests.generate_schemas
