@@ -48,6 +48,8 @@ long: $(VENV)/.test ## groups under churn, kills and power cuts in full counts (
 		tests/faults/test_kills_under_load.py tests/faults/test_power_cuts.py tests/faults/test_full_disk_under_load.py
 	REPAIR_SURVIVALS=all REPAIR_EXAMPLES=3000 $(BIN)/pytest -q -rA --no-header \
 		tests/unit/storage/test_repair.py tests/property/storage/test_repair_model.py
+	COMPACTION_EXAMPLES=3000 COMPACTION_SECOND_EVERY=1 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \
+		tests/property/storage/test_compaction_model.py tests/unit/storage/test_segment_swap.py
 
 generate: $(VENV)/.test ## write the schema tables (from kio) and the tables in docs/ anew
 	$(BIN)/python -m tests.generate_schemas

@@ -15,6 +15,7 @@ from tests.support.broken_builds import ROOT, WRONG_BUILD, Build, Mutant
 CRASHES = "tests/property/broker/test_crashes_in_virtual_time.py"
 FAILING_SYNCS = f"{CRASHES}::test_what_a_failed_sync_did_not_bring_to_the_disk_is_never_promised"
 RECOVERY = "tests/unit/storage/test_recovery.py"
+SWAP = "tests/unit/storage/test_segment_swap.py::test_a_crash_at_every_call_leaves_the_old_segments_or_the_new_one"
 LOST = r"(is lost|without an error of the disk: CorruptBatch)"
 """What was acked or seen is not there after a start, or the broker finds damage where the disk did nothing wrong."""
 
@@ -143,6 +144,26 @@ BROKEN = [
         ),
         f"{RECOVERY}::test_a_flipped_bit_is_cut_in_the_last_batch_and_refused_everywhere_else",
         r"DID NOT RAISE|assert",
+    ),
+    Broken(
+        Mutant(
+            "compacted-segment-not-synced",
+            "storage/compaction.py",
+            "        self._write()\n        self._file.datasync()\n",
+            "        self._write()\n",
+        ),
+        SWAP,
+        r"the segment that compaction made is|corrupt record batch",
+    ),
+    Broken(
+        Mutant(
+            "compaction-swaps-before-the-old-segments-are-gone",
+            "storage/segment_swap.py",
+            "        self._files.sync_directory(self.directory)\n        _rename_to_final(",
+            "        _rename_to_final(",
+        ),
+        SWAP,
+        r"comes next",
     ),
 ]
 

@@ -18,7 +18,7 @@ COMPLAINTS = re.compile(
 )
 """Of kafka-dump-log. That offsets are not consecutive is what compaction is for."""
 KEY_COUNT = 300
-ROUNDS = 24
+ROUNDS = 15
 SETTINGS = {"log.cleaner.backoff.ms": "50"}
 CONFIGS = {
     "cleanup.policy": "compact",
@@ -101,11 +101,8 @@ def test_a_compacted_topic_is_not_what_librdkafka_and_kafka_dump_log_expect(tmp_
         latest = write(server, topic)
         written = len(CODECS) * (ROUNDS * KEY_COUNT + KEY_COUNT // 10)
         until(lambda: is_clean(server, folder), "a compaction of all but the active segment", limit_s=60)
-        for restart in (None, "stop", "kill"):
-            if restart == "stop":
-                assert server.stop() in (0, 143)
-                server.start()
-            elif restart == "kill":
+        for restart in ("none", "kill"):
+            if restart == "kill":
                 server.kill()
                 server.start()
             consumer = librdkafka.make_consumer(server.bootstrap)

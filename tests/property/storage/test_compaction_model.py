@@ -1,5 +1,7 @@
 """Compaction against a dict: whatever was written and in whatever steps it is compacted, the latest value of each key stays (PROPERTIES K2)."""
 
+import os
+
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -202,5 +204,7 @@ class CompactionMachine(RuleBasedStateMachine):
         assert kept_records(self.log) == [record for record, _ in self.written]
 
 
-CompactionMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+CompactionMachine.TestCase.settings = settings(
+    max_examples=int(os.environ.get("COMPACTION_EXAMPLES", "100")), stateful_step_count=40, deadline=None
+)
 TestCompactionMachine = CompactionMachine.TestCase

@@ -109,7 +109,6 @@ def test_a_crash_at_every_call_leaves_the_old_segments_or_the_new_one(allowed: l
                 swap_count += 1
                 if swap_count % SECOND_EVERY == 0:
                     judge_crashed_recovery(second, allowed, random)
-    print(len(points), len(recovered), swap_count)
     assert len(points) > 50
     assert len(recovered) > 50
     assert swap_count > 20
