@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -139,6 +140,8 @@ async def _come_up(
     watch = MetadataWatch(store, image)
     deleted = DeletedFiles(environment.clock, environment.threads)
     background.start_soon(deleted.run)
+    for path in directory.deleted_paths:
+        deleted.add(path, partial(directory.remove, path), 0)
     partitions = PartitionManager(config, image, directory, services, deleted)
     watch.listen(partitions.note)
     await background.start(watch.run)

@@ -76,6 +76,7 @@ class PartitionManager:
         self._unusable: dict[tuple[bytes, int], Exception] = {}
         self._next_producer_check = 0.0
         self._changed = trio.Event()
+        self._is_applying = False
         self._deltas: deque[ImageDelta] = deque()
         self._noted = trio.Event()
         self._listeners: list[Callable[[ImageDelta], None]] = []
@@ -148,16 +149,23 @@ class PartitionManager:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Act on the image's changes for ever; started once those noted so far are done, and strays are put aside."""
         first = True
-        while True:
-            while self._deltas:
-                await self._apply(self._deltas.popleft())
-            if first:
-                first = False
-                await self._set_strays_aside()
-                task_status.started()
-            self._noted = trio.Event()
-            if not self._deltas:
-                await self._noted.wait()
+        try:
+            while True:
+                while self._deltas:
+                    self._is_applying = True
+                    await self._apply(self._deltas.popleft())
+                    self._is_applying = False
+                if first:
+                    first = False
+                    await self._set_strays_aside()
+                    task_status.started()
+                self._noted = trio.Event()
+                if not self._deltas:
+                    await self._noted.wait()
+        finally:
+            self._deltas.clear()
+            self._is_applying = False
+            self._changed.set()
 
     async def _apply(self, delta: ImageDelta) -> None:
         for topic in delta.topics_removed:
@@ -289,14 +297,23 @@ class PartitionManager:
             pass
         for key in [key for key in self._unusable if key[0] == topic.topic_id]:
             del self._unusable[key]
-        for partition in gone:
-            try:
-                remove = await self._run(partition.log.delete)
-            except PenstockError as error:
-                log.error("topic %s is deleted, but not all of its files: %s", topic.name, error)
-            else:
-                delay_ms = partition.log.config.file_delete_delay_ms
-                self._deleted.add(f"the deleted topic {topic.name}", remove, delay_ms)
+        for partition, remove in await self._run(self._put_aside, topic.name, gone):
+            delay_ms = partition.log.config.file_delete_delay_ms
+            self._deleted.add(f"the deleted topic {topic.name}", remove, delay_ms)
+
+    def _put_aside(self, topic: str, gone: Sequence[Partition]) -> list[tuple[Partition, Callable[[], None]]]:
+        """On a worker: rename the directories, with one sync for all; returns what removes them."""
+        removals: list[tuple[Partition, Callable[[], None]]] = []
+        try:
+            for partition in gone:
+                try:
+                    removals.append((partition, partition.log.delete(is_durable=False)))
+                except PenstockError as error:
+                    log.error("topic %s is deleted, but not all of its files: %s", topic, error)
+            self._directory.sync_names()
+        except (PenstockError, FileNotFoundError) as error:
+            log.error("a power cut may bring directories of the deleted topic %s back: %s", topic, error)
+        return removals
 
     async def _run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await run_storage(self._services.threads, function, *args)
@@ -387,6 +404,8 @@ class PartitionManager:
 
     async def close(self) -> None:
         """Sync and close every log, write the checkpoints, and mark the folder as cleanly closed if all went well."""
+        while self._deltas or self._is_applying:  # a deletion that ends half-way would leave strays
+            await self._changed.wait()
         partitions = tuple(self)
         for partition in partitions:
             await partition.quiesce()

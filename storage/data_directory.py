@@ -90,6 +90,8 @@ class DataDirectory:
         self.high_watermarks: dict[TopicPartition, int] = {}
         self.cleaner_offsets: dict[TopicPartition, int] = {}
         """The first offset of each log that compaction has not been over."""
+        self.deleted_paths: list[str] = []
+        """Directories of partitions that were deleted before this start, to be removed with `remove`; it may take long."""
         self.notes: list[str] = []
         """What was found wrong and got over, for the broker's log."""
         self._files = files
@@ -140,7 +142,7 @@ class DataDirectory:
         sync_repaired(self._files, self.path)
         for name in names:
             if name.endswith(DELETED_DIRECTORY_SUFFIX):
-                self._files.remove_tree(f"{self.path}/{name}")
+                self.deleted_paths.append(f"{self.path}/{name}")
             elif name.endswith(TEMPORARY_SUFFIX):
                 self._files.unlink(f"{self.path}/{name}")
 
@@ -236,6 +238,14 @@ class DataDirectory:
             return False
         parsed = (parse_segment_file_name(name) for name in self._files.list_directory(path))
         return any(found is not None and found[1] == LOG_SUFFIX for found in parsed)
+
+    def remove(self, path: str) -> None:
+        """Remove the directory of a deleted partition and all that is in it. Raises StorageError."""
+        self._files.remove_tree(path)
+
+    def sync_names(self) -> None:
+        """Make renames of partitions' directories durable. Raises StorageError."""
+        self._files.sync_directory(self.path)
 
     def set_strays_aside(self, known: AbstractSet[TopicPartition]) -> list[str]:
         """Rename the directories of all partitions that are not in `known`; returns their new paths. Raises StorageError."""

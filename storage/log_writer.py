@@ -541,10 +541,10 @@ class LogWriter:
                 self._close_files()
 
     @missing_is_disk_error()
-    def delete(self) -> Callable[[], None]:
+    def delete(self, *, is_durable: bool = True) -> Callable[[], None]:
         """Take the log out of use and rename its directory to `*-delete`, durably, so that a new log can take its name.
 
-        Returns the function that removes the files; they are removed at the next start if it is never called. Slices stay readable
+        With `is_durable=False` the caller syncs the data directory, for many logs at once. Returns the function that removes the files; they are removed at the next start if it is never called. Slices stay readable
         until released. Raises StorageError.
         """
         with self._worker_lock:
@@ -559,7 +559,8 @@ class LogWriter:
             gone = put_aside_directory_name(topic, partition, unique, DELETED_DIRECTORY_SUFFIX)
             target = f"{parent}/{gone}"
             self._files.rename(self.directory, target)
-            self._files.sync_directory(parent)
+            if is_durable:
+                self._files.sync_directory(parent)
         return functools.partial(self._files.remove_tree, target)
 
     def _close_files(self) -> None:

@@ -114,7 +114,9 @@ def checked_largest_timestamp_ms(segment: Segment, rules: ChainRules) -> int:
     if segment.size_bytes == 0:
         return NO_TIMESTAMP
     indexes = ensure_indexes(segment, rules)
-    if indexes.by_time.timestamps and _is_borne_out(segment, indexes, rules):
+    if not indexes.by_time.timestamps:
+        return NO_TIMESTAMP  # made from the headers, for what is read from a file is never empty
+    if _is_borne_out(segment, indexes, rules):
         return indexes.by_time.timestamps[-1]
     rebuild_indexes(segment, rules)
     return segment.largest_timestamp_ms

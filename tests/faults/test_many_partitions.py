@@ -16,7 +16,7 @@ FULL_COUNT = int(os.environ.get("MANY_PARTITIONS", "0"))
 FEW_DESCRIPTORS = 160
 IDLE_S = 10.0
 IDLE_PERCENT_MAX = 5.0
-SHARE_COUNT = 300
+SHARE_COUNT = 200
 
 
 def live(tmp_path: Path, count: int, open_files_max: int) -> None:

@@ -170,6 +170,19 @@ async def test_topic_made_anew_under_its_name_starts_empty() -> None:
         assert await end_of(broker, "orders") == (NONE, 2)
 
 
+async def test_stop_right_after_a_deletion_leaves_no_strays() -> None:
+    files, store = MemoryFiles(), MemoryMetadata()
+    async with memory_broker(files=files, store=store) as broker:
+        await broker.create("orders", 20)
+        await broker.create("kept")
+        broker.threads.hold("_put_aside")
+        await broker.delete("orders")
+    async with memory_broker(files=files, store=store):
+        await settle()
+        found = [name for name in files.list_directory(DATA) if name.startswith(("orders", "kept"))]
+        assert found == ["kept-0"]
+
+
 async def test_deletion_under_produces_and_fetches_answers_them_all() -> None:
     async with memory_broker() as broker:
         topic_id = await broker.create("orders")

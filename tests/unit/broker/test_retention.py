@@ -280,6 +280,7 @@ async def test_files_still_waiting_at_the_stop_go_at_the_next_start() -> None:
     assert names(files, ".deleted")
     async with memory_broker(files=files, store=store):
         assert not names(files, ".deleted")
+        await settle()
         assert not any(name.endswith("-delete") for name in files.list_directory(DATA))
 
 

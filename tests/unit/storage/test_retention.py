@@ -3,10 +3,12 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.compaction import compact, kept_records, keyed
 from tests.support.logs import DIRECTORY, append, batch, fill, new_log, reopen
 from tests.support.memory_files import MemoryFiles
 
 from penstock.runtime.files import DiskFull
+from penstock.storage.log import Log
 from penstock.storage.log_config import LogConfig
 from penstock.storage.retention import BELIEVED_AFTER_S, CautiousClock, SegmentFacts, plan, plan_for
 
@@ -172,8 +174,8 @@ def test_no_plan_deletes_what_must_stay(
 SMALL = LogConfig(segment_bytes=250, retention_ms=DAY_MS)
 
 
-def planned(log: object, now_ms: int, high_watermark: int = 1 << 40) -> tuple[int, int] | None:
-    found = plan_for(log, high_watermark, now_ms)  # type: ignore[arg-type]
+def planned(log: Log, now_ms: int, high_watermark: int = 1 << 40) -> tuple[int, int] | None:
+    found = plan_for(log, high_watermark, now_ms)
     return None if found is None else (found.log_start_offset, found.segment_count)
 
 
@@ -276,3 +278,39 @@ def test_the_reading_before_counts_even_if_it_is_older_than_a_day() -> None:
     week_s = 7 * 86_400.0
     assert clock.now_ms(week_s, NOW_MS + 9 * DAY_MS) == NOW_MS + 7 * DAY_MS
     assert clock.now_ms(2 * week_s, NOW_MS + 16 * DAY_MS) == NOW_MS + 16 * DAY_MS
+
+
+# Together with compaction
+
+
+def compacted_log(files: MemoryFiles, config: LogConfig) -> Log:
+    """Twenty records of five keys in several segments, the ages of which rise, compacted once."""
+    log = new_log(files, config)
+    for number in range(20):
+        append(log, keyed([(b"%d" % (number % 5), b"%d" % number)], timestamps_ms=1000 + number))
+    log.roll(0)
+    append(log, keyed([(b"last", b"")], timestamps_ms=NOW_MS))
+    log.sync()
+    compact(log)
+    return log
+
+
+def test_what_compaction_has_left_is_deleted_by_its_age() -> None:
+    files = MemoryFiles()
+    log = compacted_log(files, LogConfig(segment_bytes=400, compact=True, retention_ms=DAY_MS))
+    assert [record.offset for record in kept_records(log)] == [15, 16, 17, 18, 19, 20]
+    assert planned(log, 1019 + DAY_MS) is None, (
+        "segments without records have no age; what lies behind them is young"
+    )
+    writes = files.calls["pwrite"]
+    assert planned(log, 1020 + DAY_MS) == (20, len(log.segments) - 1)
+    assert files.calls["pwrite"] == writes, "and are not looked through again"
+
+
+def test_a_log_that_is_only_compacted_keeps_all_but_what_lies_below_its_start() -> None:
+    log = compacted_log(
+        MemoryFiles(), LogConfig(segment_bytes=400, compact=True, delete=False, retention_bytes=0)
+    )
+    assert planned(log, NOW_MS + 100 * DAY_MS) is None
+    log.advance_log_start_offset(20)
+    assert planned(log, NOW_MS) == (20, len(log.segments) - 1)
