@@ -389,7 +389,6 @@ def make_a_hole_and_tear_the_end(files: MemoryFiles) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[MemoryFiles], None], set[int]]] = {
-    "one batch": (lambda f: flip(f, 4, 1, 65), {5}),
     "two segments": (hurt_two_segments, {5, 10}),
     "a hole and the end": (make_a_hole_and_tear_the_end, {4, 5, 6, 7, 13, 14, 15}),
 }
