@@ -23,7 +23,7 @@ from penstock.runtime.posix_files import PosixFileSystem
 from penstock.runtime.system_clock import SystemClock
 from penstock.storage.checkpoint import TopicPartition
 from penstock.storage.data_directory import lock_directory
-from penstock.storage.layout import META_PROPERTIES, partition_directory_name
+from penstock.storage.layout import LOG_START_CHECKPOINT, META_PROPERTIES, partition_directory_name
 from penstock.storage.repair import Repair
 from penstock.storage.repair_plan import Loss, RepairPlan, Way, plan_repair, ways
 from penstock.storage.survey import Damage
@@ -62,6 +62,9 @@ def repair(path: str, way: str | None, yes: bool, as_json: bool) -> None:
     try:
         folder = look_into(files, data_folder)
         folder.is_in_use = False  # it is this process that holds the lock
+        for fault in folder.faults:
+            if fault.path.endswith(LOG_START_CHECKPOINT):  # without it nobody knows where the logs begin
+                raise CommandFailed(f"{fault.path}: {fault.reason}")
         plans = _plans(files, folder, keys, as_json=as_json)
         chosen = Way(way) if way is not None else None
         if yes and chosen is not None:

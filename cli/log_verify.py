@@ -67,8 +67,8 @@ def verify(paths: tuple[str, ...], compacted: bool, as_json: bool) -> None:
 
     The exit code is 1 when anything is wrong. A torn tail and wrong indexes are told too, though a broker mends
     them when it starts. Nothing is changed, so it may run beside a broker: what that is writing may look
-    unfinished, and is not held against it. Logs that were compacted in this data folder are known as such;
-    for a folder copied out of one say --compacted.
+    unfinished, and is not held against it. Where a log was compacted its folder says; for one that comes from
+    Apache Kafka say --compacted.
     """
     files = PosixFileSystem()
     clock = SystemClock()

@@ -29,6 +29,7 @@ from penstock.storage.dump import list_segments
 from penstock.storage.errors import CorruptFile
 from penstock.storage.layout import (
     CLEAN_SHUTDOWN,
+    CLEANED_SUFFIX,
     CLEANER_CHECKPOINT,
     HIGH_WATERMARK_CHECKPOINT,
     INDEX_SUFFIX,
@@ -37,6 +38,7 @@ from penstock.storage.layout import (
     REPAIRED_DIRECTORY,
     SEGMENT_SUFFIXES,
     SNAPSHOT_SUFFIX,
+    SWAP_SUFFIX,
     TEMPORARY_SUFFIX,
     TIME_INDEX_SUFFIX,
     parse_segment_file_name,
@@ -163,6 +165,7 @@ class Repair:
             elif base != end:
                 work.moves.append(self._of_segment(base, SEGMENT_SUFFIXES))
         work.moves.append([name for name in self._snapshots(above=-1) if not name.startswith(f"{end:020d}")])
+        work.moves.append([name for name in self._names if name.endswith((SWAP_SUFFIX, CLEANED_SUFFIX))])
         return work
 
     def _of_segment(self, base_offset: int, suffixes: "tuple[str, ...]") -> list[str]:

@@ -30,7 +30,7 @@ from penstock.storage.layout import (
 )
 from penstock.storage.placeholder import restored
 from penstock.storage.survey import NO_EPOCH, NOTHING_FOLLOWS, Damage, Progress, Survey, hole_before, told_of
-from penstock.storage.verify import read_epochs
+from penstock.storage.verify import has_swap, read_epochs
 from penstock.storage.verify_folder import DataFolder
 
 RESTORED_SIZE_BYTES_MAX = 1 << 27
@@ -77,6 +77,8 @@ class RepairPlan:
     torn_tail: Damage | None = None
     damaged_files: list[Fault] = field(default_factory=list[Fault])
     """Small files that are moved aside by any way, and made again by the broker."""
+    has_swap: bool = False
+    """A compaction was cut short while it put new segments in the place of old ones: what is missing may be in them."""
     epochs: EpochCache | None = None
     log_end_offset: int = 0
     """Behind the last good batch, or where the checkpoints say that it ended, if that is higher."""
@@ -107,6 +109,8 @@ class RepairPlan:
 
     def why_not(self, way: Way) -> str:
         """Why a way can't be gone; empty if it can."""
+        if self.has_swap and way is not Way.QUARANTINE:
+            return "a compaction was cut short; start the broker once, which finishes it, then look again"
         if way is not Way.SKIP:
             return ""
         for damage in self.damages:
@@ -164,6 +168,7 @@ def plan_repair(
     """Read the whole partition and say what is to be mended. Raises FileNotFoundError, StorageError."""
     plan = RepairPlan(folder, key)
     plan.bases = list_segments(files, plan.directory)
+    plan.has_swap = has_swap(files, plan.directory)
     _read_small_files(files, plan)
     gaps_below = gaps_allowed_below(files, plan.directory)
     rules = ChainRules(gaps_below, None if plan.epochs is None else plan.epochs.epoch_at, 0)

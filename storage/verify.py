@@ -27,6 +27,7 @@ from penstock.storage.layout import (
     OFFSET_MAX,
     PARTITION_METADATA,
     SNAPSHOT_SUFFIX,
+    SWAP_SUFFIX,
     TIME_INDEX_ENTRY_SIZE_BYTES,
     TIME_INDEX_SUFFIX,
     parse_segment_file_name,
@@ -88,6 +89,10 @@ def verify_partition(
     verdict = PartitionVerdict(directory, is_in_use=is_in_use)
     bases = list_segments(files, directory)
     gaps_below = gaps_allowed_below(files, directory, compacted=compacted)
+    if has_swap(files, directory):
+        gaps_below = OFFSET_MAX  # the new segment may be there under that name alone
+        reason = "a compaction that was cut short; the next start finishes it"
+        verdict.index_faults.append(Fault(directory, 0, reason))
     rules = ChainRules(gaps_below, _read_metadata(files, verdict), 0)
     look = _Look(files, verdict, rules, recovery_point, progress)
     expected = -1
@@ -137,6 +142,11 @@ def _read_metadata(files: FileSystem, verdict: PartitionVerdict) -> Callable[[in
         verdict.faults.append(Fault(path, 0, error.reason))
         return None
     return None if epochs is None else epochs.epoch_at
+
+
+def has_swap(files: FileSystem, directory: str) -> bool:
+    """Whether compaction was cut short while it put a new segment in the place of old ones (`segment_swap`)."""
+    return any(name.endswith(LOG_SUFFIX + SWAP_SUFFIX) for name in files.list_directory(directory))
 
 
 def read_epochs(files: FileSystem, directory: str) -> EpochCache | None:
@@ -303,4 +313,4 @@ def _verify_snapshots(files: FileSystem, verdict: PartitionVerdict) -> None:
                 raise
 
 
-__all__ = ["PartitionVerdict", "read_epochs", "verify_partition", "verify_segment"]
+__all__ = ["PartitionVerdict", "has_swap", "read_epochs", "verify_partition", "verify_segment"]

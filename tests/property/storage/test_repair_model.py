@@ -14,7 +14,7 @@ from penstock.storage.repair_plan import Way, plan_repair
 from penstock.storage.verify_folder import look_into, verify_in_folder
 
 KEY = ("orders", 0)
-EXAMPLES = int(os.environ.get("REPAIR_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("REPAIR_EXAMPLES", "40"))
 SMALL = LogConfig(segment_bytes=600, index_interval_bytes=150)
 Batches = dict[int, tuple[str, int, int, list[tuple[int, bytes | None]]]]
 """By base offset: file, position, end position, records."""

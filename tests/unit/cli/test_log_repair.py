@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from crc32c import crc32c
 from tests.support.logs import NOW_MS, TOPIC_ID, append, batch, fill
 
 from penstock.cli.main import run
+from penstock.protocol.compression import Codec
+from penstock.protocol.records import Record, encode_batch
 from penstock.runtime.posix_files import PosixFileSystem
 from penstock.storage.data_directory import DataDirectory
 from penstock.storage.log_config import LogConfig
@@ -125,6 +128,15 @@ def test_a_folder_outside_of_a_data_folder_is_refused(data: Path, capsys: Captur
     assert "no data folder" in capsys.readouterr().err
 
 
+def test_a_folder_whose_log_starts_are_unknown_is_left_alone(data: Path, capsys: Capture) -> None:
+    damage(data)
+    (data / "log-start-offset-checkpoint").write_text("rubbish")
+    before = tree(data)
+    assert run(["log", "repair", str(data / "orders-0"), "--quarantine", "--yes"]) == 1
+    assert "log-start-offset-checkpoint: version or count of entries is wrong" in capsys.readouterr().err
+    assert tree(data) == before
+
+
 def test_beside_a_broker_nothing_is_repaired_and_verify_says_that_it_runs(
     data: Path, capsys: Capture
 ) -> None:
@@ -165,3 +177,19 @@ def test_a_dump_names_what_compaction_and_transactions_leave(data: Path, capsys:
         "control: unknown, delete horizon 2023-11-14T22:13:20.000Z, no records left"
         in capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(("kind", "word"), [(0, "abort"), (1, "commit"), (9, "unknown")])
+def test_a_dump_names_the_marker_in_a_control_batch(
+    tmp_path: Path, capsys: Capture, kind: int, word: str
+) -> None:
+    key = b"\0\0" + kind.to_bytes(2)
+    raw = bytearray(encode_batch([Record(0, NOW_MS, key, b"\0\0\0\0\0\0")], codec=Codec.NONE))
+    raw[21:23] = (0x30).to_bytes(2)
+    raw[17:21] = crc32c(raw[21:]).to_bytes(4)
+    path = tmp_path / f"{0:020d}.log"
+    path.write_bytes(raw)
+    assert run(["log", "dump", str(path)]) == 0
+    assert f"transactional, control: {word}" in capsys.readouterr().out
+    assert run(["log", "dump", "--json", str(path)]) == 0
+    assert json.loads(capsys.readouterr().out)["control"] == (None if word == "unknown" else word)
