@@ -32,6 +32,8 @@ class Load:
     may_lose: bool = False
     """A power cut with write.caching=true: whatever was acked may be lost, from some offset on."""
     compared_count: int = 0
+    compacted_count: int = 0
+    """Records of compacted topics that were acked and have been replaced."""
     _since: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
 
     @property
@@ -152,6 +154,7 @@ class Load:
         self.compared_count += owed.check_records(ledger, known, found, since)
         if ledger.may_compact:
             owed.check_compacted(ledger, known, found)
+            self.compacted_count = max(self.compacted_count, len(known.acked) - len(found))
         return found, since if ledger.may_compact else since + len(found)
 
     def _accept_loss(self, ledger: PartitionLedger, end: int) -> None:

@@ -12,6 +12,7 @@ SETTINGS = {
     "offsets_topic_replication_factor": "1",
     "replica_high_watermark_checkpoint_interval_ms": "100",
     "log_retention_check_interval_ms": "100",
+    "log_cleaner_backoff_ms": "100",
 }
 """Of a broker that is to be hurt under one of these loads."""
 ROLLING = {"segment.bytes": "65536", "index.interval.bytes": "1024"}
