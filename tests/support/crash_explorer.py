@@ -200,6 +200,8 @@ class CrashExplorer:
         crash = "kill" if survival is None else f"power cut, {survival}"
         assert twice.found == once.found, f"recovered twice, {crash}: {twice.found} is not {once.found}"
         if self.config.compact:
-            but_for = MADE_ANEW  # an interrupted swap may be finished with or without the new segment's indexes
+            but_for = (
+                MADE_ANEW  # an interrupted swap may be finished with or without the new segment's indexes
+            )
         difference = sorted(entry for entry in twice.image ^ once.image if not entry[0].endswith(but_for))
         assert not difference, f"recovered twice, {crash}: {difference}"
