@@ -166,6 +166,9 @@ def finish_swaps(files: FileSystem, directory: str, names: Sequence[str]) -> lis
         and parsed[1] == LOG_SUFFIX
     )
     ends = [_end_of_swap(files, directory, base) for base in swaps]
+    if swaps:
+        # A killed process may have renamed it and not synced: a power cut must not take the new one back and leave the old ones removed.
+        files.sync_directory(directory)
     notes: list[str] = []
     for base, end in zip(swaps, ends, strict=True):
         _finish_swap(files, directory, names, base, end)
