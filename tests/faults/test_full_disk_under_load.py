@@ -44,7 +44,7 @@ class FullDisks:
     def fill(self, number: int) -> None:
         """Fill the disk, let the load meet that for a moment, and give the space back."""
         load, chance = self._load, self._chance
-        load.await_acks(5)
+        load.await_acks_or_all(number, 5)
         end, room_bytes = ENDS[number % len(ENDS)], chance.randrange(ROOM_BYTES_MAX)
         refused = load.refused_count
         disks.fill_up(self._filler, leave_bytes=room_bytes)

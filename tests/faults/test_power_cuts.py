@@ -73,7 +73,7 @@ class PowerCuts:
     def cut(self, number: int, hurt: Callable[[], object] = lambda: None) -> None:
         """Cut under load at a random moment after `hurt`, come back, and check what came since the last cut."""
         load = self._load
-        load.await_acks(5)
+        load.await_acks_or_all(number, 5)
         hurt()
         pause_s = self._chance.uniform(0, MOMENT_S_MAX)
         self._moment.wait(pause_s)  # so that a cut may come at any moment, and not only behind an ack

@@ -89,6 +89,22 @@ class Load:
 
         until(happened, f"{count} more acks ({self.acked_count})", limit_s=LIMIT_S)
 
+    def await_acks_or_all(self, number: int, count: int) -> None:
+        """As `await_acks`; before every eighth fault, until all is acked that was sent until now.
+
+        A client takes its time to come back, and would starve where faults come faster than that.
+        """
+        self.await_acks(count)
+        if number % 8 < 7:
+            return
+        wanted = {writer.name: writer.sent_count for writer in self.writers}
+
+        def happened() -> bool:
+            self.check_alive()
+            return all(writer.done_count >= wanted[writer.name] for writer in self.writers)
+
+        until(happened, "the acks of all writers", limit_s=LIMIT_S)
+
     def await_refusals(self, count: int) -> None:
         """Wait until so many more requests are refused."""
         wanted = self.refused_count + count

@@ -30,6 +30,11 @@ class Writer(Actor):
         self.ledgers = list(ledgers)
         self.is_idempotent = is_idempotent
 
+    @property
+    def sent_count(self) -> int:
+        """Records handed to it so far."""
+        return sum(ledger.sent_counts.get(self.name, 0) for ledger in self.ledgers)
+
     def finish(self) -> None:
         """Wait for the acks of all that was sent. After `stop`."""
 
