@@ -112,6 +112,8 @@ def test_a_compacted_topic_is_not_what_librdkafka_and_kafka_dump_log_expect(tmp_
             assert offsets == sorted(set(offsets), key=lambda offset: offset or 0)
             assert latest_of(messages) == latest
             assert len(messages) < written / 3, "most were superseded"
+        lines = Commands(server.bootstrap).good("consume", topic, "--exit", "--format", "%o\\n").lines
+        assert [int(line) for line in lines] == offsets, "Penstock's own consumer reads the same"
         assert server.stop() in (0, 143)
     files = sorted(p for p in folder.iterdir() if p.suffix in {".log", ".index", ".timeindex", ".snapshot"})
     assert not [p for p in folder.iterdir() if p.suffix in {".cleaned", ".swap", ".deleted"}]
