@@ -8,8 +8,8 @@ FOR_TESTS: dict[str, str] = {
 }
 """A free port, on loopback only; the first member of a group need not wait for a second one."""
 
-THROWN_AWAY: dict[str, str] = {"write.caching": "true"}
-"""For a broker whose records are not to outlive it: no ack waits for a disk."""
+THROWN_AWAY: dict[str, str] = {"write.caching": "true", "log.segment.delete.delay.ms": "0"}
+"""For a broker whose records are not to outlive it: no ack waits for a disk, and the files of deleted topics go at once."""
 
 
 def flags_of(properties: Mapping[str, str]) -> list[str]:
