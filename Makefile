@@ -41,7 +41,7 @@ long: $(VENV)/.test ## groups under churn, kills and power cuts in full counts (
 	CHURN_SECONDS=120 CHURN_EXAMPLES=500 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \
 		tests/faults/test_group_churn.py tests/property/consumer/test_groups_in_virtual_time.py
 	MANY_PARTITIONS=5000 $(BIN)/pytest -q -rA --no-header tests/faults/test_many_partitions.py
-	PENSTOCK_TRIALS=build/trials.json CRASH_LIVES=300 CRASH_SECOND_EVERY=5 CRASH_TORN_BYTES_MAX=5000 DISK_ERROR_EVERY=1 DISK_ERROR_LIVES=40 \
+	PENSTOCK_TRIALS=build/trials.json CRASH_LIVES=200 CRASH_SECOND_EVERY=10 CRASH_TORN_BYTES_MAX=5000 DISK_ERROR_EVERY=1 DISK_ERROR_LIVES=30 \
 		$(BIN)/pytest -q --no-header -o faulthandler_timeout=0 tests/property/storage/test_crash_small.py \
 		tests/property/storage/test_crashes.py tests/property/storage/test_disk_errors.py tests/property/storage/test_bit_flips.py
 	KILLS=200 CUTS=500 FAULT_CUTS=200 FULL_DISKS=100 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \

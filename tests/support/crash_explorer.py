@@ -52,7 +52,10 @@ class CrashExplorer:
         self._second_every = second_every
         self._use_every = use_every
         self._tears = tears
-        self._known: dict[Image, Recovery] = {}
+        self._known: dict[int, Recovery] = {}
+        """By the hash of all files: the files themselves would take gigabytes in long lives."""
+        self._recoveries: dict[Recovery, Recovery] = {}
+        """Each once: most disks are recovered to one of a few."""
         self._used: set[Image] = set()
         self._torn_call = -1
         self._history: list[str] = []
@@ -139,12 +142,13 @@ class CrashExplorer:
 
     def _recover(self, disk: SimulatedDisk) -> tuple[Recovery, bool]:
         """What opening makes of a disk, and whether it was asked for the first time."""
-        image = image_of(disk)
+        image = hash(image_of(disk))
         known = self._known.get(image)
         if known is not None:
             return known, False
         self.counts["disks recovered"] += 1
         recovery, directory, log = recover(disk, self.config)
+        recovery = self._recoveries.setdefault(recovery, recovery)
         self._known[image] = recovery
         examine(disk, log, recovery.found)
         if recovery.image not in self._used:
