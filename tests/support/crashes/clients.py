@@ -168,11 +168,17 @@ class Reader:
         ledger = self.ledger
         while True:
             await connection.think(*THINK_S)
+            log_start = ledger.log_start
             part = await connection.fetch(ledger.topic, ledger.index, self._position, max_wait_ms=20)
             if part.error_code == ErrorCode.OFFSET_OUT_OF_RANGE:
                 self._position = max(part.log_start_offset, 0)
             elif not part.error_code:
-                ledger.see(seen_in(part, self._position), part.log_start_offset, part.high_watermark)
+                ledger.see(
+                    seen_in(part, self._position),
+                    part.log_start_offset,
+                    part.high_watermark,
+                    log_start_before=log_start,
+                )
                 self._position = next_offset(part, self._position)
 
 

@@ -76,12 +76,19 @@ class Ledger:
         if survives_power_cut:
             self.floor = max(self.floor, base_offset + batch.count)
 
-    def see(self, records: Sequence[tuple[int, bytes]], log_start: int, high_watermark: int) -> None:
-        """A consumer was given these."""
-        assert log_start >= self.log_start, (
-            f"{self.name}: the log start fell: {self.log_start} to {log_start}"
+    def see(
+        self,
+        records: Sequence[tuple[int, bytes]],
+        log_start: int,
+        high_watermark: int,
+        *,
+        log_start_before: int,
+    ) -> None:
+        """A consumer was given these; `log_start_before` was known when it asked."""
+        assert log_start >= log_start_before, (
+            f"{self.name}: the log start fell from {log_start_before} to {log_start}"
         )
-        self.log_start = log_start
+        self.log_start = max(self.log_start, log_start)
         assert high_watermark >= self.high_watermark, (
             f"{self.name}: the high watermark fell from {self.high_watermark} to {high_watermark}"
         )
