@@ -83,8 +83,8 @@ BROKEN = [
         Mutant(
             "directory-not-synced",
             "storage/log_writer.py",
-            "            file.close()\n        self._files.sync_directory(self.directory)\n        segment",
-            "            file.close()\n        segment",
+            "            file.close()\n        try:\n            self._files.sync_directory(self.directory)\n",
+            "            file.close()\n        try:\n            pass\n",
         ),
         FAILING_SYNCS,
         LOST,

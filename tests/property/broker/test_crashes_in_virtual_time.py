@@ -15,10 +15,11 @@ import pytest
 from tests.support.crashes.deterministic import run_in_virtual_time
 from tests.support.crashes.machine import Machine
 from tests.support.crashes.process import End, Fault, Plan
+from tests.support.trial_counts import count_trials
 
 from penstock.runtime.files import DiskError, DiskFull, StorageError, TooManyOpenFiles
 
-RUNS = int(os.environ.get("CRASH_RUNS", "24"))
+RUNS = int(os.environ.get("CRASH_RUNS", "18"))
 FAILING_SYNC_RUNS = RUNS // 3
 FIRST_RUN = int(os.environ.get("CRASH_FIRST_RUN", "0"))
 LIVES = 5
@@ -92,6 +93,10 @@ def run_all(run: Callable[[int], Awaitable[Machine]], count: int) -> list[Machin
             machines.append(run_in_virtual_time(run, seed))
         except BaseExceptionGroup as group:
             raise AssertionError(f"run {seed}: {first_of(group)}") from group
+    ends = Counter(end for machine in machines for end in machine.ended)
+    count_trials({f"whole brokers {end.value}": count for end, count in ends.items()})
+    count_trials({"disk errors under whole brokers": sum(machine.faults_met for machine in machines)})
+    count_trials({"acks of whole brokers held to": sum(machine.acked_count for machine in machines)})
     return machines
 
 

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.support.crashes.connection import Connection, encoded, seen_in, topics_of
-from tests.support.crashes.ledger import Batch, Ledger
+from tests.support.crashes.connection import Connection, encoded, next_offset, seen_in, topics_of
+from tests.support.crashes.ledger import Batch, KeyedBatch, Ledger
 
 from penstock.broker.connection import Outcome
 from penstock.protocol.api import ApiKey
@@ -58,6 +58,14 @@ class PlainProducer:
             is_kept = settings is not None and unchanged and not settings.write_caching
             ledger.ack(batch, part.base_offset, survives_power_cut=is_kept)
         return int(part.error_code)
+
+
+class KeyedProducer(PlainProducer):
+    """Sends records with keys, which a compacted topic asks for."""
+
+    def next_batch(self, count: int) -> Batch:
+        plain = super().next_batch(count)
+        return KeyedBatch(plain.producer, plain.number, plain.count)
 
 
 class Meanwhile(PlainProducer):
@@ -160,14 +168,18 @@ class Reader:
         ledger = self.ledger
         while True:
             await connection.think(*THINK_S)
+            log_start = ledger.log_start
             part = await connection.fetch(ledger.topic, ledger.index, self._position, max_wait_ms=20)
             if part.error_code == ErrorCode.OFFSET_OUT_OF_RANGE:
                 self._position = max(part.log_start_offset, 0)
             elif not part.error_code:
-                found = seen_in(part, self._position)
-                ledger.see(found, part.log_start_offset, part.high_watermark)
-                if found:
-                    self._position = found[-1][0] + 1
+                ledger.see(
+                    seen_in(part, self._position),
+                    part.log_start_offset,
+                    part.high_watermark,
+                    log_start_before=log_start,
+                )
+                self._position = next_offset(part, self._position)
 
 
 class Deleter:
@@ -372,6 +384,7 @@ __all__ = [
     "Committer",
     "Deleter",
     "IdempotentProducer",
+    "KeyedProducer",
     "Meanwhile",
     "PlainProducer",
     "Reader",

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any, cast
 
 import trio
-from tests.support.batches import values_of
+from tests.support.batches import split_batches, values_of
 from tests.support.crashes.ledger import Batch
 from tests.support.crashes.process import Process
 from tests.support.memory_broker import MemoryBroker, decode_parts, parts_of
@@ -23,6 +23,7 @@ from penstock.protocol.compression import Codec
 from penstock.protocol.errors import ErrorCode, ProtocolError
 from penstock.protocol.framing import RequestHeader
 from penstock.protocol.message import Message
+from penstock.protocol.record_batch import read_batch_header
 from penstock.protocol.records import Record, encode_batch
 from penstock.storage.log_slice import LogSlice
 
@@ -44,7 +45,8 @@ def encoded(
     batch: Batch, *, producer_id: int = -1, sequence: int = 0, time_ms: int = 1_700_000_000_000
 ) -> bytes:
     """The batch as it is sent."""
-    records = [Record(index, time_ms, None, value) for index, value in enumerate(batch.values)]
+    pairs = zip(batch.keys, batch.values, strict=True)
+    records = [Record(index, time_ms, key, value) for index, (key, value) in enumerate(pairs)]
     if producer_id < 0:
         return encode_batch(records, codec=Codec.NONE)
     return encode_batch(
@@ -157,17 +159,22 @@ class Connection:
             part = await self.fetch(topic, index, offset)
             if part.error_code:
                 return ErrorCode(part.error_code)
-            found = seen_in(part, offset)
-            records += found
-            if not found:
+            records += seen_in(part, offset)
+            before, offset = offset, next_offset(part, offset)
+            if offset == before:
                 return records, start, part.high_watermark
-            offset = found[-1][0] + 1
 
 
 def _release(parts: Parts) -> None:
     for part in parts:
         if not isinstance(part, bytes):
             cast(LogSlice, part).release()
+
+
+def next_offset(part: Message, offset: int) -> int:
+    """Where to read on: behind the last whole batch, which compaction may have left without records."""
+    batches = split_batches(bytes(part.records or b""))
+    return read_batch_header(batches[-1]).next_offset if batches else offset
 
 
 def seen_in(part: Message, offset: int) -> list[tuple[int, bytes]]:
@@ -180,4 +187,4 @@ def topics_of(name: str, **partition: Any) -> Sequence[Message]:
     return [Message(name=name, partitions=[Message(**partition)])]
 
 
-__all__ = ["Connection", "encoded", "seen_in", "topics_of"]
+__all__ = ["Connection", "encoded", "next_offset", "seen_in", "topics_of"]

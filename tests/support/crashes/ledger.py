@@ -7,8 +7,10 @@ PROPERTIES checked here: D1 (acked is there), D2 (offset → value is write-once
 batch is there once, in order), whole batches only, no gaps in the offsets, deleted stays deleted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+
+KEY_COUNT = 7
 
 
 @dataclass(slots=True)
@@ -18,6 +20,11 @@ class Batch:
     producer: str
     number: int
     count: int
+
+    @property
+    def keys(self) -> list[bytes | None]:
+        """Of each record."""
+        return [None] * self.count
 
     @property
     def values(self) -> list[bytes]:
@@ -69,12 +76,19 @@ class Ledger:
         if survives_power_cut:
             self.floor = max(self.floor, base_offset + batch.count)
 
-    def see(self, records: Sequence[tuple[int, bytes]], log_start: int, high_watermark: int) -> None:
-        """A consumer was given these."""
-        assert log_start >= self.log_start, (
-            f"{self.name}: the log start fell: {self.log_start} to {log_start}"
+    def see(
+        self,
+        records: Sequence[tuple[int, bytes]],
+        log_start: int,
+        high_watermark: int,
+        *,
+        log_start_before: int,
+    ) -> None:
+        """A consumer was given these; `log_start_before` was known when it asked."""
+        assert log_start >= log_start_before, (
+            f"{self.name}: the log start fell from {log_start_before} to {log_start}"
         )
-        self.log_start = log_start
+        self.log_start = max(self.log_start, log_start)
         assert high_watermark >= self.high_watermark, (
             f"{self.name}: the high watermark fell from {self.high_watermark} to {high_watermark}"
         )
@@ -103,10 +117,7 @@ class Ledger:
         )
         assert end >= self.floor, f"{self.name}: acked is lost: the log ends at {end}, below {self.floor}"
         self._check_end(end)
-        found = [offset for offset, _ in records if offset >= log_start]
-        assert found == list(range(log_start, end)), f"{self.name}: gaps in {log_start} to {end}: {found}"
-        self._check_known(dict(records), log_start)
-        self._check_batches(records, log_start)
+        self._check_records(records, log_start, end)
         self.high_watermark = max(end, self.high_watermark)
         # it was read, and what is found at a start is made durable before it is served
         self.known.update(records)
@@ -122,6 +133,12 @@ class Ledger:
             self.known = {offset: value for offset, value in self.known.items() if offset < end}
             self.high_watermark = min(self.high_watermark, end)
         self.may_shrink = False
+
+    def _check_records(self, records: Sequence[tuple[int, bytes]], log_start: int, end: int) -> None:
+        found = [offset for offset, _ in records if offset >= log_start]
+        assert found == list(range(log_start, end)), f"{self.name}: gaps in {log_start} to {end}: {found}"
+        self._check_known(dict(records), log_start)
+        self._check_batches(records, log_start)
 
     def _check_known(self, there: dict[int, bytes], log_start: int) -> None:
         for offset, value in self.known.items():
@@ -148,4 +165,38 @@ class Ledger:
             position += len(rest)
 
 
-__all__ = ["Batch", "Ledger"]
+@dataclass(slots=True)
+class KeyedBatch(Batch):
+    """One whose records have keys, a few in turn."""
+
+    @property
+    def keys(self) -> list[bytes | None]:
+        return [b"k%d" % ((self.number * 3 + i) % KEY_COUNT) for i in range(self.count)]
+
+    @property
+    def values(self) -> list[bytes]:
+        """`key=producer/number/index` of each record."""
+        origin = f"{self.producer}/{self.number}".encode()
+        return [b"%s=%s/%d" % (key, origin, i) for i, key in enumerate(self.keys)]
+
+
+class KeyLedger(Ledger):
+    """Of a compacted topic: the latest record of each key is there, where it was; others may be gone (PROPERTIES K2)."""
+
+    def _check_records(self, records: Sequence[tuple[int, bytes]], log_start: int, end: int) -> None:
+        offsets = [offset for offset, _ in records]
+        assert offsets == sorted(set(offsets)), f"{self.name}: offsets do not rise: {offsets}"
+        for offset, value in records:
+            assert self.known.get(offset, value) == value, f"{self.name}: {offset} was {self.known[offset]!r}"
+            assert offset < end
+        there, told = latest_offsets(records), latest_offsets(sorted(self.known.items()))
+        for key, offset in told.items():
+            assert there.get(key, -1) >= offset, f"{self.name}: the latest of {key!r} is lost: {offset}"
+
+
+def latest_offsets(records: Iterable[tuple[int, bytes]]) -> dict[bytes, int]:
+    """By key, of records in the order of their offsets."""
+    return {value.partition(b"=")[0]: offset for offset, value in records}
+
+
+__all__ = ["Batch", "KeyLedger", "KeyedBatch", "Ledger"]

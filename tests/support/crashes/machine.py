@@ -17,6 +17,7 @@ from tests.support.crashes.clients import (
     Committer,
     Deleter,
     IdempotentProducer,
+    KeyedProducer,
     Meanwhile,
     PlainProducer,
     Reader,
@@ -24,7 +25,7 @@ from tests.support.crashes.clients import (
     check_ledger,
 )
 from tests.support.crashes.connection import Connection
-from tests.support.crashes.ledger import Ledger
+from tests.support.crashes.ledger import KeyLedger, Ledger
 from tests.support.crashes.process import End, Plan, Process
 from tests.support.memory_broker import DATA, LISTENER, MemoryBroker
 from tests.support.memory_files import MemoryFiles
@@ -49,12 +50,15 @@ PROPERTIES = {
     "log.segment.bytes": "900",
     "log.index.interval.bytes": "200",
     "log.retention.check.interval.ms": "30",
+    "log.cleaner.backoff.ms": "15",
+    "log.cleaner.min.cleanable.ratio": "0.1",
 }
 SWEEP_S = 0.1
 TOPICS: dict[str, tuple[int, dict[str, str]]] = {
     "kept": (2, {}),
     "cached": (1, {"write.caching": "true"}),
     "toggled": (1, {}),
+    "latest": (1, {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.01"}),
     "short": (1, {"retention.bytes": "1500", "file.delete.delay.ms": "20"}),
 }
 
@@ -77,12 +81,13 @@ class Machine:
         self.ends: list[str] = []
         self.ended: list[End] = []
         self.faults_met = 0
-        kept, deleted, cached, toggled, short = self.ledgers = [
+        kept, deleted, cached, toggled, short, latest = self.ledgers = [
             Ledger("kept", 0, True),
             Ledger("kept", 1, True),
             Ledger("cached", 0, False),
             Ledger("toggled", 0, False),
             Ledger("short", 0, True, has_retention=True),
+            KeyLedger("latest", 0, True),
         ]
         self.committer = Committer("billing")
         self.administrator = Administrator(("come", "go"), self._new_ledger)
@@ -102,6 +107,8 @@ class Machine:
             Toggler("toggled"),
             PlainProducer("p-short", short, -1),
             PlainProducer("q-short", short, 1),
+            KeyedProducer("k-latest", latest, -1),
+            KeyedProducer("l-latest", latest, 1),
             *(Reader(ledger) for ledger in self.ledgers),
         ]
         self._passing: list[Ledger] = []
@@ -183,6 +190,7 @@ class Machine:
         ):
             background.start_soon(broker.partitions.keep_checkpoints)
             background.start_soon(broker.retention.run)
+            background.start_soon(broker.cleaner.run)
             await self._work(Connection(process, MemoryBroker(broker, self.disk, process.threads)))
             background.cancel_scope.cancel()
 
@@ -249,7 +257,8 @@ class Machine:
         """An error of the disk takes out one partition at most; the others go on."""
         refused: list[str] = []
         for ledger in usable:
-            code = await PlainProducer(f"probe.{len(self.ends)}", ledger, -1).send_one(connection)
+            producer = KeyedProducer if isinstance(ledger, KeyLedger) else PlainProducer
+            code = await producer(f"probe.{len(self.ends)}", ledger, -1).send_one(connection)
             if code:
                 assert code == ErrorCode.KAFKA_STORAGE_ERROR, f"{ledger.name}: {ErrorCode(code).name}"
                 refused.append(ledger.name)

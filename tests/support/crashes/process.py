@@ -49,7 +49,7 @@ class End(enum.Enum):
 
     STOP = "stopped cleanly"
     KILL = "killed"
-    POWER_CUT = "power cut"
+    POWER_CUT = "cut off from power"
 
 
 @dataclass(frozen=True, slots=True)
