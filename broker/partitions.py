@@ -30,6 +30,7 @@ from penstock.broker.settings import settings_for
 from penstock.broker.workers import run_storage
 from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode
+from penstock.runtime.files import DiskFull, TooManyOpenFiles
 from penstock.storage.data_directory import DataDirectory
 from penstock.storage.log import Log
 
@@ -38,6 +39,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 PRODUCER_CHECK_S = 600.0
+OPEN_AGAIN_S = 5.0
 OPENERS_MAX = 4
 """Workers that open logs at once."""
 SAVE_AFTER_BYTES = 64 << 20
@@ -75,6 +77,7 @@ class PartitionManager:
         self._by_id: dict[tuple[bytes, int], Partition] = {}
         self._unusable: dict[tuple[bytes, int], Exception] = {}
         self._next_producer_check = 0.0
+        self._next_opening = 0.0
         self._changed = trio.Event()
         self._is_applying = False
         self._deltas: deque[ImageDelta] = deque()
@@ -231,8 +234,11 @@ class PartitionManager:
             if isinstance(result, Log):
                 self._add(opening, result)
             else:
-                self._unusable[opening.state.topic_id, opening.state.index] = result
                 name, index = opening.topic.name, opening.state.index
+                before = self._unusable.get((opening.state.topic_id, index))
+                self._unusable[opening.state.topic_id, index] = result
+                if str(before) == str(result):
+                    continue  # tried again, and told already
                 path = self._directory.partition_path(name, index)
                 log.error("%s-%d is offline: %s%s", name, index, result, repair_advice(result, path))
 
@@ -276,6 +282,8 @@ class PartitionManager:
             min_insync_replicas=opening.settings.min_insync_replicas,
             high_watermark=max(opened.log_start_offset, min(known, opened.log_end_offset)),
         )
+        if self._unusable.pop((topic.topic_id, state.index), None) is not None:
+            log.info("%s-%d is no longer offline", topic.name, state.index)
         partition = Partition(
             topic.name, topic.topic_id, state.index, opened, opening.settings, machine, self._services
         )
@@ -327,6 +335,18 @@ class PartitionManager:
             now_ms = self._services.clock.wall_ms()
             for partition in self._by_name.values():
                 partition.log.expire_producers(now_ms)
+
+    def open_again(self, now: float) -> None:
+        """Every five seconds, have opened what could not be for want of room or descriptors: they come back. `now` is monotonic."""
+        if now < self._next_opening:
+            return
+        self._next_opening = now + OPEN_AGAIN_S
+        missing = [
+            key for key, error in self._unusable.items() if isinstance(error, DiskFull | TooManyOpenFiles)
+        ]
+        states = [state for key in missing if (state := self._image.partition(*key)) is not None]
+        if states:
+            self.note(ImageDelta(self._image.revision, partitions_changed=tuple(states)))
 
     def flush_due(self, now: float) -> None:
         """Begin the syncs that `flush.ms` asks for; called every second or so."""

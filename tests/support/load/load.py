@@ -150,7 +150,7 @@ class Load:
                 committed = functools.partial(actor.check, connection)
                 until(committed, f"the offsets of {actor.group}")
             elif isinstance(actor, TopicMaker):
-                actor.check(connection)
+                until(functools.partial(actor.check, connection), "the partitions of what was made")
 
     def _look(
         self, connection: Connection, ledger: PartitionLedger, since: int

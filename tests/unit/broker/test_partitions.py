@@ -12,11 +12,11 @@ from tests.support.memory_metadata import MemoryMetadata
 
 from penstock.broker.api import delete_records, metadata
 from penstock.broker.config_admin import ConfigAdmin
-from penstock.broker.partitions import SAVE_AFTER_BYTES
+from penstock.broker.partitions import OPEN_AGAIN_S, SAVE_AFTER_BYTES
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
-from penstock.runtime.files import DiskError
+from penstock.runtime.files import DiskError, DiskFull, StorageError, TooManyOpenFiles
 from penstock.storage.checkpoint import read_offset_checkpoint
 from penstock.storage.layout import (
     CLEAN_SHUTDOWN,
@@ -106,6 +106,44 @@ async def test_damaged_log_stays_offline_while_others_are_served(caplog: pytest.
         ] == [(NONE, 1, []), (ErrorCode.LEADER_NOT_AVAILABLE, -1, [1])]
     assert not crashed.exists(f"{DATA}/{CLEAN_SHUTDOWN}"), "the next start must verify it again"
     assert crashed.content(log_file("damaged"))[65:68] == b"???"
+
+
+@pytest.mark.parametrize("error", [DiskFull, TooManyOpenFiles])
+async def test_topic_made_on_a_full_disk_stays_offline_when_there_is_room_again(
+    error: type[StorageError], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with memory_broker() as broker:
+        partitions = broker.broker.partitions
+        broker.files.fail("make_directories", error, forever=True)
+        await broker.create("orders")
+        for now in (0.0, OPEN_AGAIN_S):
+            partitions.open_again(now)
+            await settle()
+            assert (await end_of(broker, "orders"))[0] == ErrorCode.KAFKA_STORAGE_ERROR
+        broker.files.heal()
+        partitions.open_again(2 * OPEN_AGAIN_S - 0.1)
+        await settle()
+        assert (await end_of(broker, "orders"))[0] == ErrorCode.KAFKA_STORAGE_ERROR, "it is tried too often"
+        partitions.open_again(2 * OPEN_AGAIN_S)
+        await settle()
+        await fill(broker, "orders")
+        assert await end_of(broker, "orders") == (NONE, 1)
+    lines = [record.getMessage() for record in caplog.records if "offline" in record.getMessage()]
+    assert len([line for line in lines if "is offline" in line]) == 1, "one line, however often it is tried"
+
+
+async def test_damaged_log_is_opened_again_and_again() -> None:
+    """Only a person can do something about it."""
+    files, store = MemoryFiles(), MemoryMetadata()
+    async with memory_broker(files=files, store=store) as broker:
+        await broker.create("orders")
+        await fill(broker, "orders", 3)
+        crashed = files.copy()
+    crashed.change(log_file("orders"), 65, b"???")
+    async with memory_broker(files=crashed, store=store) as broker:
+        broker.broker.partitions.open_again(100.0)
+        await settle()
+        assert (await end_of(broker, "orders"))[0] == ErrorCode.KAFKA_STORAGE_ERROR
 
 
 class OddError(Exception):
