@@ -70,7 +70,9 @@ async def test_a_group_that_meets_a_bug_when_topics_change_stops_nothing(
 async def test_a_group_that_meets_a_bug_when_the_broker_stops_keeps_no_other_from_being_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with memory_broker() as memory:
+    async with memory_broker(
+        group_initial_rebalance_delay_ms="3600000"
+    ) as memory:  # all are joining when it stops
         groups = GroupCalls(memory)
         await groups.find()
         answers: dict[str, int] = {}
