@@ -15,6 +15,7 @@ from tests.support.memory_broker import MemoryBroker, decode_parts, parts_of
 
 from penstock.broker.api.produce import produce
 from penstock.broker.connection import Outcome
+from penstock.broker.partition import Partition
 from penstock.broker.replies import Parts
 from penstock.errors import PenstockError
 from penstock.protocol.api import ApiKey
@@ -134,11 +135,8 @@ class Connection:
         partition = partitions.by_name(topic, index)
         if partition is not None:
             try:
-                for segment in partition.log.segments:
-                    offset = max(segment.base_offset, partition.log.log_start_offset)
-                    partition.log.read(
-                        offset, 1 << 30, partition.high_watermark, resident_only=False
-                    ).release()
+                with self.process.on_worker(True):
+                    _read_through(partition)
             except PenstockError as error:
                 return error
         known = self.memory.broker.image.topic(topic)
@@ -157,12 +155,20 @@ class Connection:
             return ErrorCode(first.error_code)
         while True:
             part = await self.fetch(topic, index, offset)
+            if part.error_code == ErrorCode.OFFSET_OUT_OF_RANGE and part.log_start_offset > start:
+                return await self.read_all(topic, index)  # retention was faster
             if part.error_code:
                 return ErrorCode(part.error_code)
             records += seen_in(part, offset)
             before, offset = offset, next_offset(part, offset)
             if offset == before:
                 return records, start, part.high_watermark
+
+
+def _read_through(partition: Partition) -> None:
+    for segment in partition.log.segments:
+        offset = max(segment.base_offset, partition.log.log_start_offset)
+        partition.log.read(offset, 1 << 30, partition.high_watermark, resident_only=False).release()
 
 
 def _release(parts: Parts) -> None:
