@@ -59,6 +59,9 @@ class RemovedSegment(NamedTuple):
 class Log(SegmentSwapper):
     """See the module. Made by `create_log` and `open_log`."""
 
+    _half_put_away: tuple[Segment, ...] = ()
+    """Segments that are out of the log, and whose files an error has left under their names."""
+
     # Reading
 
     def read(self, offset: int, max_bytes: int, end_offset: int, *, resident_only: bool) -> LogSlice:
@@ -210,6 +213,7 @@ class Log(SegmentSwapper):
         """
         with self._worker_lock:
             self._check_usable()
+            self._finish_putting_away()
             segments = self._segments
             if len(segments) < 2 or segments[1].base_offset > self._log_start_offset:
                 return None
@@ -340,6 +344,7 @@ class Log(SegmentSwapper):
                 self._fail(error)
 
     def _start_over_at(self, offset: int) -> None:
+        self._finish_putting_away()
         gone = self._segments
         new = self._new_segment(offset)
         self._truncation_count += 1
@@ -368,17 +373,26 @@ class Log(SegmentSwapper):
         self.remove_files(self._put_away(segment))
 
     def _put_away(self, segment: Segment) -> list[str]:
-        """Rename a segment's files, durably; returns their new paths."""
+        """Rename a segment's files, durably; returns their new paths. After an error it is done again before any other segment goes."""
         segment.is_gone = True
         segment.file = None
         self._pool.retire(segment)
         self._pool.forget_indexes(segment)
+        self._half_put_away = (segment, *self._half_put_away)
         paths = [segment.file_path(suffix) for suffix in SEGMENT_SUFFIXES]
         existing = [path for path in paths if self._files.exists(path)]
         for path in existing:
             self._files.rename(path, path + DELETED_SUFFIX)
         self._files.sync_directory(self.directory)
+        self._half_put_away = self._half_put_away[1:]
         return [path + DELETED_SUFFIX for path in existing]
+
+    def _finish_putting_away(self) -> None:
+        """Take what an error has left of a segment out of the way: else it would lie before a gap once those behind it have gone."""
+        while self._half_put_away:
+            segment, *rest = self._half_put_away
+            self._half_put_away = tuple(rest)
+            self._remove_segment(segment)
 
 
 def create_log(

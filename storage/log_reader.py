@@ -251,9 +251,7 @@ def _end_position(segments: Segments, number: int, file: File, found: _Located, 
 
 
 def _require_served_before(segment: Segment, position: int, count: int) -> None:
-    end = min(position + count, segment.trusted_from)
-    start, checked_end = segment.checked
-    if position < end and not (start <= position and end <= checked_end):
+    if not segment.is_verified(position, count):
         raise NotResident(f"{segment.path}: {count} bytes at {position} are not verified yet")
 
 

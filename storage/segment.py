@@ -165,6 +165,12 @@ class Segment:
             self.rolling_timestamp_ms = header.max_timestamp
         return NO_TIMESTAMP if self.rolling_timestamp_ms is None else self.rolling_timestamp_ms
 
+    def is_verified(self, position: int, count: int) -> bool:
+        """Whether a range was written or verified by this process."""
+        start, checked_end = self.checked
+        end = min(position + count, self.trusted_from)
+        return position >= end or (start <= position and end <= checked_end)
+
     # Indexes
 
     def drop_indexes(self) -> None:

@@ -152,3 +152,20 @@ def test_a_batch_with_a_wrong_offset_hides_the_records_behind_it() -> None:
         copy.flip(path, 8 * size + bit)
         with pytest.raises(CorruptBatch):
             reopen(copy, clean=True).find_by_timestamp(1002, 4)
+
+
+def test_a_batch_with_a_wrong_time_is_passed_over_where_nobody_has_read_it() -> None:
+    files = MemoryFiles()
+    log = new_log(files)
+    for number in range(4):
+        append(log, batch([b"v"], timestamps_ms=1000 + number))
+    log.close()
+    path = log.segments[0].path
+    size = len(files.content(path)) // 4
+    for byte in range(size + 35, size + 43):  # its largest timestamp
+        copy = files.copy()
+        copy.flip(path, 8 * byte + 7)
+        with pytest.raises(CorruptBatch):
+            reopen(copy, clean=True).find_by_timestamp(1001, 4)
+        with pytest.raises(CorruptBatch):
+            reopen(copy, clean=True).find_by_timestamp(1002, 4)

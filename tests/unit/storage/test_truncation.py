@@ -14,7 +14,7 @@ from tests.support.logs import (
 )
 from tests.support.memory_files import MemoryFiles
 
-from penstock.runtime.files import DiskError, StorageError, TooManyOpenFiles
+from penstock.runtime.files import DiskError, DiskFull, StorageError, TooManyOpenFiles
 from penstock.storage.errors import LogFailed, OffsetOutOfRange
 from penstock.storage.log import Log
 from penstock.storage.log_config import LogConfig
@@ -311,3 +311,33 @@ def test_the_file_that_a_failed_roll_has_left_lies_behind_a_gap_after_a_cut(star
     fill(log, 1)
     log.close()
     assert len(read_values(reopen(files, clean=True))) == (1 if start_over else 3)
+
+
+@pytest.mark.parametrize("start_over", [True, False])
+def test_a_segment_that_could_not_be_deleted_lies_before_a_gap_when_those_behind_it_are(
+    start_over: bool,
+) -> None:
+    failed_count = 0
+    for call in range(1, 8):
+        files = MemoryFiles()
+        log = new_log(files, SMALL)
+        fill(log, 4)
+        fill(log, 16, epoch=1)
+        log.sync()
+        log.advance_log_start_offset(log.segments[1].base_offset)
+        files.fail("any", DiskFull, call=call)
+        try:
+            log.delete_old_segments()
+        except DiskFull:
+            failed_count += 1
+        files.heal()
+        if start_over:
+            log.truncate_fully_and_start_at(50)
+        else:
+            log.advance_log_start_offset(log.segments[-1].base_offset)
+            log.delete_old_segments()
+        files.power_cut()
+        log = reopen(files, SMALL, log_start_offset=log.log_start_offset)
+        assert len(log.segments) == 1
+        assert read_values(log) == ([] if start_over else expected(20, start=log.log_start_offset))
+    assert failed_count > 2
