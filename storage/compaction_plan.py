@@ -12,12 +12,16 @@ Source: Kafka's `LogCleanerManager.cleanableOffsets`, `maxCompactionDelay`, `Log
 
 import itertools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from penstock.storage.batch_walk import ChainRules
 from penstock.storage.layout import RELATIVE_OFFSET_MAX
 from penstock.storage.log import Log
 from penstock.storage.segment import Segment
 from penstock.storage.segment_indexes import ensure_indexes
+
+SEGMENTS_PER_SWAP_MAX = 250
+"""Syncs of the log wait while the files of so many are renamed: some ten milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,35 +99,47 @@ def _is_overdue(dirty: list[Segment], before_ms: int) -> bool:
     return any(0 < segment.first_timestamp_ms() < before_ms for segment in dirty)
 
 
-def group_segments(log: Log, end_offset: int) -> list[list[Segment]]:
+class SegmentGroup(NamedTuple):
+    """Segments that become one."""
+
+    segments: list[Segment]
+    size_bytes: int
+    end_offset: int
+    """Exclusive: where the segment behind them begins."""
+
+
+def group_segments(log: Log, end_offset: int) -> list[SegmentGroup]:
     """The closed segments that begin below `end_offset`, in portions that fit one segment each even if nothing of them goes.
 
-    Bounded by `segment.bytes`, `segment.index.bytes` and the span of relative offsets. Worker. Raises like `plan_compaction`.
+    Bounded by `segment.bytes`, `segment.index.bytes`, the span of relative offsets, and `SEGMENTS_PER_SWAP_MAX`. Worker. Raises like
+    `plan_compaction`.
     """
     config = log.config
     segments = log.segments
     rules = ChainRules(log.gaps_below, log.epoch_at, config.index_interval_bytes)
-    groups: list[list[Segment]] = []
-    size_bytes = index_bytes = time_index_bytes = 0
+    groups: list[SegmentGroup] = []
+    index_bytes = time_index_bytes = 0
     for segment, following in itertools.pairwise(segments):
         if segment.base_offset >= end_offset:
             break
         indexes = ensure_indexes(segment, rules)
-        size_bytes += segment.size_bytes
+        last = groups[-1] if groups else SegmentGroup([], 0, 0)
         index_bytes += indexes.by_offset.size_bytes
         time_index_bytes += indexes.by_time.size_bytes
+        size_bytes = last.size_bytes + segment.size_bytes
         if (
-            not groups
+            not last.segments
+            or len(last.segments) >= SEGMENTS_PER_SWAP_MAX
             or size_bytes > config.segment_bytes
             or max(index_bytes, time_index_bytes) > config.segment_index_bytes
-            or following.base_offset - groups[-1][0].base_offset > RELATIVE_OFFSET_MAX
+            or following.base_offset - last.segments[0].base_offset > RELATIVE_OFFSET_MAX
         ):
-            groups.append([])
-            size_bytes = segment.size_bytes
+            groups.append(SegmentGroup([segment], segment.size_bytes, following.base_offset))
             index_bytes = indexes.by_offset.size_bytes
             time_index_bytes = indexes.by_time.size_bytes
-        groups[-1].append(segment)
+        else:
+            groups[-1] = SegmentGroup([*last.segments, segment], size_bytes, following.base_offset)
     return groups
 
 
-__all__ = ["CompactionPlan", "group_segments", "plan_compaction"]
+__all__ = ["SEGMENTS_PER_SWAP_MAX", "CompactionPlan", "SegmentGroup", "group_segments", "plan_compaction"]

@@ -47,9 +47,9 @@ LOG_LAST = (INDEX_SUFFIX, TIME_INDEX_SUFFIX, TRANSACTION_INDEX_SUFFIX, LOG_SUFFI
 class SegmentSwapper(LogWriter):
     """The part of `Log` that compaction calls. Workers."""
 
-    def last_producer_records(self) -> dict[int, tuple[int, int]]:
-        """(epoch, last offset or -1) of each producer that is remembered: compaction keeps that batch, if only its header. Safe beside appends."""
-        return self._producers.last_records()
+    def known_producer_batches(self) -> dict[int, tuple[int, tuple[int, ...]]]:
+        """Of each producer that is remembered its epoch, and the last offsets of its last batches. Safe beside appends."""
+        return self._producers.known_batches()
 
     @property
     def gaps_below(self) -> int:
