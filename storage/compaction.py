@@ -27,6 +27,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 from penstock.protocol.compression import DecompressionTooLarge
 from penstock.protocol.errors import DecodeError
@@ -116,6 +117,7 @@ class Compaction:
         self._deadline = 0.0
         self._step_bytes = 0
         self._end_offset = plan.first_dirty_offset
+        self._gaps_below_offset = 0
         self._keys = KeyMap(0, bytes_max=0, load_factor=1.0)
         self._known_batches = log.known_producer_batches()
         self._transactions = TransactionFilter([])
@@ -170,6 +172,9 @@ class Compaction:
         self.result.map_bytes = self._keys.size_bytes
         self._transactions = TransactionFilter(scan.aborted)
         groups = deque(group_segments(self._log, self._end_offset))
+        if not groups:
+            raise LogChanged("its segments were deleted meanwhile", path=self._log.directory)
+        self._gaps_below_offset = groups[-1].end_offset
         while groups:
             yield from self._clean(groups)
         self.result.first_dirty_offset = self._end_offset
@@ -193,6 +198,8 @@ class Compaction:
                         return
                     if header.next_offset > self._plan.first_dirty_offset:
                         yield segment, position, header
+            except CorruptBatch as error:
+                _raise_unless_gone(segment, error)
             finally:
                 segment.pool.release(shared)
 
@@ -207,6 +214,8 @@ class Compaction:
                 expected = header.next_offset
                 self._step_bytes += header.size_bytes
                 yield position, header, batch
+        except CorruptBatch as error:
+            _raise_unless_gone(segment, error)
         finally:
             segment.pool.release(shared)
 
@@ -282,7 +291,7 @@ class Compaction:
                 yield
                 if not self._log.config.compact:
                     raise LogChanged("cleanup.policy has changed", path=self._log.directory)
-                self._log.replace_segments(old, output.segment)
+                self._log.replace_segments(old, output.segment, gaps_below_offset=self._gaps_below_offset)
                 self.result.read_bytes += sum(segment.size_bytes for segment in old)
                 self.result.written_bytes += output.segment.size_bytes
         finally:
@@ -369,6 +378,13 @@ class Compaction:
             else header.is_control and header.producer_epoch == epoch
         )
         return _emptied(header, batch) if is_known else None
+
+
+def _raise_unless_gone(segment: Segment, error: CorruptBatch) -> NoReturn:
+    """With a segment that was deleted its epochs were forgotten, so its batches look wrong."""
+    if segment.is_gone:
+        raise LogChanged("a segment was deleted meanwhile", path=segment.directory) from error
+    raise error
 
 
 class _Output:

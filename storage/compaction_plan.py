@@ -11,10 +11,13 @@ Source: Kafka's `LogCleanerManager.cleanableOffsets`, `maxCompactionDelay`, `Log
 """
 
 import itertools
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from penstock.storage.batch_walk import ChainRules
+from penstock.storage.errors import CorruptBatch, LogChanged
 from penstock.storage.layout import RELATIVE_OFFSET_MAX
 from penstock.storage.log import Log
 from penstock.storage.segment import Segment
@@ -55,8 +58,13 @@ def plan_compaction(log: Log, first_dirty_offset: int, committed_offset: int, no
     """The plan for a log that was cleaned up to `first_dirty_offset` (any number: a checkpoint may be lost or wrong).
 
     `committed_offset`: what lies at or above it may still change (high watermark, or what is durable). Worker: may read index files and
-    one header of each dirty segment. Raises CorruptBatch, StorageError, FileNotFoundError when a segment goes meanwhile.
+    one header of each dirty segment. Raises LogChanged when a segment goes meanwhile, CorruptBatch, StorageError.
     """
+    with _unless_changed(log):
+        return _plan(log, first_dirty_offset, committed_offset, now_ms)
+
+
+def _plan(log: Log, first_dirty_offset: int, committed_offset: int, now_ms: int) -> CompactionPlan:
     config = log.config
     segments = log.segments
     active = segments[-1]
@@ -99,6 +107,18 @@ def _is_overdue(dirty: list[Segment], before_ms: int) -> bool:
     return any(0 < segment.first_timestamp_ms() < before_ms for segment in dirty)
 
 
+@contextmanager
+def _unless_changed(log: Log) -> Generator[None, None, None]:
+    """With a segment that was deleted its epochs were forgotten, so its batches look wrong; that is no damage."""
+    segments = log.segments
+    try:
+        yield
+    except (CorruptBatch, FileNotFoundError) as error:
+        if log.segments is segments:
+            raise
+        raise LogChanged(f"a segment has gone meanwhile: {error}", path=log.directory) from error
+
+
 class SegmentGroup(NamedTuple):
     """Segments that become one."""
 
@@ -114,6 +134,11 @@ def group_segments(log: Log, end_offset: int) -> list[SegmentGroup]:
     Bounded by `segment.bytes`, `segment.index.bytes`, the span of relative offsets, and `SEGMENTS_PER_SWAP_MAX`. Worker. Raises like
     `plan_compaction`.
     """
+    with _unless_changed(log):
+        return _group(log, end_offset)
+
+
+def _group(log: Log, end_offset: int) -> list[SegmentGroup]:
     config = log.config
     segments = log.segments
     rules = ChainRules(log.gaps_below, log.epoch_at, config.index_interval_bytes)

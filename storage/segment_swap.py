@@ -56,10 +56,11 @@ class SegmentSwapper(LogWriter):
         """Offsets below this one may be missing."""
         return self._gaps_below
 
-    def replace_segments(self, old: Sequence[Segment], new: Segment) -> None:
+    def replace_segments(self, old: Sequence[Segment], new: Segment, *, gaps_below_offset: int = 0) -> None:
         """Put `new`, whose `.cleaned` files are written and synced, in the place of `old`, which follow on each other. Durable on return.
 
-        Runs beside appends and reads; slices of the old segments stay readable.
+        Offsets below the end of `new` may be missing then, and so may those below `gaps_below_offset`: said once for many swaps, it is written
+        once. Runs beside appends and reads; slices of the old segments stay readable.
 
         Raises:
             LogChanged: `old` are not closed segments of this log any more; nothing was changed.
@@ -69,7 +70,7 @@ class SegmentSwapper(LogWriter):
         with self._worker_lock:
             self._check_usable()
             number = self._number_of(old)
-            self._allow_gaps(self._segments[number + len(old)].base_offset)
+            self._allow_gaps(max(gaps_below_offset, self._segments[number + len(old)].base_offset))
             self._commit_swap(new)
             try:
                 with missing_is_disk_error():
