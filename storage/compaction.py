@@ -231,16 +231,18 @@ class Compaction:
 
     def _fill_map(self, stable_end: int) -> Steps:
         for segment in self._dirty_segments():
+            if segment.base_offset >= stable_end:
+                break
             for position, header, batch in self._batches(segment):
                 if header.base_offset >= stable_end:
-                    return
+                    break
                 if header.next_offset > self._plan.first_dirty_offset:
                     is_full = yield from self._put_keys(segment, position, header, batch)
                     if is_full:
                         return
-                    self._end_offset = header.next_offset
                 if self._is_due():
                     yield
+        self._end_offset = stable_end  # also where the last offsets below it are missing
 
     def _put_keys(
         self, segment: Segment, position: int, header: BatchHeader, batch: memoryview

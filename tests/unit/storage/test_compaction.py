@@ -410,18 +410,31 @@ def test_a_log_that_changes_meanwhile_is_left_as_it_is(files: MemoryFiles, how: 
         assert verify_partition(files, DIRECTORY, compacted=True).is_good
 
 
-def test_a_log_whose_segments_have_all_gone_meanwhile_is_no_bug(log: Log) -> None:
+@pytest.mark.parametrize("step_count", [1, 50, 150, 199])
+def test_segments_that_are_all_deleted_meanwhile_are_no_damage(log: Log, step_count: int) -> None:
+    """Once while headers are scanned, then while keys are read: with the segments their epochs are forgotten."""
     for number in range(100):
         write(log, (b"%d" % number, b"x"))
     roll(log)
     compaction = begin(log, looks=1)
-    while compaction.result.key_count == 0 and not log.log_start_offset:
+    for _ in range(step_count):
         assert compaction.step() is not None
-        if compaction._end_offset > 50:  # pyright: ignore[reportPrivateUsage]
-            log.advance_log_start_offset(log.log_end_offset)
-            log.delete_old_segments()
+    assert compaction.result.key_count == 0
+    log.advance_log_start_offset(log.log_end_offset)
+    assert log.delete_old_segments() == 1
     with pytest.raises(LogChanged):
         finish(compaction)
+
+
+def test_a_gap_before_what_is_decided_is_no_hindrance(log: Log) -> None:
+    for number in range(4):
+        write(log, (b"a", b"%d" % number))
+    roll(log)
+    compact(log)
+    write(log, (b"a", b"last"))
+    roll(log)
+    assert compact(log, committed=3).first_dirty_offset == 3, "nothing is left below it"
+    assert values(log) == [(3, b"a", b"3"), (4, b"a", b"last")]
 
 
 def test_giving_up_leaves_nothing_behind(files: MemoryFiles, log: Log) -> None:
