@@ -13,8 +13,8 @@ of its transaction is left, and the horizon that it gets then has passed. What l
 
 Invariants:
     - Offsets stay: a batch keeps base offset, last offset delta, sequence, epochs. One that loses nothing is copied byte for byte, one that loses
-      all is gone, but for two: the last of each known producer, by which its sequence goes on, and the last of a new segment, so that segments follow
-      on each other without a gap. Both stay without records.
+      all is gone, but for some: the last five of each known producer, by which its sequence goes on and a repetition is recognised, and the last of a
+      new segment, so that segments follow on each other without a gap. These stay without records.
     - Every batch's checksum is verified before it is looked into: damage never gets a new, right checksum.
     - The active segment, and what is not committed and durable, is never touched.
     - Memory: the map, one batch unpacked, and a megabyte or two.
@@ -24,8 +24,10 @@ Source: Kafka's `Cleaner`, `LogCleaner`; KIP-58, KIP-354, KIP-534.
 
 import contextlib
 import itertools
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 from penstock.protocol.compression import DecompressionTooLarge
 from penstock.protocol.errors import DecodeError
@@ -41,10 +43,15 @@ from penstock.protocol.records import iterate_entries, unpack_batch
 from penstock.runtime.files import DiskFull, StorageError, write_all
 from penstock.storage.batch_walk import ChainRules, check_batch, walk_batches, walk_headers
 from penstock.storage.cleaned_transactions import TransactionFilter, TransactionScan
-from penstock.storage.compaction_plan import CompactionPlan, group_segments
+from penstock.storage.compaction_plan import (
+    SEGMENTS_PER_SWAP_MAX,
+    CompactionPlan,
+    SegmentGroup,
+    group_segments,
+)
 from penstock.storage.errors import CorruptBatch, LogChanged, SegmentFull
 from penstock.storage.key_map import KeyMap
-from penstock.storage.layout import CLEANED_SUFFIX, SEGMENT_SIZE_BYTES_MAX
+from penstock.storage.layout import CLEANED_SUFFIX, RELATIVE_OFFSET_MAX, SEGMENT_SIZE_BYTES_MAX
 from penstock.storage.log import Log
 from penstock.storage.segment import Segment
 from penstock.storage.segment_swap import remove_cleaned
@@ -110,8 +117,9 @@ class Compaction:
         self._deadline = 0.0
         self._step_bytes = 0
         self._end_offset = plan.first_dirty_offset
+        self._gaps_below_offset = 0
         self._keys = KeyMap(0, bytes_max=0, load_factor=1.0)
-        self._last_records = log.last_producer_records()
+        self._known_batches = log.known_producer_batches()
         self._transactions = TransactionFilter([])
         self._steps = self._run()
 
@@ -163,8 +171,12 @@ class Compaction:
         self.result.key_count = self._keys.count
         self.result.map_bytes = self._keys.size_bytes
         self._transactions = TransactionFilter(scan.aborted)
-        for group in group_segments(self._log, self._end_offset):
-            yield from self._clean(group)
+        groups = deque(group_segments(self._log, self._end_offset))
+        if not groups:
+            raise LogChanged("its segments were deleted meanwhile", path=self._log.directory)
+        self._gaps_below_offset = groups[-1].end_offset
+        while groups:
+            yield from self._clean(groups)
         self.result.first_dirty_offset = self._end_offset
 
     # Reading
@@ -186,6 +198,8 @@ class Compaction:
                         return
                     if header.next_offset > self._plan.first_dirty_offset:
                         yield segment, position, header
+            except CorruptBatch as error:
+                _raise_unless_gone(segment, error)
             finally:
                 segment.pool.release(shared)
 
@@ -200,6 +214,8 @@ class Compaction:
                 expected = header.next_offset
                 self._step_bytes += header.size_bytes
                 yield position, header, batch
+        except CorruptBatch as error:
+            _raise_unless_gone(segment, error)
         finally:
             segment.pool.release(shared)
 
@@ -215,16 +231,18 @@ class Compaction:
 
     def _fill_map(self, stable_end: int) -> Steps:
         for segment in self._dirty_segments():
+            if segment.base_offset >= stable_end:
+                break
             for position, header, batch in self._batches(segment):
                 if header.base_offset >= stable_end:
-                    return
+                    break
                 if header.next_offset > self._plan.first_dirty_offset:
                     is_full = yield from self._put_keys(segment, position, header, batch)
                     if is_full:
                         return
-                    self._end_offset = header.next_offset
                 if self._is_due():
                     yield
+        self._end_offset = stable_end  # also where the last offsets below it are missing
 
     def _put_keys(
         self, segment: Segment, position: int, header: BatchHeader, batch: memoryview
@@ -249,36 +267,61 @@ class Compaction:
 
     # The new segments
 
-    def _clean(self, group: list[Segment]) -> Steps:
-        """Write what stays of a few segments to a new one, and put that in their place."""
-        old_bytes = sum(segment.size_bytes for segment in group)
-        first = group[0]
-        if first.pool.files.free_bytes(self._log.directory) < old_bytes + FREE_BYTES_MIN:
-            raise DiskFull("no room to compact", path=self._log.directory)
-        output = _Output(Segment(first.pool, self._log.directory, first.base_offset), self._log)
+    def _clean(self, groups: deque[SegmentGroup]) -> Steps:
+        """Write what stays of the next segments to a new one, and put that in their place.
+
+        Where no record stays it takes in the next ones as well: librdkafka takes ten answers without a record for one that is too large.
+        """
+        group = groups.popleft()
+        old = group.segments
+        output = _Output(Segment(old[0].pool, self._log.directory, old[0].base_offset), self._log)
         try:
-            is_changed = len(group) > 1
-            for segment in group:
-                for position, header, batch in self._batches(segment):
-                    left = yield from self._what_stays(segment, position, header, batch)
-                    if left is None and segment is group[-1] and position + len(batch) == segment.size_bytes:
-                        left = _emptied(header, batch)
-                    is_changed = is_changed or left is not batch
-                    if left is not None:
-                        output.add(left)
-                        self._step_bytes += len(left)
-                    if self._is_due():
-                        yield
+            is_changed = len(old) > 1
+            while True:
+                self._check_room(group)
+                has_changed, tail = yield from self._copy(group.segments, output)
+                is_changed = is_changed or has_changed
+                if output.record_count or not groups or not _fits(output, len(old), groups[0]):
+                    break
+                group = groups.popleft()
+                old = [*old, *group.segments]
+                is_changed = True
             if is_changed:
+                if tail is not None:
+                    output.add(tail)
                 output.finish()
                 yield
                 if not self._log.config.compact:
                     raise LogChanged("cleanup.policy has changed", path=self._log.directory)
-                self._log.replace_segments(group, output.segment)
-                self.result.read_bytes += old_bytes
+                self._log.replace_segments(old, output.segment, gaps_below_offset=self._gaps_below_offset)
+                self.result.read_bytes += sum(segment.size_bytes for segment in old)
                 self.result.written_bytes += output.segment.size_bytes
         finally:
             output.discard()
+
+    def _check_room(self, group: SegmentGroup) -> None:
+        files = group.segments[0].pool.files
+        if files.free_bytes(self._log.directory) < group.size_bytes + FREE_BYTES_MIN:
+            raise DiskFull("no room to compact", path=self._log.directory)
+
+    def _copy(
+        self, segments: list[Segment], output: "_Output"
+    ) -> Generator[None, None, tuple[bool, memoryview | bytearray | None]]:
+        """Write what stays of segments. Returns whether that is not all, and what holds the last offset's place if the last batch went."""
+        is_changed = False
+        tail: memoryview | bytearray | None = None
+        for segment in segments:
+            for position, header, batch in self._batches(segment):
+                left = yield from self._what_stays(segment, position, header, batch)
+                if left is not None:
+                    output.add(left)
+                    self._step_bytes += len(left)
+                elif segment is segments[-1] and position + len(batch) == segment.size_bytes:
+                    left = tail = _emptied(header, batch)
+                is_changed = is_changed or left is not batch
+                if self._is_due():
+                    yield
+        return is_changed, tail
 
     def _what_stays(
         self, segment: Segment, position: int, header: BatchHeader, batch: memoryview
@@ -292,17 +335,17 @@ class Compaction:
                 return batch
             horizon_ms = header.delete_horizon_ms
             if marker is None or (horizon_ms is not None and horizon_ms <= self._now_ms):
-                return self._if_last(header, batch)
+                return self._if_known(header, batch)
             if horizon_ms is not None:
                 return batch
         elif self._transactions.is_aborted(header) or not header.record_count:
-            return self._if_last(header, batch)
+            return self._if_known(header, batch)
         with _Readable(segment, position):
             data, _ = unpack_batch(batch, UNPACKED_BYTES_MAX)
             kept = KeptRecords()
             yield from self._select(data, header, kept)
             if not kept.count:
-                return self._if_last(header, batch)
+                return self._if_known(header, batch)
             if (kept.has_tombstone or header.is_control) and header.delete_horizon_ms is None:
                 horizon_ms = self._now_ms + self._log.config.delete_retention_ms
                 return keep_records_until(data, header, kept, horizon_ms)
@@ -325,18 +368,25 @@ class Compaction:
             if count % RECORDS_PER_LOOK == 0 and self._is_due():
                 yield
 
-    def _if_last(self, header: BatchHeader, batch: memoryview) -> memoryview | bytearray | None:
-        """The batch without records if it is the last that is known of its producer, else None."""
-        known = self._last_records.get(header.producer_id) if header.producer_id >= 0 else None
+    def _if_known(self, header: BatchHeader, batch: memoryview) -> memoryview | bytearray | None:
+        """The batch without records if it is one by which its producer is known, else None."""
+        known = self._known_batches.get(header.producer_id) if header.producer_id >= 0 else None
         if known is None:
             return None
-        epoch, last_offset = known
-        is_last = (
-            header.is_control and header.producer_epoch == epoch
-            if last_offset < 0
-            else header.last_offset == last_offset
+        epoch, last_offsets = known
+        is_known = (
+            header.last_offset in last_offsets
+            if last_offsets
+            else header.is_control and header.producer_epoch == epoch
         )
-        return _emptied(header, batch) if is_last else None
+        return _emptied(header, batch) if is_known else None
+
+
+def _raise_unless_gone(segment: Segment, error: CorruptBatch) -> NoReturn:
+    """With a segment that was deleted its epochs were forgotten, so its batches look wrong."""
+    if segment.is_gone:
+        raise LogChanged("a segment was deleted meanwhile", path=segment.directory) from error
+    raise error
 
 
 class _Output:
@@ -344,6 +394,7 @@ class _Output:
 
     def __init__(self, segment: Segment, log: Log) -> None:
         self.segment = segment
+        self.record_count = 0
         segment.reset_bookkeeping()
         self._interval_bytes = log.config.index_interval_bytes
         self._files = segment.pool.files
@@ -355,13 +406,19 @@ class _Output:
     def add(self, batch: memoryview | bytearray) -> None:
         """Append a batch. Raises DiskFull, StorageError."""
         header = read_batch_header(batch)
-        position = self._written_bytes + len(self._pending)
+        position = self.size_bytes
         if position + header.size_bytes > SEGMENT_SIZE_BYTES_MAX:
             raise SegmentFull("no int32 holds a position", path=self.segment.path)
         self.segment.book_header(position, header, self._interval_bytes)
+        self.record_count += header.record_count
         self._pending += batch
         if len(self._pending) >= WRITE_BYTES:
             self._write()
+
+    @property
+    def size_bytes(self) -> int:
+        """What was added."""
+        return self._written_bytes + len(self._pending)
 
     def _write(self) -> None:
         if not self._written_bytes:
@@ -410,6 +467,15 @@ class _Readable:
             raise CorruptBatch(
                 self._segment.path, self._position, f"its records can't be read: {error}"
             ) from error
+
+
+def _fits(output: _Output, segment_count: int, group: SegmentGroup) -> bool:
+    """Whether a group can go to an output that holds no records yet, if need be all of it."""
+    return (
+        segment_count + len(group.segments) <= SEGMENTS_PER_SWAP_MAX
+        and output.size_bytes + group.size_bytes <= SEGMENT_SIZE_BYTES_MAX
+        and group.end_offset - output.segment.base_offset <= RELATIVE_OFFSET_MAX
+    )
 
 
 def _marker(segment: Segment, position: int, batch: memoryview) -> int | None:

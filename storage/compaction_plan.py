@@ -11,13 +11,20 @@ Source: Kafka's `LogCleanerManager.cleanableOffsets`, `maxCompactionDelay`, `Log
 """
 
 import itertools
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from penstock.storage.batch_walk import ChainRules
+from penstock.storage.errors import CorruptBatch, LogChanged
 from penstock.storage.layout import RELATIVE_OFFSET_MAX
 from penstock.storage.log import Log
 from penstock.storage.segment import Segment
 from penstock.storage.segment_indexes import ensure_indexes
+
+SEGMENTS_PER_SWAP_MAX = 250
+"""Syncs of the log wait while the files of so many are renamed: some ten milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +58,13 @@ def plan_compaction(log: Log, first_dirty_offset: int, committed_offset: int, no
     """The plan for a log that was cleaned up to `first_dirty_offset` (any number: a checkpoint may be lost or wrong).
 
     `committed_offset`: what lies at or above it may still change (high watermark, or what is durable). Worker: may read index files and
-    one header of each dirty segment. Raises CorruptBatch, StorageError, FileNotFoundError when a segment goes meanwhile.
+    one header of each dirty segment. Raises LogChanged when a segment goes meanwhile, CorruptBatch, StorageError.
     """
+    with _unless_changed(log):
+        return _plan(log, first_dirty_offset, committed_offset, now_ms)
+
+
+def _plan(log: Log, first_dirty_offset: int, committed_offset: int, now_ms: int) -> CompactionPlan:
     config = log.config
     segments = log.segments
     active = segments[-1]
@@ -95,35 +107,64 @@ def _is_overdue(dirty: list[Segment], before_ms: int) -> bool:
     return any(0 < segment.first_timestamp_ms() < before_ms for segment in dirty)
 
 
-def group_segments(log: Log, end_offset: int) -> list[list[Segment]]:
+@contextmanager
+def _unless_changed(log: Log) -> Generator[None, None, None]:
+    """With a segment that was deleted its epochs were forgotten, so its batches look wrong; that is no damage."""
+    segments = log.segments
+    try:
+        yield
+    except (CorruptBatch, FileNotFoundError) as error:
+        if log.segments is segments:
+            raise
+        raise LogChanged(f"a segment has gone meanwhile: {error}", path=log.directory) from error
+
+
+class SegmentGroup(NamedTuple):
+    """Segments that become one."""
+
+    segments: list[Segment]
+    size_bytes: int
+    end_offset: int
+    """Exclusive: where the segment behind them begins."""
+
+
+def group_segments(log: Log, end_offset: int) -> list[SegmentGroup]:
     """The closed segments that begin below `end_offset`, in portions that fit one segment each even if nothing of them goes.
 
-    Bounded by `segment.bytes`, `segment.index.bytes` and the span of relative offsets. Worker. Raises like `plan_compaction`.
+    Bounded by `segment.bytes`, `segment.index.bytes`, the span of relative offsets, and `SEGMENTS_PER_SWAP_MAX`. Worker. Raises like
+    `plan_compaction`.
     """
+    with _unless_changed(log):
+        return _group(log, end_offset)
+
+
+def _group(log: Log, end_offset: int) -> list[SegmentGroup]:
     config = log.config
     segments = log.segments
     rules = ChainRules(log.gaps_below, log.epoch_at, config.index_interval_bytes)
-    groups: list[list[Segment]] = []
-    size_bytes = index_bytes = time_index_bytes = 0
+    groups: list[SegmentGroup] = []
+    index_bytes = time_index_bytes = 0
     for segment, following in itertools.pairwise(segments):
         if segment.base_offset >= end_offset:
             break
         indexes = ensure_indexes(segment, rules)
-        size_bytes += segment.size_bytes
+        last = groups[-1] if groups else SegmentGroup([], 0, 0)
         index_bytes += indexes.by_offset.size_bytes
         time_index_bytes += indexes.by_time.size_bytes
+        size_bytes = last.size_bytes + segment.size_bytes
         if (
-            not groups
+            not last.segments
+            or len(last.segments) >= SEGMENTS_PER_SWAP_MAX
             or size_bytes > config.segment_bytes
             or max(index_bytes, time_index_bytes) > config.segment_index_bytes
-            or following.base_offset - groups[-1][0].base_offset > RELATIVE_OFFSET_MAX
+            or following.base_offset - last.segments[0].base_offset > RELATIVE_OFFSET_MAX
         ):
-            groups.append([])
-            size_bytes = segment.size_bytes
+            groups.append(SegmentGroup([segment], segment.size_bytes, following.base_offset))
             index_bytes = indexes.by_offset.size_bytes
             time_index_bytes = indexes.by_time.size_bytes
-        groups[-1].append(segment)
+        else:
+            groups[-1] = SegmentGroup([*last.segments, segment], size_bytes, following.base_offset)
     return groups
 
 
-__all__ = ["CompactionPlan", "group_segments", "plan_compaction"]
+__all__ = ["SEGMENTS_PER_SWAP_MAX", "CompactionPlan", "SegmentGroup", "group_segments", "plan_compaction"]

@@ -101,13 +101,10 @@ class ProducerState:
         """All producers, the one idle longest first."""
         return self._entries.values()
 
-    def last_records(self) -> dict[int, tuple[int, int]]:
-        """(epoch, last offset of its last batch or -1 without one) of each producer. Safe beside appends."""
+    def known_batches(self) -> dict[int, tuple[int, tuple[int, ...]]]:
+        """Of each producer its epoch, and the last offsets of the batches that are known. Safe beside appends."""
         return {
-            entry.producer_id: (
-                entry.epoch,
-                batches[-1].last_offset if (batches := tuple(entry.batches)) else -1,
-            )
+            entry.producer_id: (entry.epoch, tuple(batch.last_offset for batch in tuple(entry.batches)))
             for entry in tuple(self._entries.values())
         }
 

@@ -47,19 +47,20 @@ LOG_LAST = (INDEX_SUFFIX, TIME_INDEX_SUFFIX, TRANSACTION_INDEX_SUFFIX, LOG_SUFFI
 class SegmentSwapper(LogWriter):
     """The part of `Log` that compaction calls. Workers."""
 
-    def last_producer_records(self) -> dict[int, tuple[int, int]]:
-        """(epoch, last offset or -1) of each producer that is remembered: compaction keeps that batch, if only its header. Safe beside appends."""
-        return self._producers.last_records()
+    def known_producer_batches(self) -> dict[int, tuple[int, tuple[int, ...]]]:
+        """Of each producer that is remembered its epoch, and the last offsets of its last batches. Safe beside appends."""
+        return self._producers.known_batches()
 
     @property
     def gaps_below(self) -> int:
         """Offsets below this one may be missing."""
         return self._gaps_below
 
-    def replace_segments(self, old: Sequence[Segment], new: Segment) -> None:
+    def replace_segments(self, old: Sequence[Segment], new: Segment, *, gaps_below_offset: int = 0) -> None:
         """Put `new`, whose `.cleaned` files are written and synced, in the place of `old`, which follow on each other. Durable on return.
 
-        Runs beside appends and reads; slices of the old segments stay readable.
+        Offsets below the end of `new` may be missing then, and so may those below `gaps_below_offset`: said once for many swaps, it is written
+        once. Runs beside appends and reads; slices of the old segments stay readable.
 
         Raises:
             LogChanged: `old` are not closed segments of this log any more; nothing was changed.
@@ -69,7 +70,7 @@ class SegmentSwapper(LogWriter):
         with self._worker_lock:
             self._check_usable()
             number = self._number_of(old)
-            self._allow_gaps(self._segments[number + len(old)].base_offset)
+            self._allow_gaps(max(gaps_below_offset, self._segments[number + len(old)].base_offset))
             self._commit_swap(new)
             try:
                 with missing_is_disk_error():

@@ -153,7 +153,7 @@ BROKEN = [
             "        self._write()\n",
         ),
         SWAP,
-        r"the segment that compaction made is|corrupt record batch",
+        r"the segment that compaction made is|corrupt record batch|assert \[Kept\(",
     ),
     Broken(
         Mutant(

@@ -25,11 +25,16 @@ SECOND_EVERY = int(os.environ.get("COMPACTION_SECOND_EVERY", "8"))
 """Of how many crashes within a swap one is opened with a crash at every call of that, too."""
 
 
+def key_of(number: int) -> bytes:
+    """Two keys that are written again and again, and now and then one that stays."""
+    return b"only-%d" % number if number % 6 == 5 else b"%d" % (number % 2)
+
+
 def made(disk: SimulatedDisk) -> Log:
     """A log of several segments, most of whose records will go; all of it durable."""
     log = new_log(disk, CONFIG)
     for number in range(END):
-        append(log, keyed([(b"%d" % (number % 2), b"%d" % number)], producer_id=5, sequence=number))
+        append(log, keyed([(key_of(number), b"%d" % number)], producer_id=5, sequence=number))
         if number % 3 == 2:
             log.roll(NOW_MS)
     log.sync()
@@ -41,7 +46,7 @@ def prepared(disk: SimulatedDisk) -> Log:
     """Dirty again: two swaps will follow, the first one of several segments."""
     log = made(disk)
     for number in range(END, END + 6):
-        append(log, keyed([(b"%d" % (number % 2), b"%d" % number)], producer_id=5, sequence=number))
+        append(log, keyed([(key_of(number), b"%d" % number)], producer_id=5, sequence=number))
     log.roll(NOW_MS)
     return log
 
