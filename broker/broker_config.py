@@ -226,6 +226,12 @@ class BrokerConfig(GroupConfig):
         "How often logs are looked through for segments to delete, in milliseconds.",
         low=1,
     )
+    log_initial_task_delay_ms: int = fixed_option(
+        "log.initial.task.delay.ms",
+        30_000,
+        "How long after the start logs are looked through for segments to delete for the first time, in milliseconds; no longer than log.retention.check.interval.ms.",
+        low=0,
+    )
     log_cleaner_enable: bool = fixed_option(
         "log.cleaner.enable",
         True,

@@ -34,8 +34,6 @@ from penstock.storage.retention import CautiousClock, RetentionPlan, plan_for
 
 log = logging.getLogger(__name__)
 
-FIRST_CHECK_S = 30.0
-"""After the start, which has more urgent work (Kafka's `log.initial.task.delay.ms`)."""
 LOGS_PER_HOP = 64
 
 
@@ -51,6 +49,7 @@ class Retention:
         deleted: DeletedFiles,
     ) -> None:
         self._interval_s = config.log_retention_check_interval_ms / 1000
+        self._first_s = config.log_initial_task_delay_ms / 1000
         self._clock = clock
         self._cautious = CautiousClock()
         self._threads = threads
@@ -60,7 +59,7 @@ class Retention:
     async def run(self) -> None:
         """Check all logs every now and then, for ever."""
         self._now_ms()
-        await trio.sleep(min(self._interval_s, FIRST_CHECK_S))
+        await trio.sleep(min(self._interval_s, self._first_s))
         while True:
             try:
                 await self.check()

@@ -32,8 +32,8 @@ class Broker:
 
     Args:
         data_directory: where logs and metadata are kept; made if missing, and left as it is at the end, for the next broker. None: a
-            temporary folder, removed at the end; then records are acked from the page cache (`write_caching=True`), and deleted files go
-            at once (`log_segment_delete_delay_ms=0`), since nothing of them is to outlive the process anyway.
+            temporary folder, removed at the end; then records are acked from the page cache (`write_caching=True`), deleted files go
+            at once and retention does not run, since nothing of them is to outlive the process anyway.
         environment: the ports to clocks, files, sockets and threads; None takes this machine's.
         properties: the broker's configs, by Kafka's names with underscores for dots (`auto_create_topics_enable=False` is
             `auto.create.topics.enable=false`); all are listed in `docs/configuration.md`. If left out, `listeners` is a free port of

@@ -8,8 +8,14 @@ FOR_TESTS: dict[str, str] = {
 }
 """A free port, on loopback only; the first member of a group need not wait for a second one."""
 
-THROWN_AWAY: dict[str, str] = {"write.caching": "true", "log.segment.delete.delay.ms": "0"}
-"""For a broker whose records are not to outlive it: no ack waits for a disk, and the files of deleted topics go at once."""
+THROWN_AWAY: dict[str, str] = {
+    "write.caching": "true",
+    "log.segment.delete.delay.ms": "0",
+    "log.initial.task.delay.ms": "86400000",
+    "log.retention.check.interval.ms": "86400000",
+}
+"""For a broker whose records are not to outlive it: no ack waits for a disk, the files of deleted topics go at once, and records with old
+timestamps do not vanish in the middle of a test."""
 
 
 def flags_of(properties: Mapping[str, str]) -> list[str]:

@@ -49,11 +49,11 @@ def live(tmp_path: Path, count: int, open_files_max: int) -> None:
         assert "Too many open files" not in server.log_text()
 
 
-def test_a_broker_with_fewer_descriptors_than_partitions_loses_or_refuses_records(tmp_path: Path) -> None:
-    live(tmp_path, SHARE_COUNT, FEW_DESCRIPTORS)
-
-
-@pytest.mark.skipif(not FULL_COUNT, reason="minutes: make long")
-@pytest.mark.parametrize("open_files_max", [0, 256], ids=["no limit", "256 files"])
-def test_thousands_of_partitions_start_serve_and_stop(tmp_path: Path, open_files_max: int) -> None:
-    live(tmp_path, FULL_COUNT, open_files_max)
+@pytest.mark.parametrize(
+    ("count", "open_files_max"),
+    [(FULL_COUNT, 0), (FULL_COUNT, 256)] if FULL_COUNT else [(SHARE_COUNT, FEW_DESCRIPTORS)],
+)
+def test_a_broker_with_fewer_descriptors_than_partitions_loses_or_refuses_records(
+    tmp_path: Path, count: int, open_files_max: int
+) -> None:
+    live(tmp_path, count, open_files_max)
