@@ -14,7 +14,7 @@ probe has just found resident (DESIGN section 5), and cut off the part of a batc
 import enum
 import traceback
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar, TypeVarTuple
@@ -285,7 +285,8 @@ class ProcessFile:
     def _write_part(self, data: Buffer, position: int) -> None:
         part = memoryview(data)[: self._process.random.randrange(0, len(data) + 1)]
         if part:
-            self._file.pwrite(part, position)
+            with suppress(DiskFull):
+                self._file.pwrite(part, position)
 
     def truncate(self, size: int) -> None:
         self._process.begins("truncate", self.path)
