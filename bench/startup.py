@@ -91,6 +91,12 @@ class Broker:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait(LIMIT_S)
 
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(LIMIT_S)
+
     def resident_bytes_max(self) -> int:
         """The most that was ever resident."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():

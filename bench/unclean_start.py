@@ -38,12 +38,6 @@ def fill(broker: Broker, size_bytes: int, batch_bytes: int) -> None:
     driver.produce(broker.address, TOPIC, batch, window=WINDOW, limits=limits)
 
 
-def kill(broker: Broker) -> None:
-    """SIGKILL, and wait for the end."""
-    os.kill(broker.pid, 9)
-    os.waitpid(broker.pid, 0)
-
-
 def drop_caches() -> bool:
     """Forget what files hold, so that reads come from the disk; False where that is not allowed."""
     os.sync()
@@ -66,13 +60,15 @@ def log_bytes(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.glob(f"data/{TOPIC}-0/*.log"))
 
 
-def measure(broker: Broker, directory: Path, above_bytes: int, batch_bytes: int) -> dict[str, object]:
+def measure(
+    broker: Broker, directory: Path, above_bytes: int, batch_bytes: int, settle_s: float
+) -> dict[str, object]:
     """One kill and one start."""
-    time.sleep(CHECKPOINT_S)
+    time.sleep(settle_s)
     before = log_bytes(directory)
     if above_bytes:
         fill(broker, above_bytes, batch_bytes)
-    kill(broker)
+    broker.kill()
     is_cold = drop_caches()
     start = broker.start(1)
     read = bytes_read(broker.pid)
@@ -91,6 +87,7 @@ def measure(broker: Broker, directory: Path, above_bytes: int, batch_bytes: int)
 @click.option("--batch-bytes", default=1_000_000, help="Size of a batch.")
 @click.option("--above", default=(0, 100), multiple=True, help="Megabytes above the recovery point.")
 @click.option("--rounds", default=3, help="Kills for each of these.")
+@click.option("--settle", default=CHECKPOINT_S, help="Seconds for the recovery point to come to the end.")
 @click.option("--set", "settings", multiple=True, help="A broker setting, key=value.")
 @click.option("--data-dir", default="/var/tmp", help="Where the broker writes: a real disk.")
 @click.option("--results", default="bench/results/local", help="Where the JSON goes.")
@@ -99,6 +96,7 @@ def main(
     batch_bytes: int,
     above: Sequence[int],
     rounds: int,
+    settle: float,
     settings: Sequence[str],
     data_dir: str,
     results: str,
@@ -114,7 +112,7 @@ def main(
             fill(broker, int(gigabytes * 1_000_000_000), batch_bytes)
             for above_mb in above:
                 for _ in range(rounds):
-                    rows.append(measure(broker, directory, above_mb * MB, batch_bytes))
+                    rows.append(measure(broker, directory, above_mb * MB, batch_bytes, settle))
                     print(rows[-1], flush=True)
         finally:
             broker.stop()

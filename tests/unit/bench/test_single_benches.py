@@ -1,0 +1,40 @@
+"""The benches that are run by themselves come to their end at next to no load. What their figures are these tests do not say."""
+
+import json
+from pathlib import Path
+
+import pytest
+from bench import beside_compaction, startup, unclean_start
+from click.testing import CliRunner
+
+ONE_MEGABYTE = "0.001"
+
+
+def test_a_write_beside_a_compaction_is_not_timed(tmp_path: Path) -> None:
+    arguments = ["--rounds", "1", "--records", "20000", "--data-dir", str(tmp_path)]
+    done = CliRunner().invoke(beside_compaction.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    _, *rows = (line.split() for line in done.output.splitlines())
+    assert [row[0] for row in rows] == ["true", "false"]
+    assert all(float(figure) > 0 for row in rows for figure in row[1:])
+
+
+def test_starts_are_not_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--rounds", "1", "--topics", "2", "--gigabytes", ONE_MEGABYTE, "--data-dir", str(tmp_path)]
+    done = CliRunner().invoke(startup.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "start to a leader for every topic" in done.output
+    assert "most resident" in done.output
+
+
+def test_a_start_after_a_kill_is_not_timed(tmp_path: Path) -> None:
+    checkpoints = "replica.high.watermark.checkpoint.interval.ms=50"
+    load = ["--gigabytes", ONE_MEGABYTE, "--batch-bytes", "100000", "--above", "1", "--rounds", "1"]
+    places = ["--data-dir", str(tmp_path), "--results", str(tmp_path)]
+    arguments = [*load, *places, "--settle", "0.5", "--set", checkpoints]
+    done = CliRunner().invoke(unclean_start.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    (path,) = tmp_path.glob("*.json")
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["log_bytes"] > row["added_before_the_kill_bytes"] > 0
+    assert row["served_s"] >= row["first_answer_s"] > 0
