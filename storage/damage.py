@@ -5,7 +5,8 @@ Owns the search for a good batch in bytes that do not chain. Changes nothing.
 A power cut tears what was being written, at the end of the log. So bytes that are no good batch may be cut only if no good batch
 follows anywhere behind them; one that does was written later, and what lies before it was lost in another way. But for one case: of
 what was written since the last sync the disk may have taken the later sectors and not the earlier ones. A sector that it did not take is
-zeros, since an append only ever writes behind the end of the file; damage on a disk is not.
+zeros, since an append only ever writes behind the end of the file; damage on a disk is not. A producer's own zeros are told from these by the
+checksum: where one flipped bit explains it, the rest of the batch is there.
 """
 
 import struct
@@ -30,7 +31,10 @@ SECTOR_SIZE_BYTES = 512
 """The least that a disk writes or does not write."""
 UNWRITTEN_RUN_BYTES_MIN = 16
 """A sector's rest that is shorter says nothing: offsets and lengths begin with zeros."""
+ONE_BIT_BYTES_MAX = 16 << 20
 
+_CRC_POLYNOMIAL = 0x82F63B78
+"""Of CRC-32C, lowest bit first: what the last bit of a message changes."""
 _MAGIC_BYTE = bytes((MAGIC,))
 _PREFIX = struct.Struct(">qi")
 _CRC = struct.Struct(">I")
@@ -85,6 +89,31 @@ def find_unwritten_sector(files: FileSystem, path: str, start_position: int, end
         return None
     finally:
         file.close()
+
+
+def is_one_bit_off(files: FileSystem, path: str, start_position: int, end_position: int) -> bool:
+    """Whether the bytes of the range are one batch, but for one flipped bit anywhere in it. Raises StorageError.
+
+    A CRC is linear: a flipped bit changes it by a value that depends on the bit's distance to the end alone, whatever the batch holds. Looks
+    through these, up to a second for a megabyte; of a batch of more than `ONE_BIT_BYTES_MAX` it says no.
+    """
+    size_bytes = end_position - start_position
+    if not HEADER_SIZE_BYTES <= size_bytes <= ONE_BIT_BYTES_MAX:
+        return False
+    file = files.open(path)
+    try:
+        batch = memoryview(file.pread(size_bytes, start_position))
+    finally:
+        file.close()
+    difference = crc32c(batch[ATTRIBUTES_POSITION:]) ^ _CRC.unpack_from(batch, CRC_POSITION)[0]
+    if difference.bit_count() <= 1:  # the bit is in the checksum, or in a field that it does not cover
+        return True
+    change = _CRC_POLYNOMIAL
+    for _ in range(8 * (size_bytes - ATTRIBUTES_POSITION)):
+        if change == difference:
+            return True
+        change = change >> 1 ^ (_CRC_POLYNOMIAL if change & 1 else 0)
+    return False
 
 
 def _search_chunk(

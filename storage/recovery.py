@@ -41,7 +41,7 @@ from penstock.storage.checkpoint import (
     write_epoch_checkpoint,
     write_partition_metadata,
 )
-from penstock.storage.damage import SECTOR_SIZE_BYTES, find_unwritten_sector, find_valid_batch
+from penstock.storage.damage import find_unwritten_sector, find_valid_batch, is_one_bit_off
 from penstock.storage.epoch_cache import EpochCache
 from penstock.storage.errors import CorruptBatch, CorruptFile, TopicIdMismatch
 from penstock.storage.layout import (
@@ -380,10 +380,10 @@ class _Opening:
         """Whether the fault before a good batch is a sector that the disk had not taken when the power went: then nothing from there on was synced."""
         if last.segment is not self._segments[-1]:
             return False  # it was durable before the next segment was made
-        # an offset begins with zeros: of the sector that the good batch begins in, no more may have been needed
-        end = -(-good_position // SECTOR_SIZE_BYTES) * SECTOR_SIZE_BYTES
-        hole = find_unwritten_sector(self._files, last.segment.path, last.end_position, end)
-        return hole is not None
+        path, start = last.segment.path, last.end_position
+        if find_unwritten_sector(self._files, path, start, good_position) is None:
+            return False
+        return not is_one_bit_off(self._files, path, start, good_position)
 
     def _repair(self, verified: list[_Verified]) -> None:
         last = verified[-1]

@@ -4,7 +4,7 @@ import pytest
 from tests.support.logs import batch, stored
 from tests.support.memory_files import MemoryFiles
 
-from penstock.storage.damage import CHUNK_BYTES, find_unwritten_sector, find_valid_batch
+from penstock.storage.damage import CHUNK_BYTES, find_unwritten_sector, find_valid_batch, is_one_bit_off
 
 PATH = "/data/log"
 GOOD = stored(batch([b"x" * 300]), 100)
@@ -85,3 +85,28 @@ def test_the_leading_zeros_of_a_good_batch_are_taken_for_a_sector_that_was_writt
     for batch_position, found in ((1024 - 7, 512), (1024 - 8, None)):
         files.replace(PATH, b"x" * 512 + bytes(batch_position - 512) + GOOD)
         assert find_unwritten_sector(files, PATH, 0, batch_position) == found
+
+
+def is_off(content: bytes) -> bool:
+    files = MemoryFiles()
+    files.make_directories("/data")
+    files.replace(PATH, b"before" + content + b"after")
+    return is_one_bit_off(files, PATH, 6, 6 + len(content))
+
+
+def test_a_flipped_bit_anywhere_is_taken_for_more() -> None:
+    for position in range(len(GOOD)):
+        for bit in range(8):
+            damaged = bytearray(GOOD)
+            damaged[position] ^= 1 << bit
+            assert is_off(bytes(damaged)), (position, bit)
+
+
+def test_more_than_a_flipped_bit_is_taken_for_one() -> None:
+    for position in range(61, len(GOOD) - 1):
+        damaged = bytearray(GOOD)
+        damaged[position] ^= 1
+        damaged[position + 1] ^= 1
+        assert not is_off(bytes(damaged)), position
+        assert not is_off(GOOD[:position] + bytes(len(GOOD) - position)), position
+    assert not is_off(GOOD[:60])

@@ -178,6 +178,24 @@ def test_a_power_cut_that_left_later_sectors_written_and_not_earlier_ones_stops_
         assert reopen(copy).log_end_offset == kept
 
 
+def test_a_flipped_bit_in_a_batch_of_zeros_is_taken_for_a_sector_that_was_not_written(
+    files: MemoryFiles,
+) -> None:
+    log = new_log(files)
+    for _ in range(3):
+        append(log, batch([bytes(1200)]))
+    content = killed(files, log)
+    size = len(content) // 3
+    for position in (*range(size, size + 75), *range(size + 75, 2 * size, 97)):
+        copy = files.copy()
+        copy.change(FIRST, position, bytes([content[position] ^ 1 << position % 8]))
+        with pytest.raises(CorruptBatch, match="good batch follows"):
+            reopen(copy)
+    copy = files.copy()
+    copy.change(FIRST, size, bytes(-size % SECTOR_SIZE_BYTES))
+    assert reopen(copy).log_end_offset == 1
+
+
 def test_zeros_that_are_no_unwritten_sector_are_cut(files: MemoryFiles) -> None:
     log = new_log(files)
     fill(log, 9, prefix=b"x" * 300)
