@@ -3,7 +3,7 @@
 Owns the choice (the dirtiest log that is due), the pace, the checkpoint of what is clean, and what follows from an error. What compacting means
 `storage/compaction.py` knows.
 
-Python runs one thread at a time. So a compaction works on a worker in steps of about a millisecond, and the event loop has the
+Python runs one thread at a time. So a compaction works on a worker in steps of about a third of a millisecond, and the event loop has the
 interpreter for three times as long after each; a step that took longer because others were at work is followed by a longer pause. That is a
 quarter of a core at the most for each of `log.cleaner.threads`.
 

@@ -1,6 +1,6 @@
 """One compaction of one log: the latest record of each key stays, the others go.
 
-Owns what stays and what goes, and the way there, in steps of about a millisecond. Does not know when a log is compacted or how fast: whoever
+Owns what stays and what goes, and the way there, in steps of a fraction of a millisecond. Does not know when a log is compacted or how fast: whoever
 calls `step` paces it. `compaction_plan` says which offsets, `segment_swap` puts the result in place.
 
 Three passes over what `plan` names. 1. Headers of the dirty part: which transactions were aborted, and where the first open one begins.
@@ -56,7 +56,7 @@ from penstock.storage.log import Log
 from penstock.storage.segment import Segment
 from penstock.storage.segment_swap import remove_cleaned
 
-STEP_S = 0.001
+STEP_S = 0.0003
 """How long a step works, in CPU time: as long may the event loop wait for the interpreter."""
 RECORDS_PER_LOOK = 32
 """Records between two looks at the clock."""
