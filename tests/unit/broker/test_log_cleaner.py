@@ -1,6 +1,8 @@
 """The log cleaner at work: which log is next, how errors end, who may pull a log from under it, and what is written down."""
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import TypeVar, TypeVarTuple
 
 import pytest
 import trio
@@ -11,6 +13,7 @@ from tests.support.logs import NOW_MS
 from tests.support.memory_broker import DATA, MemoryBroker, memory_broker
 from tests.support.memory_files import MemoryFiles
 from tests.support.memory_metadata import MemoryMetadata
+from tests.support.scripted_threads import ScriptedThreads
 
 from penstock.broker import log_cleaner
 from penstock.broker.log_cleaner import LogCleaner
@@ -19,6 +22,9 @@ from penstock.protocol.record_filter import ControlType
 from penstock.runtime.files import DiskError, DiskFull
 from penstock.storage.checkpoint import read_offset_checkpoint
 from penstock.storage.log import Log
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 NONE = ErrorCode.NONE
 CHECKPOINT = f"{DATA}/cleaner-offset-checkpoint"
@@ -222,6 +228,28 @@ async def test_bytes_per_second_are_bounded(autojump_clock: trio.testing.MockClo
         await cleaner(broker).clean_one()
         assert log.size_bytes < size_bytes
         assert trio.current_time() - started > 2 * 0.8 * size_bytes / 100, "it is read twice"
+
+
+class BusyWorkers(ScriptedThreads):
+    """Each step of a compaction takes a second."""
+
+    async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        if getattr(function, "__name__", "") == "step":
+            await trio.sleep(1)
+        return await super().run(function, *args)
+
+
+async def test_the_event_loop_has_no_more_of_a_core_than_a_compaction(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    workers = BusyWorkers()
+    async with memory_broker(threads=workers) as broker:
+        await dirty(broker)
+        started = trio.current_time()
+        await cleaner(broker).clean_one()
+        pauses = workers.calls["step"] - 1
+        assert pauses > 0
+        assert trio.current_time() - started >= workers.calls["step"] + 3 * pauses
 
 
 async def test_a_compaction_that_gets_nowhere_lets_the_cleaner_rest(

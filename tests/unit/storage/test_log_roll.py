@@ -197,6 +197,18 @@ def test_only_the_active_segment_and_a_bounded_number_of_others_are_open(files: 
     assert files.open_count == pool.open_count == 3
 
 
+def test_what_was_cut_off_is_synced_again_and_again(files: MemoryFiles) -> None:
+    log = new_log(files)
+    fill(log, 1)
+    files.capacity_bytes = files.used_bytes() + 16
+    with pytest.raises(DiskFull):
+        append(log, batch())
+    log.sync()
+    synced = files.calls["datasync"]
+    log.sync()
+    assert files.calls["datasync"] == synced
+
+
 def test_a_part_of_a_batch_that_was_cut_off_is_back_in_a_closed_segment_after_a_power_cut(
     files: MemoryFiles,
 ) -> None:
