@@ -15,7 +15,7 @@ Source: Kafka's `LogCleaner`, `LogCleanerManager`; KIP-346 (uncleanable partitio
 
 import logging
 from collections.abc import Sequence
-from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -26,11 +26,13 @@ from penstock.broker.workers import run_storage
 from penstock.runtime.clock import Clock
 from penstock.runtime.files import StorageError
 from penstock.runtime.threads import Threads
-from penstock.storage.compaction import Compaction, CompactionLimits, CompactionResult
 from penstock.storage.compaction_plan import CompactionPlan, plan_compaction
 from penstock.storage.data_directory import DataDirectory
 from penstock.storage.errors import CorruptBatch, LogChanged, LogClosed, LogFailed
 from penstock.storage.retention import CautiousClock
+
+if TYPE_CHECKING:
+    from penstock.storage.compaction import Compaction, CompactionResult
 
 log = logging.getLogger(__name__)
 
@@ -154,18 +156,18 @@ class LogCleaner:
 
     async def _clean(self, partition: Partition, plan: CompactionPlan) -> None:
         config = self._config
-        limits = CompactionLimits(
-            config.log_cleaner_dedupe_buffer_size // max(1, config.log_cleaner_threads),
-            config.log_cleaner_io_buffer_load_factor,
-        )
-        begin = partial(
-            Compaction,
-            partition.log,
-            plan,
-            limits,
-            now_ms=self._now_ms(),
-            thread_time=self._clock.thread_time,
-        )
+        now_ms = self._now_ms()
+
+        def begin() -> "Compaction":
+            from penstock.storage.compaction import Compaction, CompactionLimits  # no start waits for it
+
+            limits = CompactionLimits(
+                config.log_cleaner_dedupe_buffer_size // max(1, config.log_cleaner_threads),
+                config.log_cleaner_io_buffer_load_factor,
+            )
+            clock = self._clock.thread_time
+            return Compaction(partition.log, plan, limits, now_ms=now_ms, thread_time=clock)
+
         started = self._clock.monotonic()
         compaction = await self._threads.run(begin)
         try:
@@ -180,7 +182,7 @@ class LogCleaner:
             with trio.CancelScope(shield=True):
                 await self._threads.run(compaction.close)
 
-    async def _step_through(self, partition: Partition, compaction: Compaction) -> bool:
+    async def _step_through(self, partition: Partition, compaction: "Compaction") -> bool:
         """Work on at the cleaner's pace; False if the partition is to be left."""
         while partition not in self._leaving:
             started = self._clock.monotonic()
@@ -195,7 +197,7 @@ class LogCleaner:
         return False
 
     async def _note(
-        self, partition: Partition, plan: CompactionPlan, result: CompactionResult, started: float
+        self, partition: Partition, plan: CompactionPlan, result: "CompactionResult", started: float
     ) -> None:
         """Write down how far the log is clean; without an end in sight, let others have their turn first."""
         if result.first_dirty_offset <= plan.first_dirty_offset:
