@@ -55,9 +55,17 @@ class PendingAcks:
 
     def fail_all(self, code: ErrorCode) -> None:
         """Leadership or the log is gone: nobody can say any more that these will be kept."""
-        for line in (self._for_commit, self._for_leader):
-            while line:
-                _, result, done = line.popleft()
-                result.error_code = code
-                result.base_offset = -1
-                done()
+        _fail(self._for_commit, code)
+        _fail(self._for_leader, code)
+
+    def fail_commits(self, code: ErrorCode) -> None:
+        """The high watermark won't come to them: those that wait for the leader only still may."""
+        _fail(self._for_commit, code)
+
+
+def _fail(line: deque[_Waiter], code: ErrorCode) -> None:
+    while line:
+        _, result, done = line.popleft()
+        result.error_code = code
+        result.base_offset = -1
+        done()

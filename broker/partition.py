@@ -22,11 +22,14 @@ from penstock.broker.partition_machine import (
     Appended,
     BecomeFollower,
     BecomeLeader,
+    ChangeIsr,
     Closed,
+    EpochStarted,
     Event,
     GoOffline,
     LogFailed,
     PartitionMachine,
+    RefuseWaiting,
     Role,
     SettingsChanged,
     StateLearned,
@@ -464,7 +467,12 @@ class Partition:
                 self._acks.fail_all(self.refusal)
                 for notify in tuple(self.fetch_waiters):
                     notify(GONE)
-        if self._acks:
+            elif isinstance(action, ChangeIsr):
+                self._services.change_isr(self, action)
+            elif isinstance(action, RefuseWaiting):
+                self._acks.release(self._committed_end_offset, self.machine.counted_end_offset)
+                self._acks.fail_commits(ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND)
+        if self._acks and not self.machine.is_fenced:
             self._acks.release(self._committed_end_offset, self.machine.counted_end_offset)
 
     def _advance_high_watermark(self, high_watermark: int) -> None:
@@ -484,6 +492,7 @@ class Partition:
         self._epoch_to_start = None
         self.log.start_leader_epoch(leader_epoch)
         self.epoch_start_offset = self.log.log_end_offset
+        self.machine.step(EpochStarted(self.epoch_start_offset))
         log.debug("%s-%d: leading in epoch %d", self.topic, self.index, leader_epoch)
 
     def step(self, event: Event) -> None:

@@ -1,17 +1,50 @@
 """The leader/follower state machine of one partition: pure.
 
-Owns the role, the leader epoch, the ISR and the high watermark. Knows no log, no clock, no network: `step(event)` takes what
-happened and returns what to do, and the shell (`broker/partition.py`) does it. Invariants (PROPERTIES D3, DESIGN section 6):
+Owns the role, the leader epoch, the ISR as it is stored and as it was asked for, what each follower has, and the high watermark. Knows
+no log, no clock, no network: `step(event)` takes what happened and returns what to do, and the shell (`broker/partition.py`) does it.
 
-- the high watermark is the lowest *counted* end offset among the ISR and never falls within an epoch;
-- counted is the durable end offset, or the log end offset where `write.caching` is on;
-- it advances only while this replica leads and |ISR| >= min.insync.replicas (KIP-966).
+Invariants (PROPERTIES D3 to D5, DESIGN section 6):
 
-One broker has ISR = {itself}; a follower's end offset enters by `FollowerAdvanced`, which replication will send.
+- the high watermark never falls. A leader's is at most the lowest *counted* end offset of the maximal ISR: what is stored and what was
+  asked for, until the outcome is known;
+- a leader's advances only while |ISR| >= min.insync.replicas (KIP-966), in what is stored and in what was asked for, and not while the
+  broker is fenced;
+- a follower's is at most what its leader told it and its own counted end offset;
+- a follower is taken into the ISR only when its counted end offset has reached the high watermark and the start of this leader's epoch;
+- one ISR change at a time, on the partition epoch that is known; none while the broker is fenced.
+
+Source: Kafka's `Partition` and `Replica` (its `lastCaughtUpTimeMs`), KIP-497, KIP-903, KIP-966.
 """
 
 import enum
-from dataclasses import dataclass
+import math
+
+from penstock.broker.partition_events import (
+    Action,
+    AdvanceHighWatermark,
+    Appended,
+    BecomeFollower,
+    BecomeLeader,
+    ChangeIsr,
+    Closed,
+    EpochStarted,
+    Event,
+    FollowerFetched,
+    GoOffline,
+    IsrChangeFailed,
+    LeaderTold,
+    LogFailed,
+    LogTruncated,
+    RefuseWaiting,
+    SettingsChanged,
+    StateLearned,
+    Synced,
+    TimePassed,
+)
+
+REPLICA_LAG_TIME_MAX_MS = 30_000
+UNKNOWN_OFFSET = -1
+_NOTHING: tuple[Action, ...] = ()
 
 
 class Role(enum.Enum):
@@ -22,180 +55,285 @@ class Role(enum.Enum):
     FOLLOWER = "follower"
 
 
-@dataclass(frozen=True, slots=True)
-class StateLearned:
-    """The store's state of the partition (seen by the watch), with the log's end offsets at this moment."""
+class FollowerState:
+    """What a leader knows of one follower in its present epoch."""
 
-    leader: int
-    leader_epoch: int
-    isr: tuple[int, ...]
-    replica_count: int
-    log_end_offset: int
-    durable_end_offset: int
+    __slots__ = (
+        "broker_epoch",
+        "caught_up_ms",
+        "end_offset",
+        "last_fetch_ms",
+        "leader_end_at_fetch",
+    )
 
+    def __init__(self, caught_up_ms: float) -> None:
+        self.end_offset = UNKNOWN_OFFSET
+        self.broker_epoch = -1
+        self.caught_up_ms = caught_up_ms
+        """When it last had everything that this log had at that time."""
+        self.last_fetch_ms = -math.inf
+        self.leader_end_at_fetch = UNKNOWN_OFFSET
 
-@dataclass(slots=True)
-class Appended:
-    """The local log grew: its new end offset (exclusive)."""
-
-    log_end_offset: int
-
-
-@dataclass(slots=True)
-class Synced:
-    """A sync completed: everything below is on disk (exclusive)."""
-
-    durable_end_offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class FollowerAdvanced:
-    """A follower has everything below this offset (its own counted end offset)."""
-
-    broker_id: int
-    end_offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class SettingsChanged:
-    """The topic's durability settings, with the present end offsets."""
-
-    write_caching: bool
-    min_insync_replicas: int
-
-
-@dataclass(frozen=True, slots=True)
-class LogFailed:
-    """The local log can't be used any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """This broker serves the partition no more: it stops, or the topic is deleted."""
-
-
-Event = Appended | Synced | StateLearned | FollowerAdvanced | SettingsChanged | LogFailed | Closed
-
-
-@dataclass(slots=True)
-class AdvanceHighWatermark:
-    """Everything below (exclusive) is committed: acks and reads up to here."""
-
-    high_watermark: int
-
-
-@dataclass(frozen=True, slots=True)
-class BecomeLeader:
-    """Start leading in this epoch: note where it starts, take appends."""
-
-    leader_epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class BecomeFollower:
-    """Stop taking appends; answer those that wait with NOT_LEADER_OR_FOLLOWER."""
-
-    leader: int
-    leader_epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class GoOffline:
-    """Serve nothing: no leader is known, or the log failed."""
-
-
-Action = AdvanceHighWatermark | BecomeLeader | BecomeFollower | GoOffline
-
-_NOTHING: tuple[Action, ...] = ()
+    def fetched(self, event: FollowerFetched, leader_end_offset: int) -> None:
+        """Take its word. It was caught up now if it has all, or at its last fetch if it has all that there was then."""
+        if event.end_offset >= leader_end_offset:
+            self.caught_up_ms = max(self.caught_up_ms, event.now_ms)
+        elif event.end_offset >= self.leader_end_at_fetch:
+            self.caught_up_ms = max(self.caught_up_ms, self.last_fetch_ms)
+        self.end_offset = event.end_offset
+        self.broker_epoch = event.broker_epoch
+        self.last_fetch_ms = event.now_ms
+        self.leader_end_at_fetch = leader_end_offset
 
 
 class PartitionMachine:
     """One partition as this broker sees it."""
 
     def __init__(
-        self, broker_id: int, *, write_caching: bool, min_insync_replicas: int, high_watermark: int = 0
+        self,
+        broker_id: int,
+        *,
+        write_caching: bool,
+        min_insync_replicas: int,
+        high_watermark: int = 0,
+        replica_lag_time_max_ms: float = REPLICA_LAG_TIME_MAX_MS,
     ) -> None:
         self.broker_id = broker_id
         self.role = Role.OFFLINE
         self.leader = -1
         self.leader_epoch = -1
+        self.partition_epoch = -1
         self.isr: tuple[int, ...] = ()
+        """As it is stored."""
+        self.asked: ChangeIsr | None = None
+        """The ISR change whose outcome is not known yet."""
+        self.replicas: tuple[int, ...] = ()
         self.high_watermark = high_watermark
         self.write_caching = write_caching
         self.min_insync_replicas = min_insync_replicas
         self.has_enough_replicas = False
         """Whether acks=all may be taken: |ISR| >= min.insync.replicas, which never asks for more than there are replicas."""
+        self.is_fenced = False
+        """Set by the shell, by the clock, before each step: past its deadline a broker decides nothing as a leader (PROPERTIES M2)."""
+        self.epoch_start_offset: int | None = None
+        """Where this leader's epoch begins; None until that is known, and for a follower."""
+        self._lag_time_max_ms = replica_lag_time_max_ms
         self._log_end_offset = 0
         self._durable_end_offset = 0
-        self._replica_count = 1
-        self._follower_end_offsets: dict[int, int] = {}
+        self._followers: dict[int, FollowerState] = {}
+        self._counted: tuple[FollowerState, ...] = ()
+        """Of the maximal ISR, without this broker."""
+        self._may_commit = False
+        self._told_high_watermark = 0
         self._ended = False
 
     @property
     def counted_end_offset(self) -> int:
-        """How far the local replica counts: durable, or appended where caching is on (exclusive)."""
+        """How far the local replica counts: durable, or appended where caching is on."""
         return self._log_end_offset if self.write_caching else self._durable_end_offset
+
+    @property
+    def maximal_isr(self) -> tuple[int, ...]:
+        """Everybody who may be in the ISR as it is stored at this moment."""
+        if self.asked is None:
+            return self.isr
+        return self.isr + tuple(broker for broker in self.asked.isr if broker not in self.isr)
+
+    def follower(self, broker_id: int) -> FollowerState | None:
+        """What is known of a follower; None if this broker does not lead, or that one holds no replica."""
+        return self._followers.get(broker_id)
 
     def step(self, event: Event) -> tuple[Action, ...]:
         """Take one event; returns the actions to do, in order."""
-        if isinstance(event, Appended):  # the two hot ones first
+        if isinstance(event, Appended):  # the hot ones first
             self._log_end_offset = event.log_end_offset
             return self._advance() if self.write_caching else _NOTHING
         if isinstance(event, Synced):
             self._durable_end_offset = event.durable_end_offset
             return _NOTHING if self.write_caching else self._advance()
+        if isinstance(event, FollowerFetched):
+            return self._take_fetch(event)
+        if isinstance(event, LeaderTold):
+            self._told_high_watermark = event.high_watermark
+            return self._advance()
         match event:
             case StateLearned():
                 return self._learn(event)
-            case FollowerAdvanced(broker_id, end_offset):
-                self._follower_end_offsets[broker_id] = end_offset
-                return self._advance()
+            case EpochStarted(start_offset):
+                self.epoch_start_offset = start_offset
+                return _NOTHING
+            case LogTruncated():
+                return self._take_truncation(event)
+            case TimePassed(now_ms):
+                return self._look_around(now_ms)
+            case IsrChangeFailed(partition_epoch):
+                return self._take_failure(partition_epoch)
             case SettingsChanged(write_caching, min_insync_replicas):
                 self.write_caching = write_caching
                 self.min_insync_replicas = min_insync_replicas
-                self._count_replicas()
-                return self._advance()
+                return (*self._count_replicas(), *self._advance())
             case LogFailed() | Closed():
                 self._ended = True
-                self.role = Role.OFFLINE
-                return (GoOffline(),)
+                return self._rest(Role.OFFLINE, GoOffline())
+
+    # Roles
 
     def _learn(self, state: StateLearned) -> tuple[Action, ...]:
-        if self._ended or state.leader_epoch < self.leader_epoch:
+        if (
+            self._ended
+            or state.leader_epoch < self.leader_epoch
+            or state.partition_epoch < self.partition_epoch
+        ):
             return _NOTHING
         self._log_end_offset = state.log_end_offset
         self._durable_end_offset = state.durable_end_offset
-        self._replica_count = state.replica_count
-        new_epoch = state.leader_epoch > self.leader_epoch
-        was_leader = self.role is Role.LEADER
-        self.leader, self.leader_epoch, self.isr = state.leader, state.leader_epoch, state.isr
-        self._count_replicas()
+        is_new_epoch = state.leader_epoch > self.leader_epoch
+        if state.partition_epoch > self.partition_epoch or is_new_epoch:
+            self.asked = None  # stored, or refused for ever: it was asked for on an older partition epoch
+        self.leader, self.leader_epoch, self.partition_epoch = (
+            state.leader,
+            state.leader_epoch,
+            state.partition_epoch,
+        )
+        self.isr, self.replicas = state.isr, state.replicas
         if state.leader == self.broker_id:
-            self.role = Role.LEADER
-            if not new_epoch and was_leader:
-                return self._advance()
-            self._follower_end_offsets.clear()
-            return (BecomeLeader(state.leader_epoch), *self._advance())
+            return self._learn_leading(state, is_new_epoch)
+        if is_new_epoch:
+            self._told_high_watermark = 0
         if state.leader < 0:
-            self.role = Role.OFFLINE
-            return (GoOffline(),)
-        self.role = Role.FOLLOWER
-        return (BecomeFollower(state.leader, state.leader_epoch),)
+            return self._rest(Role.OFFLINE, GoOffline())
+        if self.role is Role.FOLLOWER and not is_new_epoch:
+            return _NOTHING
+        return self._rest(Role.FOLLOWER, BecomeFollower(state.leader, state.leader_epoch))
 
-    def _count_replicas(self) -> None:
-        self.has_enough_replicas = len(self.isr) >= min(self.min_insync_replicas, self._replica_count)
+    def _learn_leading(self, state: StateLearned, is_new_epoch: bool) -> tuple[Action, ...]:
+        if not is_new_epoch and self.role is Role.LEADER:
+            self._meet_followers(state.now_ms)
+            return (*self._count_replicas(), *self._advance())
+        self.role = Role.LEADER
+        self.epoch_start_offset = None
+        self._followers.clear()
+        self._meet_followers(state.now_ms)
+        self._count_replicas()
+        return (BecomeLeader(state.leader_epoch), *self._advance())
+
+    def _rest(self, role: Role, action: Action) -> tuple[Action, ...]:
+        """Lead no more."""
+        self.role = role
+        self.asked = None
+        self.epoch_start_offset = None
+        self._followers.clear()
+        self._count_replicas()
+        return (action,)
+
+    def _meet_followers(self, now_ms: float) -> None:
+        """Know the replicas. Who is in the ISR has the benefit of the doubt for the lag time; who is not was never caught up."""
+        for broker in self.replicas:
+            if broker != self.broker_id and broker not in self._followers:
+                self._followers[broker] = FollowerState(now_ms if broker in self.isr else -math.inf)
+        for broker in [broker for broker in self._followers if broker not in self.replicas]:
+            del self._followers[broker]
+
+    # The high watermark
+
+    def _count_replicas(self) -> tuple[Action, ...]:
+        """Work out anew who counts, and whether they are enough; says whom to refuse if they are enough no more."""
+        wanted = min(self.min_insync_replicas, len(self.replicas))
+        had_enough, self.has_enough_replicas = self.has_enough_replicas, len(self.isr) >= wanted
+        leads = self.role is Role.LEADER
+        self._may_commit = (
+            leads and self.has_enough_replicas and (self.asked is None or len(self.asked.isr) >= wanted)
+        )
+        self._counted = (
+            tuple(self._followers[broker] for broker in self.maximal_isr if broker != self.broker_id)
+            if leads
+            else ()
+        )
+        return (RefuseWaiting(),) if leads and had_enough and not self.has_enough_replicas else _NOTHING
 
     def _advance(self) -> tuple[Action, ...]:
-        if self.role is not Role.LEADER or not self.has_enough_replicas:
-            return _NOTHING
         end = self.counted_end_offset
-        if len(self.isr) > 1:
-            others = (self._follower_end_offsets.get(i, 0) for i in self.isr if i != self.broker_id)
-            end = min(end, min(others))
+        if self._may_commit:
+            if self.is_fenced:
+                return _NOTHING
+            for follower in self._counted:
+                end = min(end, follower.end_offset)
+        elif self.role is Role.FOLLOWER:
+            end = min(end, self._told_high_watermark)
+        else:
+            return _NOTHING
         if end <= self.high_watermark:
             return _NOTHING
         self.high_watermark = end
         return (AdvanceHighWatermark(end),)
+
+    def _take_truncation(self, event: LogTruncated) -> tuple[Action, ...]:
+        self._log_end_offset = event.log_end_offset
+        self._durable_end_offset = event.durable_end_offset
+        if event.log_start_offset <= self.high_watermark:
+            return _NOTHING
+        self.high_watermark = event.log_start_offset  # what the leader has deleted was committed
+        return (AdvanceHighWatermark(event.log_start_offset),)
+
+    # The ISR
+
+    def _take_fetch(self, event: FollowerFetched) -> tuple[Action, ...]:
+        follower = self._followers.get(event.broker_id)
+        if follower is None:
+            return _NOTHING
+        follower.fetched(event, self._log_end_offset)
+        advanced = self._advance()
+        if event.broker_id in self.isr or not self._may_join(follower):
+            return advanced
+        return advanced + self._ask((*self.isr, event.broker_id), ((event.broker_id, event.broker_epoch),))
+
+    def _may_join(self, follower: FollowerState) -> bool:
+        """Whether it has all that is committed, and all that was before this leader (PROPERTIES D5)."""
+        return (
+            self.epoch_start_offset is not None
+            and follower.broker_epoch >= 0
+            and follower.end_offset >= max(self.high_watermark, self.epoch_start_offset)
+        )
+
+    def _look_around(self, now_ms: float) -> tuple[Action, ...]:
+        """Put out who lags; else take in whoever has caught up since it was refused."""
+        if self.role is not Role.LEADER:
+            return _NOTHING
+        advanced = self._advance()  # a fence may have held it back
+        lagging = [
+            broker
+            for broker, follower in self._followers.items()
+            if broker in self.isr
+            and follower.end_offset != self._log_end_offset
+            and now_ms - follower.caught_up_ms > self._lag_time_max_ms
+        ]
+        if lagging:
+            return advanced + self._ask(tuple(broker for broker in self.isr if broker not in lagging), ())
+        joining = tuple(
+            (broker, follower.broker_epoch)
+            for broker, follower in self._followers.items()
+            if broker not in self.isr
+            and self._may_join(follower)
+            and now_ms - follower.last_fetch_ms <= self._lag_time_max_ms
+        )
+        if not joining:
+            return advanced
+        return advanced + self._ask((*self.isr, *(broker for broker, _ in joining)), joining)
+
+    def _ask(self, isr: tuple[int, ...], joining: tuple[tuple[int, int], ...]) -> tuple[Action, ...]:
+        """Ask for another ISR, unless an answer is still out; from now on all of both count."""
+        if self.asked is not None or self.is_fenced:
+            return _NOTHING
+        self.asked = ChangeIsr(isr, self.partition_epoch, self.leader_epoch, joining)
+        self._count_replicas()
+        return (self.asked,)
+
+    def _take_failure(self, partition_epoch: int) -> tuple[Action, ...]:
+        if self.asked is None or self.asked.partition_epoch != partition_epoch:
+            return _NOTHING  # it has been decided meanwhile
+        self.asked = None
+        self._count_replicas()
+        return self._advance()
 
 
 __all__ = [
@@ -204,14 +342,22 @@ __all__ = [
     "Appended",
     "BecomeFollower",
     "BecomeLeader",
+    "ChangeIsr",
     "Closed",
+    "EpochStarted",
     "Event",
-    "FollowerAdvanced",
+    "FollowerFetched",
+    "FollowerState",
     "GoOffline",
+    "IsrChangeFailed",
+    "LeaderTold",
     "LogFailed",
+    "LogTruncated",
     "PartitionMachine",
+    "RefuseWaiting",
     "Role",
     "SettingsChanged",
     "StateLearned",
     "Synced",
+    "TimePassed",
 ]

@@ -1,7 +1,9 @@
 """What a partition is given: the settings of its topic, and what all partitions of a broker share. Only data."""
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -10,6 +12,10 @@ from penstock.broker.rewrite import InternalTopicGuard, Rewriter
 from penstock.runtime.clock import Clock
 from penstock.runtime.threads import Threads
 from penstock.storage.log_config import LogConfig
+
+if TYPE_CHECKING:
+    from penstock.broker.partition import Partition
+    from penstock.broker.partition_events import ChangeIsr
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,28 @@ class PartitionSettings:
     """Set where batches are changed on the way in: LogAppendTime, or a compression.type that is not the producer's."""
 
 
+class Lease(Protocol):
+    """This broker's registration, as far as a leader must look at it (`broker.registration.Registration`)."""
+
+    @property
+    def deadline(self) -> float:
+        """Monotonic seconds after which this broker decides nothing as a leader, as another may do so (PROPERTIES M2)."""
+        ...
+
+
+class NoLease:
+    """Of a broker whose metadata store is in its own process: nobody can depose it behind its back."""
+
+    deadline = math.inf
+
+
+NO_LEASE = NoLease()
+
+
+def _nobody_to_ask(partition: "Partition", change: "ChangeIsr") -> None:
+    raise AssertionError(f"{partition.topic}-{partition.index}: {change} without a cluster")
+
+
 @dataclass(frozen=True, slots=True)
 class PartitionServices:
     """What all partitions of a broker share."""
@@ -40,6 +68,9 @@ class PartitionServices:
     active_files: ActiveFiles
     hold_bytes: Callable[[int], None]
     """Count (or, negative, discount) bytes of batches that wait for a lane."""
+    lease: Lease = NO_LEASE
+    change_isr: "Callable[[Partition, ChangeIsr], None]" = _nobody_to_ask
+    """Have an ISR stored; the outcome comes by the watch, or as `IsrChangeFailed`."""
 
 
-__all__ = ["PartitionServices", "PartitionSettings"]
+__all__ = ["NO_LEASE", "Lease", "PartitionServices", "PartitionSettings"]

@@ -178,7 +178,7 @@ class PartitionManager:
         for state in delta.partitions_changed:
             partition = self._by_id.get((state.topic_id, state.index))
             if partition is not None:
-                _teach(partition, state)
+                self._teach(partition, state)
             elif self._config.node_id in state.replicas:
                 known = self._image.topic_by_id(state.topic_id)
                 if known is not None:  # else it was deleted meanwhile: the image is ahead of this delta
@@ -289,7 +289,21 @@ class PartitionManager:
         )
         self._by_name[topic.name, state.index] = partition
         self._by_id[topic.topic_id, state.index] = partition
-        _teach(partition, state)
+        self._teach(partition, state)
+
+    def _teach(self, partition: Partition, state: PartitionImage) -> None:
+        partition.learn(
+            StateLearned(
+                state.leader,
+                state.leader_epoch,
+                state.isr,
+                state.replicas,
+                state.partition_epoch,
+                partition.log.log_end_offset,
+                partition.log.durable_end_offset,
+                self._services.clock.monotonic() * 1000,
+            )
+        )
 
     async def _delete(self, topic: TopicImage) -> None:
         """Take a removed topic's partitions out of service and rename their directories; the files go `file.delete.delay.ms` later."""
@@ -457,16 +471,3 @@ def _close_each(partitions: Sequence[Partition]) -> bool:
             clean = False
             log.error("%s-%d: not closed cleanly: %s", partition.topic, partition.index, error)
     return clean
-
-
-def _teach(partition: Partition, state: PartitionImage) -> None:
-    partition.learn(
-        StateLearned(
-            state.leader,
-            state.leader_epoch,
-            state.isr,
-            len(state.replicas),
-            partition.log.log_end_offset,
-            partition.log.durable_end_offset,
-        )
-    )

@@ -1,6 +1,7 @@
 """One partition on a disk in memory and on workers that the test holds: what `broker/partition.py` is tried on."""
 
 import dataclasses
+import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from tests.support.scripted_threads import ScriptedThreads
 
 from penstock.broker.open_files import ActiveFiles
 from penstock.broker.partition import Partition
-from penstock.broker.partition_machine import PartitionMachine, StateLearned
+from penstock.broker.partition_machine import ChangeIsr, PartitionMachine, StateLearned
 from penstock.broker.partition_settings import PartitionServices, PartitionSettings
 from penstock.protocol.produce import ProducePartitionResult
 from penstock.storage.log import Log
@@ -52,6 +53,13 @@ class BenchClock:
         return trio.current_time()
 
 
+class BenchLease:
+    """The broker's registration, which ends when the test says so."""
+
+    def __init__(self) -> None:
+        self.deadline = math.inf
+
+
 class Sent:
     """One produced batch and what came of it."""
 
@@ -80,6 +88,9 @@ class PartitionBench:
         self.threads = ScriptedThreads()
         self.clock = BenchClock()
         self.held_bytes = 0
+        self.lease = BenchLease()
+        self.asked: list[ChangeIsr] = []
+        """ISR changes that the partition wants stored."""
         is_there = files.exists(DIRECTORY)
         config = settings.log_config
         self.log: Log = reopen(files, config, clean=True) if is_there else new_log(files, config)
@@ -94,6 +105,8 @@ class PartitionBench:
             trio.CapacityLimiter(4),
             ActiveFiles(100),
             self._hold,
+            self.lease,
+            lambda _, change: self.asked.append(change),
         )
         self.partition = Partition("orders", TOPIC_ID, 0, self.log, settings, self.machine, services)
 
@@ -102,12 +115,25 @@ class PartitionBench:
         assert self.held_bytes >= 0
 
     def lead(
-        self, epoch: int = 1, *, leader: int = ME, isr: tuple[int, ...] = (ME,), replica_count: int = 1
+        self,
+        epoch: int = 1,
+        *,
+        leader: int = ME,
+        isr: tuple[int, ...] = (ME,),
+        replicas: tuple[int, ...] = (ME,),
+        partition_epoch: int | None = None,
     ) -> None:
-        """What the store says of the partition."""
+        """What the store says of the partition; later than anything it said before, unless `partition_epoch` is given."""
         self.partition.learn(
             StateLearned(
-                leader, epoch, isr, replica_count, self.log.log_end_offset, self.log.durable_end_offset
+                leader,
+                epoch,
+                isr,
+                replicas,
+                self.machine.partition_epoch + 1 if partition_epoch is None else partition_epoch,
+                self.log.log_end_offset,
+                self.log.durable_end_offset,
+                self.clock.monotonic() * 1000,
             )
         )
 

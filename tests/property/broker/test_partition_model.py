@@ -15,7 +15,7 @@ from tests.support.logs import batch, read_values, reopen
 from tests.support.partition_bench import ME, PartitionBench, Sent, partition_bench, settle
 
 from penstock.broker.partition import SLOW_APPEND_S
-from penstock.broker.partition_machine import FollowerAdvanced
+from penstock.broker.partition_machine import FollowerFetched, IsrChangeFailed
 from penstock.protocol.errors import ErrorCode
 from penstock.runtime.files import DiskError
 from penstock.storage.log_config import LogConfig
@@ -86,7 +86,17 @@ class Trial:
     def lead(self, *, leader: int = ME, with_follower: bool = False) -> None:
         self.epoch += 1
         isr = (ME, OTHER) if with_follower else (leader,)
-        self.bench.lead(self.epoch, leader=leader, isr=isr, replica_count=2)
+        self.bench.lead(self.epoch, leader=leader, isr=isr, replicas=(ME, OTHER))
+
+    def answer_isr_change(self, is_stored: bool) -> None:
+        """The store's answer to the last ISR change that was asked for, if it still matters."""
+        machine = self.bench.machine
+        if machine.asked is None:
+            return
+        if is_stored:
+            self.bench.lead(self.epoch, isr=machine.asked.isr, replicas=(ME, OTHER))
+        else:
+            self.bench.partition.step(IsrChangeFailed(machine.asked.partition_epoch))
 
     def release(self, name: str) -> None:
         if self.bench.threads.waiting(name):
@@ -158,9 +168,10 @@ STEPS = st.one_of(
     st.just(
         step(
             "follower has all",
-            lambda t: t.bench.partition.step(FollowerAdvanced(OTHER, t.bench.log.log_end_offset)),
+            lambda t: t.bench.partition.step(FollowerFetched(OTHER, 7, t.bench.log.log_end_offset, 0)),
         )
     ),
+    st.booleans().map(lambda yes: step(f"ISR stored {yes}", lambda t: t.answer_isr_change(yes))),
     st.sampled_from([0.0, 2 * SLOW_APPEND_S]).map(
         lambda cost: step(f"append takes {cost}", lambda t: setattr(t.bench.clock, "append_cost_s", cost))
     ),

@@ -5,7 +5,7 @@ import trio
 from tests.support.batches import with_right_crc
 from tests.support.logs import NOW_MS, OUTPUT_MAX_BYTES, batch, read_batches, read_values
 from tests.support.memory_files import MemoryFiles
-from tests.support.partition_bench import Sent, partition_bench, settle
+from tests.support.partition_bench import ME, Sent, partition_bench, settle
 
 from penstock.broker.partition import GONE, HELD_OVERHEAD_BYTES, SLOW_APPEND_S
 from penstock.broker.partition_machine import Closed
@@ -117,7 +117,7 @@ async def test_write_caching_turned_on_lets_go_whoever_waits_for_a_sync() -> Non
 
 async def test_too_few_replicas_refuse_acks_all_only() -> None:
     async with partition_bench(min_insync_replicas=2) as bench:
-        bench.lead(2, replica_count=2)
+        bench.lead(2, replicas=(ME, 2))
         assert bench.send(ALL).code == ErrorCode.NOT_ENOUGH_REPLICAS
         one = bench.send(LEADER)
         await settle()

@@ -6,7 +6,7 @@ from penstock.broker.partition_machine import (
     BecomeFollower,
     BecomeLeader,
     Closed,
-    FollowerAdvanced,
+    FollowerFetched,
     GoOffline,
     LogFailed,
     PartitionMachine,
@@ -23,11 +23,15 @@ def state(
     leader: int = ME,
     epoch: int = 1,
     isr: tuple[int, ...] = (ME,),
-    replica_count: int = 1,
+    replicas: tuple[int, ...] = (ME,),
     end: int = 0,
     durable: int = 0,
 ) -> StateLearned:
-    return StateLearned(leader, epoch, isr, replica_count, end, durable)
+    return StateLearned(leader, epoch, isr, replicas, 0, end, durable)
+
+
+def fetched(broker: int, end: int, now_ms: float = 0) -> FollowerFetched:
+    return FollowerFetched(broker, 10 + broker, end, now_ms)
 
 
 def leader(*, write_caching: bool = False, min_insync_replicas: int = 1, epoch: int = 1) -> PartitionMachine:
@@ -65,28 +69,32 @@ def test_high_watermark_never_falls_when_the_durable_end_is_behind() -> None:
 
 def test_slowest_member_of_the_isr_holds_the_high_watermark() -> None:
     machine = PartitionMachine(ME, write_caching=True, min_insync_replicas=1)
-    machine.step(state(isr=(ME, OTHER, THIRD), replica_count=3))
+    machine.step(state(isr=(ME, OTHER, THIRD), replicas=(ME, OTHER, THIRD)))
     machine.step(Appended(10))
-    machine.step(FollowerAdvanced(OTHER, 10))
+    machine.step(fetched(OTHER, 10))
     assert machine.high_watermark == 0, "the third has nothing yet"
-    assert machine.step(FollowerAdvanced(THIRD, 4)) == (AdvanceHighWatermark(4),)
-    assert machine.step(state(isr=(ME, OTHER), replica_count=3, end=10)) == (AdvanceHighWatermark(10),)
+    assert machine.step(fetched(THIRD, 4)) == (AdvanceHighWatermark(4),)
+    assert machine.step(state(isr=(ME, OTHER), replicas=(ME, OTHER, THIRD), end=10)) == (
+        AdvanceHighWatermark(10),
+    )
 
 
 def test_follower_out_of_the_isr_is_not_waited_for() -> None:
     machine = PartitionMachine(ME, write_caching=True, min_insync_replicas=1)
-    machine.step(state(isr=(ME,), replica_count=2))
-    machine.step(FollowerAdvanced(OTHER, 1))
+    machine.step(state(isr=(ME,), replicas=(ME, OTHER)))
+    machine.step(fetched(OTHER, 1))
     assert machine.step(Appended(8)) == (AdvanceHighWatermark(8),)
 
 
 def test_nothing_is_committed_while_the_isr_is_too_small() -> None:
     machine = PartitionMachine(ME, write_caching=True, min_insync_replicas=2)
-    machine.step(state(isr=(ME,), replica_count=3))
+    machine.step(state(isr=(ME,), replicas=(ME, OTHER, THIRD)))
     assert not machine.has_enough_replicas
     assert machine.step(Appended(5)) == ()
-    machine.step(FollowerAdvanced(OTHER, 5))
-    assert machine.step(state(isr=(ME, OTHER), replica_count=3, end=5)) == (AdvanceHighWatermark(5),)
+    machine.step(fetched(OTHER, 5))
+    assert machine.step(state(isr=(ME, OTHER), replicas=(ME, OTHER, THIRD), end=5)) == (
+        AdvanceHighWatermark(5),
+    )
 
 
 def test_min_insync_replicas_never_asks_for_more_than_there_are() -> None:
@@ -97,9 +105,9 @@ def test_min_insync_replicas_never_asks_for_more_than_there_are() -> None:
 
 def test_new_epoch_forgets_what_followers_had() -> None:
     machine = PartitionMachine(ME, write_caching=True, min_insync_replicas=1)
-    machine.step(state(isr=(ME, OTHER), replica_count=2))
-    machine.step(FollowerAdvanced(OTHER, 5))
-    machine.step(state(epoch=2, isr=(ME, OTHER), replica_count=2, end=5))
+    machine.step(state(isr=(ME, OTHER), replicas=(ME, OTHER)))
+    machine.step(fetched(OTHER, 5))
+    machine.step(state(epoch=2, isr=(ME, OTHER), replicas=(ME, OTHER), end=5))
     assert machine.step(Appended(6)) == (), "the follower has said nothing in this epoch"
 
 
