@@ -25,7 +25,6 @@ from penstock.broker.config_table import (
     values_of,
 )
 from penstock.broker.errors import ConfigError
-from penstock.broker.group_config import GroupConfig
 from penstock.broker.keys import Endpoint
 from penstock.broker.listeners import (
     ListenerAddress,
@@ -35,6 +34,7 @@ from penstock.broker.listeners import (
     parse_protocol_map,
     security_protocol,
 )
+from penstock.broker.replication_config import ReplicationConfig
 from penstock.broker.topic_config import TopicConfig, topic_config_definitions
 
 _MIB = 1024 * 1024
@@ -56,7 +56,7 @@ def _one_directory_fault(directories: tuple[str, ...]) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class BrokerConfig(GroupConfig):
+class BrokerConfig(ReplicationConfig):
     """A broker's start-up configs, parsed. Made by `from_properties`; the constructor checks nothing."""
 
     node_id: int = fixed_option(

@@ -19,10 +19,10 @@ from penstock.client.backoff import RetryPolicy
 from penstock.client.cluster import Cluster, ConnectionLane
 from penstock.client.connection import Connection
 from penstock.client.errors import UnsupportedByBroker, broker_error
+from penstock.client.fetch_session import NO_SESSION_EPOCH, SESSION_ERRORS, FetchSession
 from penstock.client.metadata import TopicPartition
 from penstock.consumer.assignment_state import AssignmentState, PartitionState
 from penstock.consumer.errors import CorruptRecords
-from penstock.consumer.fetch_session import NO_SESSION_EPOCH, SESSION_ERRORS, FetchSession
 from penstock.consumer.handout import Handout
 from penstock.consumer.offset_lookup import WRONG_LEADER
 from penstock.consumer.options import FetchOptions, IsolationLevel

@@ -1,7 +1,7 @@
-"""Fetch from the consumer's side: requests to bytes, answers to values.
+"""Fetch from the side of who asks, a consumer or a follower: requests to bytes, answers to values.
 
 Owns which field of the message tables is which. Record bytes are views into the answer, never copied.
-The broker's side is in `fetch`, whose values of a request are used here.
+The side of who answers is in `fetch`, whose values of a request are used here.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,9 @@ from penstock.protocol.message import Message
 FETCH_VERSION_MIN = 4
 """The first that speaks of transactions; every broker since 0.11 has it."""
 
+REPLICA_FETCH_VERSION_MIN = 15
+"""The first in which a follower says which incarnation it is (KIP-903)."""
+
 _NO_TOPIC_ID = bytes(16)
 _NO_RECORDS = memoryview(b"")
 
@@ -24,6 +27,7 @@ class FetchedPartition:
     """The answer for one partition. Up to version 12 `topic` is set, from 13 on `topic_id` and `topic` is "".
 
     `aborted_transactions` are (producer id, first offset), None unless read_committed was asked for. `records` is a view into the answer.
+    `diverging_epoch` is (epoch, end offset): what follows there in the asker's log is not in the leader's.
     """
 
     topic: str
@@ -36,6 +40,7 @@ class FetchedPartition:
     aborted_transactions: Sequence[tuple[int, int]] | None
     preferred_read_replica: int
     records: memoryview
+    diverging_epoch: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -49,13 +54,15 @@ class FetchAnswer:
 
 
 def encode_fetch_request(version: int, request: FetchRequest) -> bytes:
-    """The body of a consumer's request, in versions 4 and later. Consecutive partitions of one topic become one topic."""
+    """The body of a request, in versions 4 and later. Consecutive partitions of one topic become one topic.
+
+    A follower's needs `REPLICA_FETCH_VERSION_MIN`: before, its epoch would be lost.
+    """
     by_id = version >= FIRST_WITH_TOPIC_ID
     forgotten: dict[tuple[str, bytes], list[int]] = {}
     for topic, topic_id, index in request.forgotten:
         forgotten.setdefault((topic, topic_id or _NO_TOPIC_ID), []).append(index)
     message = Message(
-        replica_id=-1,
         max_wait_ms=request.max_wait_ms,
         min_bytes=request.min_bytes,
         max_bytes=request.max_bytes,
@@ -69,6 +76,10 @@ def encode_fetch_request(version: int, request: FetchRequest) -> bytes:
         ],
         rack_id=request.rack_id,
     )
+    if version < REPLICA_FETCH_VERSION_MIN:
+        message.replica_id = request.replica_id
+    elif request.replica_id >= 0:
+        message.replica_state = Message(replica_id=request.replica_id, replica_epoch=request.replica_epoch)
     return encode_request(ApiKey.FETCH, version, message)
 
 
@@ -94,11 +105,19 @@ def decode_fetch_response(version: int, body: memoryview) -> FetchAnswer:
                 else [(aborted.producer_id, aborted.first_offset) for aborted in part.aborted_transactions],
                 part.preferred_read_replica,
                 _NO_RECORDS if part.records is None else part.records,
+                _diverging_epoch(part),
             )
             for topic in answer.responses
             for part in topic.partitions
         ],
     )
+
+
+def _diverging_epoch(part: Message) -> tuple[int, int] | None:
+    diverging: Message | None = getattr(part, "diverging_epoch", None)
+    if diverging is None or (diverging.epoch < 0 and diverging.end_offset < 0):
+        return None
+    return diverging.epoch, diverging.end_offset
 
 
 def _topics(partitions: Sequence[FetchPartition], *, by_id: bool) -> list[Message]:
@@ -125,6 +144,7 @@ def _topics(partitions: Sequence[FetchPartition], *, by_id: bool) -> list[Messag
 
 __all__ = [
     "FETCH_VERSION_MIN",
+    "REPLICA_FETCH_VERSION_MIN",
     "FetchAnswer",
     "FetchedPartition",
     "decode_fetch_response",

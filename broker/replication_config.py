@@ -1,0 +1,52 @@
+"""The broker configs of replication, under Kafka's names.
+
+Owns: their rows in the one table of broker configs (`BrokerConfig` has these fields, too). Source: Kafka's `ReplicationConfigs`.
+"""
+
+from dataclasses import dataclass
+
+from penstock.broker.config_table import ConfigType, fixed_option
+from penstock.broker.group_config import GroupConfig
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationConfig(GroupConfig):
+    """What leaders and followers go by."""
+
+    replica_fetch_max_bytes: int = fixed_option(
+        "replica.fetch.max.bytes",
+        _MIB,
+        "The most bytes that a follower asks for of one partition at once; a larger batch comes whole all the same.",
+        type=ConfigType.INT,
+        low=0,
+    )
+    replica_fetch_response_max_bytes: int = fixed_option(
+        "replica.fetch.response.max.bytes",
+        10 * _MIB,
+        "The most bytes that a follower asks one leader for at once.",
+        type=ConfigType.INT,
+        low=0,
+    )
+    replica_fetch_min_bytes: int = fixed_option(
+        "replica.fetch.min.bytes",
+        1,
+        "How many bytes a leader waits for before it answers a follower.",
+        type=ConfigType.INT,
+        low=0,
+    )
+    replica_fetch_wait_max_ms: int = fixed_option(
+        "replica.fetch.wait.max.ms",
+        500,
+        "How long a leader that has nothing new keeps a follower waiting, in milliseconds.",
+        type=ConfigType.INT,
+        low=1,
+    )
+    replica_fetch_backoff_ms: int = fixed_option(
+        "replica.fetch.backoff.ms",
+        1_000,
+        "How long a follower waits after an error before it asks for the partition again, in milliseconds.",
+        type=ConfigType.INT,
+        low=0,
+    )
