@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from penstock.broker import keys
 from penstock.broker.errors import CorruptMetadata
-from penstock.broker.keys import ControllerClaim, Endpoint
+from penstock.broker.keys import ControllerClaim, Endpoint, PartitionState
 from penstock.runtime.metadata import Entry, Snapshot, WatchBatch, WatchEvent
 
 K = TypeVar("K")
@@ -48,11 +48,30 @@ class PartitionImage:
     leader: int
     leader_epoch: int
     partition_epoch: int
+    adding_replicas: tuple[int, ...] = ()
+    removing_replicas: tuple[int, ...] = ()
+    eligible_leader_replicas: tuple[int, ...] = ()
+
+    @property
+    def state(self) -> PartitionState:
+        """The value of its key, to make a changed one of."""
+        return PartitionState(
+            self.replicas,
+            self.isr,
+            self.leader,
+            self.leader_epoch,
+            self.adding_replicas,
+            self.removing_replicas,
+            self.eligible_leader_replicas,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerImage:
-    """A live broker. `create_revision` is that of its registration key: another one is another registration."""
+    """A live broker. `create_revision` is that of its registration key, and is the *broker epoch*: another one is another registration.
+
+    `is_draining`: it is about to stop, and is to get no leadership and to join no ISR.
+    """
 
     node_id: int
     incarnation: str
@@ -60,6 +79,7 @@ class BrokerImage:
     rack: str | None
     directory_id: str
     create_revision: int
+    is_draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +110,7 @@ class ImageDelta:
     broker_configs_changed: frozenset[int | None] = frozenset()
     """Node ids; None stands for the configs of all brokers."""
     brokers_changed: frozenset[int] = frozenset()
-    """Node ids of brokers that came, went or registered anew."""
+    """Node ids of brokers that came, went, registered anew or began to drain."""
     controller_changed: bool = False
 
 
@@ -258,6 +278,9 @@ class ClusterImage:
                 state.leader,
                 state.leader_epoch,
                 entry.mod_revision,
+                state.adding_replicas,
+                state.removing_replicas,
+                state.eligible_leader_replicas,
             )
             return
         states.pop(index, None)
@@ -272,7 +295,13 @@ class ClusterImage:
             return
         value = keys.decode_broker(key, entry.value)
         self._brokers[node_id] = BrokerImage(
-            node_id, value.incarnation, value.endpoints, value.rack, value.directory_id, entry.create_revision
+            node_id,
+            value.incarnation,
+            value.endpoints,
+            value.rack,
+            value.directory_id,
+            entry.create_revision,
+            value.is_draining,
         )
 
     def _index_topics(self, touched: _Touched) -> None:

@@ -5,8 +5,9 @@ value of the types below or `CorruptMetadata`. Does not know who writes a key wh
 
 Invariants:
 
-- Values are compact JSON objects with exactly the fields listed here. A field that an older broker may not lose comes with
-  a new `FORMAT_VERSION`; sections that this version does not know are left alone.
+- Values are compact JSON objects with exactly the fields listed here; optional ones are written only where they say something, so
+  that what does not use them reads as before. A broker that does not know a field refuses the value, so it can't lose it.
+- Sections that this version does not know are left alone.
 - A topic exists if and only if its topic key does. Partition keys without one are garbage of a creation or a deletion cut short.
 - Topic ids stand in keys as Kafka's tools print them: 22 characters of URL-safe base64.
 """
@@ -15,6 +16,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import cast
 
@@ -59,13 +61,15 @@ class BrokerRegistration:
     """Value of `/penstock/brokers/<id>`, under the broker's lease.
 
     `incarnation` (32 hex digits) names one start of the broker; `directory_id` its data directory, so that a restart is told
-    from a second broker which was given the same id by mistake.
+    from a second broker which was given the same id by mistake. `is_draining` says that the broker is about to stop and wants no
+    leadership any more.
     """
 
     incarnation: str
     endpoints: Mapping[str, Endpoint]
     rack: str | None = None
     directory_id: str = ""
+    is_draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +94,18 @@ class PartitionState:
 
     `leader` is `NO_LEADER` or one of `isr`; `isr` is a part of `replicas`, in any order. The key's mod revision is the
     partition epoch.
+
+    While a reassignment runs (KIP-455), `replicas` holds the target first and then the `removing_replicas`; the `adding_replicas` are
+    those of the target that are new. `eligible_leader_replicas` (KIP-966) are outside the ISR and have all that is committed.
     """
 
     replicas: tuple[int, ...]
     isr: tuple[int, ...]
     leader: int
     leader_epoch: int
+    adding_replicas: tuple[int, ...] = ()
+    removing_replicas: tuple[int, ...] = ()
+    eligible_leader_replicas: tuple[int, ...] = ()
 
 
 def topic_id_text(topic_id: bytes) -> str:
@@ -218,22 +228,23 @@ def decode_cluster(value: bytes) -> str:
 
 def encode_broker(registration: BrokerRegistration) -> bytes:
     """Value of a registration key."""
-    return _encode(
-        {
-            "incarnation": registration.incarnation,
-            "endpoints": {
-                listener: {"host": e.host, "port": e.port, "protocol": e.security_protocol}
-                for listener, e in registration.endpoints.items()
-            },
-            "rack": registration.rack,
-            "directory": registration.directory_id,
-        }
-    )
+    fields: dict[str, object] = {
+        "incarnation": registration.incarnation,
+        "endpoints": {
+            listener: {"host": e.host, "port": e.port, "protocol": e.security_protocol}
+            for listener, e in registration.endpoints.items()
+        },
+        "rack": registration.rack,
+        "directory": registration.directory_id,
+    }
+    if registration.is_draining:
+        fields["draining"] = True
+    return _encode(fields)
 
 
 def decode_broker(key: str, value: bytes) -> BrokerRegistration:
     """What a broker has registered."""
-    reader = _Reader(key, value, {"incarnation", "endpoints", "rack", "directory"})
+    reader = _Reader(key, value, {"incarnation", "endpoints", "rack", "directory"}, {"draining"})
     endpoints: dict[str, Endpoint] = {}
     for listener, fields in reader.mapping("endpoints").items():
         endpoint = _Reader(key, fields, {"host", "port", "protocol"})
@@ -241,7 +252,11 @@ def decode_broker(key: str, value: bytes) -> BrokerRegistration:
             endpoint.text("host"), endpoint.integer("port", 1, 65535), endpoint.text("protocol")
         )
     return BrokerRegistration(
-        reader.text("incarnation"), endpoints, reader.optional_text("rack"), reader.text("directory")
+        reader.text("incarnation"),
+        endpoints,
+        reader.optional_text("rack"),
+        reader.text("directory"),
+        reader.flag("draining"),
     )
 
 
@@ -272,30 +287,58 @@ def decode_topic(key: str, value: bytes) -> TopicRecord:
 
 def encode_partition(state: PartitionState) -> bytes:
     """Value of a partition key."""
-    return _encode(
-        {
-            "replicas": state.replicas,
-            "isr": state.isr,
-            "leader": state.leader,
-            "epoch": state.leader_epoch,
-        }
-    )
+    fields: dict[str, object] = {
+        "replicas": state.replicas,
+        "isr": state.isr,
+        "leader": state.leader,
+        "epoch": state.leader_epoch,
+    }
+    if state.adding_replicas:
+        fields["adding"] = state.adding_replicas
+    if state.removing_replicas:
+        fields["removing"] = state.removing_replicas
+    if state.eligible_leader_replicas:
+        fields["elr"] = state.eligible_leader_replicas
+    return _encode(fields)
 
 
 def decode_partition(key: str, value: bytes) -> PartitionState:
     """A partition's state; its parts agree with one another."""
-    reader = _Reader(key, value, {"replicas", "isr", "leader", "epoch"})
+    reader = _Reader(key, value, {"replicas", "isr", "leader", "epoch"}, {"adding", "removing", "elr"})
     state = PartitionState(
         reader.node_ids("replicas"),
         reader.node_ids("isr"),
         reader.integer("leader", NO_LEADER, _INT32_MAX),
         reader.integer("epoch", 0, _INT32_MAX),
+        reader.node_ids("adding"),
+        reader.node_ids("removing"),
+        reader.node_ids("elr"),
     )
-    if not state.replicas or not set(state.isr) <= set(state.replicas):
-        raise CorruptMetadata(key, "the ISR is no part of the replicas")
-    if state.leader != NO_LEADER and state.leader not in state.isr:
-        raise CorruptMetadata(key, "the leader is not in the ISR")
+    fault = _partition_fault(state)
+    if fault:
+        raise CorruptMetadata(key, fault)
     return state
+
+
+def _partition_fault(state: PartitionState) -> str:
+    """What is wrong between the parts of a state."""
+    replicas = set(state.replicas)
+    if not replicas or not replicas.issuperset(state.isr):
+        return "the ISR is no part of the replicas"
+    if state.leader != NO_LEADER and state.leader not in state.isr:
+        return "the leader is not in the ISR"
+    if state.eligible_leader_replicas and (
+        not replicas.issuperset(state.eligible_leader_replicas)
+        or not set(state.isr).isdisjoint(state.eligible_leader_replicas)
+    ):
+        return "the eligible leader replicas are no part of the replicas outside the ISR"
+    if (state.adding_replicas or state.removing_replicas) and (
+        not replicas.issuperset(state.adding_replicas)
+        or not replicas > set(state.removing_replicas)
+        or not set(state.adding_replicas).isdisjoint(state.removing_replicas)
+    ):
+        return "the adding and removing replicas are no disjoint parts of the replicas"
+    return ""
 
 
 def encode_configs(configs: Mapping[str, str]) -> bytes:
@@ -324,9 +367,11 @@ def _encode(fields: Mapping[str, object]) -> bytes:
 
 
 class _Reader:
-    """Checked access to the fields of one JSON object."""
+    """Checked access to the fields of one JSON object: exactly those in `names` (None: any), and perhaps some of `optional`."""
 
-    def __init__(self, key: str, value: object, names: set[str] | None) -> None:
+    def __init__(
+        self, key: str, value: object, names: set[str] | None, optional: AbstractSet[str] = frozenset()
+    ) -> None:
         if isinstance(value, bytes):
             try:
                 value = json.loads(value)
@@ -338,7 +383,7 @@ class _Reader:
             raise CorruptMetadata(key, "the value is no JSON object")
         self.fields = cast(dict[str, object], value)
         self._key = key
-        if names is not None and names != self.fields.keys():
+        if names is not None and names != self.fields.keys() and names != self.fields.keys() - optional:
             raise CorruptMetadata(key, f"the value should have the fields {', '.join(sorted(names))}")
 
     def _fault(self, name: str, wanted: str) -> CorruptMetadata:
@@ -365,8 +410,17 @@ class _Reader:
             raise self._fault(name, "an object")
         return cast(dict[str, object], value)
 
+    def flag(self, name: str) -> bool:
+        """An optional field that is there only where it is true."""
+        if name in self.fields and self.fields[name] is not True:
+            raise self._fault(name, "true")
+        return name in self.fields
+
     def node_ids(self, name: str) -> tuple[int, ...]:
-        value = self.fields[name]
+        """Different node ids; none where the field is optional and absent."""
+        value = self.fields.get(name)
+        if value is None and name not in self.fields:
+            return ()
         if not isinstance(value, list):
             raise self._fault(name, "an array")
         items = cast(list[object], value)

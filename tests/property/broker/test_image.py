@@ -1,6 +1,7 @@
 """Applying every batch and reading a snapshot come to the same image, whatever happened in between."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,8 +24,12 @@ def topic_change(name: int, generation: int, count: int) -> tuple[str, bytes]:
     return keys.topic_key(f"t{name}"), keys.encode_topic(TopicRecord(topic_id(name, generation), count))
 
 
-def partition_change(name: int, generation: int, index: int, epoch: int, leads: bool) -> tuple[str, bytes]:
+def partition_change(
+    name: int, generation: int, index: int, epoch: int, leads: bool, moves: bool
+) -> tuple[str, bytes]:
     state = PartitionState((1, 2), (1,), 1 if leads else keys.NO_LEADER, epoch)
+    if moves:
+        state = replace(state, adding_replicas=(1,), removing_replicas=(2,), eligible_leader_replicas=(2,))
     return keys.partition_key(topic_id(name, generation), index), keys.encode_partition(state)
 
 
@@ -37,6 +42,7 @@ partition_changes = st.builds(
     generations,
     st.integers(0, PARTITION_COUNT_MAX - 1),
     st.integers(0, 5),
+    st.booleans(),
     st.booleans(),
 )
 other_changes = st.sampled_from(

@@ -21,6 +21,10 @@ def test_every_value_reads_back_as_it_was_written() -> None:
     assert keys.decode_topic("/penstock/topics/t", keys.encode_topic(topic)) == topic
     state = PartitionState((1, 2, 3), (2, 1), 2, 17)
     assert keys.decode_partition(PARTITION, keys.encode_partition(state)) == state
+    moving = PartitionState((4, 2, 1), (2,), 2, 17, (4,), (1,), (1,))
+    assert keys.decode_partition(PARTITION, keys.encode_partition(moving)) == moving
+    draining = BrokerRegistration("ab", {}, None, "dir", is_draining=True)
+    assert keys.decode_broker("/penstock/brokers/1", keys.encode_broker(draining)) == draining
     assert keys.decode_configs("/penstock/configs/topics/t", keys.encode_configs({"b": "1", "a": ""})) == {
         "a": "",
         "b": "1",
@@ -28,6 +32,13 @@ def test_every_value_reads_back_as_it_was_written() -> None:
     assert keys.decode_cluster(keys.encode_cluster("abc")) == "abc"
     assert keys.decode_format(keys.encode_format()) == keys.FORMAT_VERSION
     assert keys.decode_next_producer_id(keys.encode_next_producer_id(2**40)) == 2**40
+
+
+def test_what_says_nothing_is_not_written_so_that_older_builds_read_on() -> None:
+    state = json.loads(keys.encode_partition(PartitionState((1,), (1,), 1, 0)))
+    assert state.keys() == {"replicas", "isr", "leader", "epoch"}
+    registration = json.loads(keys.encode_broker(BrokerRegistration("ab", {}, None, "dir")))
+    assert registration.keys() == {"incarnation", "endpoints", "rack", "directory"}
 
 
 def test_every_key_is_parsed_back() -> None:
@@ -78,6 +89,14 @@ def test_a_topic_id_in_a_key_has_one_form(text: str) -> None:
         {"epoch": -1},
         {"epoch": 2**31},
         {"epoch": None},
+        {"elr": [1]},
+        {"elr": [9]},
+        {"elr": None},
+        {"adding": [9]},
+        {"removing": [9]},
+        {"removing": [1, 2, 3]},
+        {"adding": [1], "removing": [1]},
+        {"adding": 1},
         {"more": 1},
     ],
 )
