@@ -17,9 +17,9 @@ def need(present: bool, what: str) -> None:
         pytest.skip(f"not on this machine: {what}")
 
 
-def need_program(name: str) -> str:
-    """The path of a program, or a skip."""
+def need_program(name: str, *, hint: str = "") -> str:
+    """The path of a program, or a skip; `hint` says where it comes from."""
     path = shutil.which(name)
-    need(path is not None, name)
+    need(path is not None, f"{name} ({hint})" if hint else name)
     assert path is not None
     return path
