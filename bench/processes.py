@@ -44,6 +44,17 @@ def free_ports(count: int) -> list[int]:
             probe.close()
 
 
+def is_free_port(port: int) -> bool:
+    """Whether a server could listen there on loopback now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time that a process has used so far, all its threads, ended ones too.
 
