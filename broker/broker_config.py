@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from penstock.broker.config_table import (
+    INT64_MAX,
     ConfigDefinition,
     ConfigLayers,
     ConfigType,
@@ -19,6 +20,7 @@ from penstock.broker.config_table import (
     convert,
     definitions_by_field,
     fixed_option,
+    option,
     parse,
     resolve,
     shown,
@@ -274,6 +276,20 @@ class BrokerConfig(ReplicationConfig):
         5_000,
         "How often the high watermarks are written, in milliseconds.",
         low=1,
+    )
+    leader_replication_throttled_rate: int = option(
+        "leader.replication.throttled.rate",
+        INT64_MAX,
+        "The most bytes in a second that this broker sends to followers of leader.replication.throttled.replicas that are not in sync.",
+        low=0,
+        synonyms=("leader.replication.throttled.rate",),
+    )
+    follower_replication_throttled_rate: int = option(
+        "follower.replication.throttled.rate",
+        INT64_MAX,
+        "The most bytes in a second that this broker fetches for follower.replication.throttled.replicas that are not in sync.",
+        low=0,
+        synonyms=("follower.replication.throttled.rate",),
     )
     broker_session_timeout_ms: int = fixed_option(
         "broker.session.timeout.ms",

@@ -120,7 +120,6 @@ class TopicConfig:
         (),
         "Replicas whose catching up is throttled on the follower's side, as partition:broker, or *.",
         check=_throttled_replicas_fault,
-        acted_on=False,
     )
     index_interval_bytes: int = option(
         "index.interval.bytes",
@@ -135,7 +134,6 @@ class TopicConfig:
         (),
         "Replicas whose catching up is throttled on the leader's side, as partition:broker, or *.",
         check=_throttled_replicas_fault,
-        acted_on=False,
     )
     max_compaction_lag_ms: int = option(
         "max.compaction.lag.ms",
