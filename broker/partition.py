@@ -158,13 +158,19 @@ class Partition:
         return self._append(batch, header, now_ms, acks, result, done)
 
     def produce_own(
-        self, batch: memoryview, result: ProducePartitionResult, done: Callable[[], None]
+        self,
+        batch: memoryview,
+        result: ProducePartitionResult,
+        done: Callable[[], None],
+        *,
+        leader_epoch: int,
     ) -> bool:
         """Append a batch that the broker itself has made, with acks=all; same answer as `produce`.
 
-        It is neither checked nor rewritten, and it may go to internal topics, which refuse what clients produce.
+        It is neither checked nor rewritten, and it may go to internal topics, which refuse what clients produce. It is appended in
+        `leader_epoch` or refused: who made it knows the log only as it was then.
         """
-        if self.machine.role is not Role.LEADER:
+        if self.machine.role is not Role.LEADER or self.machine.leader_epoch != leader_epoch:
             result.error_code = self.refusal
             return True
         if not self.machine.has_enough_replicas:
@@ -184,7 +190,7 @@ class Partition:
             or self.prepared_epoch != self.machine.leader_epoch
             or self._needs_roll(header, now_ms)
         ):
-            self._append_later(bytearray(batch), header, ACKS_ALL, result, done, is_own=True)
+            self._append_later(bytearray(batch), header, ACKS_ALL, result, done, own_epoch=leader_epoch)
             return False
         return self._append(batch, header, now_ms, ACKS_ALL, result, done)
 
@@ -318,7 +324,7 @@ class Partition:
         result: ProducePartitionResult,
         done: Callable[[], None],
         *,
-        is_own: bool = False,
+        own_epoch: int | None = None,
     ) -> None:
         """Queue the append on the lane: something must run on a worker before it, or the disk is slow."""
         held_bytes = len(batch) + HELD_OVERHEAD_BYTES
@@ -328,7 +334,7 @@ class Partition:
 
         async def job() -> None:
             try:
-                is_final = await self._append_in_lane(batch, header, acks, result, done, is_own=is_own)
+                is_final = await self._append_in_lane(batch, header, acks, result, done, own_epoch=own_epoch)
             except Exception:
                 result.error_code = ErrorCode.UNKNOWN_SERVER_ERROR
                 done()
@@ -348,7 +354,7 @@ class Partition:
         result: ProducePartitionResult,
         done: Callable[[], None],
         *,
-        is_own: bool,
+        own_epoch: int | None,
     ) -> bool:
         """What `produce` did not do at once, in its turn; same answer as `produce`.
 
@@ -358,11 +364,11 @@ class Partition:
         now_ms = self._wall_ms()
         view = memoryview(batch)
         try:
-            rewriter = None if is_own else self.settings.rewriter
+            rewriter = None if own_epoch is not None else self.settings.rewriter
             if rewriter is not None and self.is_leader:
                 view, header = await self._run(rewriter, view, now_ms)
                 self._check_size(header)
-            if await self._make_ready(header, now_ms):
+            if await self._make_ready(header, now_ms) and own_epoch in (None, self.machine.leader_epoch):
                 if not self._slow:  # nothing in the way any more: the queue drains at the event loop's pace
                     result.error_code = ErrorCode.NONE
                     return self._append(view, header, now_ms, acks, result, done)
@@ -545,6 +551,11 @@ class Partition:
             self._start_sync()
 
     # The lane
+
+    @property
+    def has_queued_appends(self) -> bool:
+        """Whether the lane has something to do, perhaps an append: then the log end offset does not tell all that was begun."""
+        return self._lane.is_busy
 
     async def run_in_lane(self, function: Callable[[], object]) -> None:
         """Run a blocking change of the log (truncation, deletion of segments, close) in order with its appends.

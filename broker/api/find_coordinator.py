@@ -1,7 +1,7 @@
 """FindCoordinator, versions 0 to 5: which broker leads the group's partition of `__consumer_offsets`.
 
-- The first request for a group makes that topic, and waits until it can be used; where that takes too long: COORDINATOR_NOT_AVAILABLE, upon
-  which clients ask again.
+- Any broker answers, from its image. The first request for a group makes that topic, and waits until it can be used; where that takes too long:
+  COORDINATOR_NOT_AVAILABLE, upon which clients ask again. So it is while nobody leads the partition, or who does is not registered.
 - Version 4 and up: several keys at once (KIP-699).
 - A transactional id is refused for good, as there are no transactions yet: with the code after which librdkafka and Java's client give up
   and say why. Share groups (key type 2) come with version 6, which is not served: INVALID_REQUEST, as for any unknown key type.
@@ -35,7 +35,8 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
         refusal = ApiError(ErrorCode.INVALID_REQUEST, f"unknown key type {request.key_type}")
     else:
         try:
-            await broker.groups.ensure_topic()
+            is_one = context.api_version < FIRST_VERSION_WITH_KEY_LIST
+            await broker.groups.ensure_topic([request.key] if is_one else request.coordinator_keys)
         except ApiError as error:
             refusal = ApiError(ErrorCode.COORDINATOR_NOT_AVAILABLE, str(error))
     view = ClusterView(broker.image, context.listener)

@@ -8,7 +8,7 @@ Up: `run` is started after the partitions are; shards load in the background, an
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
 import trio
 
@@ -41,6 +41,8 @@ STEPS_PER_TURN = 50
 """Groups whose time has come that are stepped before others get their turn."""
 TOPIC_PATIENCE_S = 5.0
 """How long who needs the offsets topic waits for it to be made; clients ask again."""
+LOADING_PATIENCE_S = 1.0
+"""How long who looks for a coordinator waits for it to be ready, where that is this broker; clients ask again."""
 
 
 class GroupCoordinator:
@@ -131,10 +133,12 @@ class GroupCoordinator:
 
     @property
     def is_loading(self) -> bool:
-        """Whether groups may be missing from `shards` because their log is still being read."""
-        return any(
-            not shard.is_loaded and shard.is_current and not shard.failure for shard in self._shards.values()
-        )
+        """Whether groups may be missing from `shards` because their log is still being read, or its end is not committed yet."""
+        return any(map(_is_loading, self._shards.values()))
+
+    def _loads_any_of(self, group_ids: Iterable[str], partition_count: int) -> bool:
+        shards = (self._shards.get(partition_for(group_id, partition_count)) for group_id in group_ids)
+        return any(shard is not None and _is_loading(shard) for shard in shards)
 
     def leader_of(self, group_id: str) -> int | None:
         """The node id of the group's coordinator, from the image; None while there is none."""
@@ -144,8 +148,10 @@ class GroupCoordinator:
         state = self._image.partition(topic.topic_id, partition_for(group_id, topic.partition_count))
         return None if state is None or state.leader < 0 else state.leader
 
-    async def ensure_topic(self) -> None:
-        """Make `__consumer_offsets` where it is not there, and wait a while until this broker's part of it is loaded. Raises ApiError.
+    async def ensure_topic(self, group_ids: Collection[str]) -> None:
+        """Make `__consumer_offsets` where it is not there, and wait a while until this broker can serve those of the groups that are its own.
+
+        Others' groups are not waited for. Raises ApiError.
 
         Cancellation: the topic is made or it isn't.
         """
@@ -160,10 +166,10 @@ class GroupCoordinator:
         topic = self._image.topic(OFFSETS_TOPIC)
         if topic is None:
             raise ApiError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
-        with trio.move_on_after(TOPIC_PATIENCE_S):
+        with trio.move_on_after(LOADING_PATIENCE_S):
             await self._partitions.wait_ready(topic.topic_id)
             self._reconcile()
-            while self.is_loading:
+            while self._loads_any_of(group_ids, topic.partition_count):
                 await self._loaded.park()
 
     # Following leadership
@@ -192,15 +198,19 @@ class GroupCoordinator:
 
     def _begin(self, shard: GroupShard, index: int) -> None:
         self._shards[index] = shard
-        if shard.partition.log.log_start_offset == shard.partition.log.log_end_offset:
+        partition = shard.partition
+        if (
+            partition.log.log_start_offset == partition.log.log_end_offset
+            and not partition.has_queued_appends
+        ):
             shard.is_loaded = True  # a new topic's first group does not wait for a task
             return
 
         async def load_one() -> None:
             replay = Replay(shard, self.classic, self.consumer)
             try:
-                async with self._load_limit:
-                    await load(shard, replay, self._threads, self.config.offsets_load_buffer_size)
+                buffer_bytes = self.config.offsets_load_buffer_size
+                await load(shard, replay, self._threads, buffer_bytes, self._load_limit)
                 if shard.is_loaded:
                     self._expiry.forget_gone_topics(shard)
             except (PenstockError, FileNotFoundError) as error:
@@ -248,6 +258,10 @@ class GroupCoordinator:
         self._is_closed = True
         for shard in self._shards.values():
             shard.close()
+
+
+def _is_loading(shard: GroupShard) -> bool:
+    return not shard.is_loaded and shard.is_current and not shard.failure
 
 
 __all__ = ["GroupCoordinator"]

@@ -4,12 +4,14 @@ Owns the replay: in the order of the log the last record of each key wins, tombs
 groups themselves. What a newer broker wrote (unknown kinds of keys) is skipped, and so is a damaged record, with a line in the log; a log that
 can't be read at all leaves the shard failed, not half loaded.
 
-Nothing is visible before the high watermark has reached the end that was read: records above it are not committed yet.
+What is read goes up to where the leader's epoch begins: appends of an epoch before that are still under way are waited for. Nothing is visible
+before the high watermark has reached that end: records above it are not committed yet, and a later leader may not have them.
 Source: Kafka's `CoordinatorLoaderImpl`.
 """
 
 import logging
 from collections import Counter
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 import trio
 
@@ -120,20 +122,39 @@ class Replay:
             log.error("%s: %d damaged records in all were left out", _name(shard), self.damaged)
 
 
-async def load(shard: GroupShard, replay: Replay, threads: Threads, buffer_bytes: int) -> None:
+async def load(
+    shard: GroupShard,
+    replay: Replay,
+    threads: Threads,
+    buffer_bytes: int,
+    limiter: AbstractAsyncContextManager[object] | None = None,
+) -> None:
     """Replay the log into the shard; it is loaded then. Raises PenstockError where the log can't be read.
 
-    Returns early, with the shard closed, when leadership goes meanwhile.
+    `limiter` is held while the log is read, and not while the end of it is waited for: followers may take long, and other shards can be read
+    meanwhile. Returns early, with the shard closed, when leadership goes meanwhile.
     """
     try:
-        await _load(shard, replay, threads, buffer_bytes)
+        async with limiter or nullcontext():
+            end = await _read_all(shard, replay, threads, buffer_bytes)
+        if not await shard.wait_committed(end):
+            return
+        await replay.finish()
+        if not shard.is_current:
+            return
+        shard.is_loaded = True
     finally:
         if not shard.is_loaded:
             replay.give_up()
+    if replay.count:
+        log.debug("%s: %d groups from %d records", _name(shard), len(shard.groups), replay.count)
 
 
-async def _load(shard: GroupShard, replay: Replay, threads: Threads, buffer_bytes: int) -> None:
+async def _read_all(shard: GroupShard, replay: Replay, threads: Threads, buffer_bytes: int) -> int:
+    """Replay everything up to the start of the leader's epoch; returns that offset (exclusive)."""
     partition = shard.partition
+    if partition.has_queued_appends:
+        await partition.run_in_lane(_do_nothing)
     position, end = partition.log.log_start_offset, partition.log.log_end_offset
     while position < end and shard.is_current:
         data = await threads.run(_read, partition, position, end, buffer_bytes)
@@ -141,15 +162,11 @@ async def _load(shard: GroupShard, replay: Replay, threads: Threads, buffer_byte
         position = await _replay_chunk(replay, data, position, shard)
         if position == start and shard.is_current:
             raise DecodeError(f"{_name(shard)}: no whole record batch at offset {position}")
-    await _until_committed(shard, end)
-    if not shard.is_current:
-        return
-    await replay.finish()
-    if not shard.is_current:
-        return
-    shard.is_loaded = True
-    if replay.count:
-        log.debug("%s: %d groups from %d records", _name(shard), len(shard.groups), replay.count)
+    return end
+
+
+def _do_nothing() -> None:
+    """For its turn in a lane."""
 
 
 def _read(partition: Partition, position: int, end: int, buffer_bytes: int) -> bytes:
@@ -175,21 +192,6 @@ async def _replay_chunk(replay: Replay, data: bytes, position: int, shard: Group
                             return position
         position = max(position, header.next_offset)
     return position
-
-
-async def _until_committed(shard: GroupShard, end: int) -> None:
-    partition = shard.partition
-    while shard.is_current and partition.high_watermark < end:
-        moved = trio.Event()
-
-        def notify(_: int, moved: trio.Event = moved) -> None:
-            moved.set()
-
-        partition.fetch_waiters.add(notify)
-        try:
-            await moved.wait()
-        finally:
-            partition.fetch_waiters.discard(notify)
 
 
 def _group_id(key: bytes) -> str:

@@ -2,7 +2,8 @@
 
 Owns the order: records are in the log in the order of the `append` calls. What is handed in before the event loop comes round goes into
 one batch, so a flood of commits costs few appends; a call's records stay in one batch unless they are larger than max.message.bytes.
-Knows neither groups nor what the records mean. Codes are turned into those that clients of a coordinator understand.
+Knows neither groups nor what the records mean. Codes are turned into those that clients of a coordinator understand. Of one leader epoch: what
+is still queued when leadership goes, or comes back in a new epoch, is refused and not appended behind what the next shard has read.
 """
 
 import logging
@@ -80,8 +81,9 @@ def record_size_bytes(record: RecordPair) -> int:
 class RecordWriter:
     """The one writer of a partition of `__consumer_offsets`."""
 
-    def __init__(self, partition: Partition, clock: Clock) -> None:
+    def __init__(self, partition: Partition, leader_epoch: int, clock: Clock) -> None:
         self._partition = partition
+        self._leader_epoch = leader_epoch
         self._wall_ms = clock.wall_ms
         self._queue: list[_Write] = []
         self._token: trio.lowlevel.TrioToken | None = None
@@ -146,7 +148,8 @@ class RecordWriter:
             for owner in owners:
                 owner.part_finished(code)
 
-        if partition.produce_own(memoryview(bytearray(encoded)), result, finished):
+        batch = memoryview(bytearray(encoded))
+        if partition.produce_own(batch, result, finished, leader_epoch=self._leader_epoch):
             finished()
 
 

@@ -10,8 +10,8 @@ How to use it (all on the event loop, nothing here awaits but `write`):
     shard.step(group, event)                 # steps the machine, does what it wants, and looks after its deadline
     shard.append(records, done)              # or: code = await shard.write(records)
 
-Invariants: a shard is of one leader epoch; when leadership goes the shard is closed, whoever waits is answered NOT_COORDINATOR, and the next
-leader's shard is a replay of the log. `groups` never holds a group that was deleted, even while its tombstones are under way.
+Invariants: a shard is of one leader epoch; when leadership goes the shard is closed at once, whoever waits is answered NOT_COORDINATOR, and the
+next leader's shard is a replay of the log; so is this broker's own in its next epoch. `groups` never holds a group that was deleted, even while its tombstones are under way.
 """
 
 import logging
@@ -27,7 +27,7 @@ from penstock.broker.groups.group import Group
 from penstock.broker.groups.membership_driver import MembershipDriver
 from penstock.broker.groups.offset_table import CommittedOffset
 from penstock.broker.groups.record_writer import Done, RecordPair, RecordWriter
-from penstock.broker.partition import Partition
+from penstock.broker.partition import GONE, Partition
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.group_records import encode_offset_key
 from penstock.runtime.clock import Clock
@@ -67,8 +67,10 @@ class GroupShard:
         self.is_closed = False
         self.failure: str | None = None
         """Why loading ended, where the log can't be read."""
-        self._writer = RecordWriter(partition, services.clock)
+        self._writer = RecordWriter(partition, self.leader_epoch, services.clock)
         self._waiting: dict[Token, Waiter] = {}
+        self._moved = trio.Event()
+        partition.fetch_waiters.add(self._notice)
 
     @property
     def is_current(self) -> bool:
@@ -235,11 +237,31 @@ class GroupShard:
         await finished.wait()
         return outcome[0]
 
+    # Its end
+
+    def _notice(self, visible_bytes: int) -> None:
+        """The partition's high watermark has moved, or the partition is led here no more."""
+        self._moved.set()
+        if visible_bytes == GONE:
+            self.close()
+
+    async def wait_committed(self, end_offset: int) -> bool:
+        """Return when the high watermark has reached `end_offset` (exclusive), or the shard is of a past epoch: then False.
+
+        Cancellation: nothing changes.
+        """
+        while self.is_current and self.partition.high_watermark < end_offset:
+            self._moved = trio.Event()
+            await self._moved.wait()
+        return self.is_current
+
     def close(self) -> None:
         """Leadership is gone, or the broker stops: whoever waits is told to look for the coordinator anew."""
         if self.is_closed:
             return
         self.is_closed = True
+        self.partition.fetch_waiters.discard(self._notice)
+        self._moved.set()
         for group in tuple(self.groups.values()):
             if group.membership is not None:
                 self.try_step(group, GroupClosed(error_code=ErrorCode.NOT_COORDINATOR))

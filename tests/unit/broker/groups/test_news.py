@@ -71,6 +71,8 @@ async def test_after_a_restart_all_groups_are_one_line(caplog: pytest.LogCapture
     told(caplog)
     async with memory_broker(files=files, store=store) as memory:
         await GroupCalls(memory).find()
+        while memory.broker.groups.is_loading:
+            await trio.testing.wait_all_tasks_blocked()
         assert told(caplog) == ["groups loaded: 6"]
 
 
