@@ -23,8 +23,8 @@ def check_transaction(compares: Sequence[Compare], operations: Sequence[Put | De
         )
     named: set[str] = set()
     for operation in operations:
-        if not operation.key:
-            raise MetadataError("a key must not be empty")
+        if not operation.key.startswith("/"):
+            raise MetadataError(f"a key begins with a slash, not {operation.key!r}")
         if operation.key in named:
             raise MetadataError(f"two operations name the key {operation.key!r}")
         named.add(operation.key)

@@ -36,13 +36,18 @@ def production_environment() -> Environment:
 def open_metadata(
     location: str, *, clock: Clock, random: Random, threads: Threads
 ) -> AbstractAsyncContextManager[MetadataStore]:
-    """The store behind `location`: the path of an SQLite file, in a directory that exists.
+    """The store behind `location`: an etcd cluster (`etcd://…`, `etcds://…`), or the path of an SQLite file, in a directory that exists.
 
-    Entering it raises MetadataError when another process has the file open, or when it is no store of ours.
+    Entering it raises MetadataError when another process has the file open, when it is no store of ours, or when the location makes no
+    sense. It does not wait for etcd.
     """
     scheme, separator, _ = location.partition("://")
+    if scheme in ("etcd", "etcds") and separator:
+        from penstock.runtime.etcd_metadata import open_etcd_metadata
+
+        return open_etcd_metadata(location, clock=clock, random=random, threads=threads)
     if separator:
-        raise MetadataError(f"no metadata store for {scheme}:// in this version: {location}")
+        raise MetadataError(f"there is no metadata store for {scheme}://, only for etcd:// and etcds://")
     from penstock.runtime.sqlite_metadata import open_sqlite_metadata
 
     return open_sqlite_metadata(location, clock=clock, random=random, threads=threads)

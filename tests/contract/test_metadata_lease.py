@@ -18,7 +18,7 @@ async def test_a_lease_that_is_not_kept_alive_takes_its_keys_in_one_revision(
         result = await store.transact([], [Put("/a", b"1", lease_id), Put("/b", b"2", lease_id)])
         assert await store.get("/a") == Entry("/a", b"1", result.revision, result.revision, lease_id)
         async with store.watch("/", after_revision=result.revision) as watch:
-            await place.pass_time(TTL_S + 1)
+            await place.pass_end(TTL_S + 1)
             batch = await anext(watch)
         assert sorted((event.key, event.entry) for event in batch.events) == [("/a", None), ("/b", None)]
         assert [entry.key for entry in (await store.range("/")).entries] == ["/kept"]
@@ -28,12 +28,12 @@ async def test_keeping_alive_puts_the_end_off(place: StorePlace, clock: Clock) -
     async with place.open() as store:
         lease_id = await store.grant_lease(TTL_S)
         result = await store.transact([], [Put("/a", b"", lease_id)])
-        for _ in range(4):
+        for _ in range(3):
             await place.pass_time(TTL_S * 0.6)
             await store.keep_alive(lease_id)
         assert await store.get("/a") is not None
         async with store.watch("/a", after_revision=result.revision) as watch:
-            await place.pass_time(TTL_S + 1)
+            await place.pass_end(TTL_S + 1)
             await anext(watch)
 
 
@@ -47,7 +47,7 @@ async def test_a_shorter_lease_ends_before_a_longer_one_granted_first(
         short = await store.grant_lease(TTL_S)
         result = await store.transact([], [Put("/short", b"", short)])
         async with store.watch("/", after_revision=result.revision) as watch:
-            await place.pass_time(TTL_S + 1)
+            await place.pass_end(TTL_S + 1)
             assert [event.key for event in (await anext(watch)).events] == ["/short"]
         assert await store.get("/long") is not None
 
@@ -55,7 +55,10 @@ async def test_a_shorter_lease_ends_before_a_longer_one_granted_first(
 async def test_an_ended_lease_can_neither_be_kept_alive_nor_used(place: StorePlace, clock: Clock) -> None:
     async with place.open() as store:
         lease_id = await store.grant_lease(TTL_S)
-        await place.pass_time(TTL_S + 1)
+        result = await store.transact([], [Put("/last", b"", lease_id)])
+        async with store.watch("/last", after_revision=result.revision) as watch:
+            await place.pass_end(TTL_S + 1)
+            await anext(watch)
         with pytest.raises(LeaseNotFound):
             await store.keep_alive(lease_id)
         with pytest.raises(LeaseNotFound):

@@ -3,7 +3,9 @@
 `running_etcd` is one server, `etcd_cluster` several. A test asks `need_etcd` first, or gets a skip with one clear line from either.
 """
 
+import atexit
 import contextlib
+import functools
 import http.client
 import json
 import shutil
@@ -232,3 +234,12 @@ def _servers(folder: Path, data: Path, count: int, options: Sequence[str], tls: 
         EtcdServer(data, f"etcd{number}", pair, members, options, tls=tls, log_folder=folder)
         for number, pair in enumerate(pairs, 1)
     ]
+
+
+@functools.cache
+def shared_etcd() -> EtcdServer:
+    """One server for all tests of this process that neither kill nor compact it; each takes a prefix of its own. Ends with the process."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-etcd-log-")))
+    return stack.enter_context(running_etcd(folder))
