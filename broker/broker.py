@@ -8,13 +8,14 @@ given back. A part that fails takes the broker down with its error.
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import trio
 
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.budget import ByteBudget
+from penstock.broker.cluster_principal import EVERYBODY, ClusterPrincipals
 from penstock.broker.deleted_files import DeletedFiles
 from penstock.broker.fetch_sessions import FetchSessions
 from penstock.broker.groups.coordinator import GroupCoordinator
@@ -26,6 +27,7 @@ from penstock.broker.partition_settings import PartitionServices
 from penstock.broker.partitions import PartitionManager
 from penstock.broker.producer_ids import ProducerIds
 from penstock.broker.registration import Registration, join_cluster
+from penstock.broker.rejoining import Remains
 from penstock.broker.retention import Retention
 from penstock.broker.topic_admin import TopicAdmin
 from penstock.runtime.clock import Clock
@@ -60,12 +62,20 @@ class Broker:
     retention: Retention
     cleaner: LogCleaner
     shares: FileShares
+    cluster_principals: ClusterPrincipals = EVERYBODY
     clock: Clock = field(init=False)
     threads: Threads = field(init=False)
 
     def __post_init__(self) -> None:
         self.clock = self.environment.clock
         self.threads = self.environment.threads
+
+    async def hand_over(self) -> None:
+        """Give leadership away before a stop, in a cluster; takes at most `shutdown.timeout.ms`. To be called while requests are served."""
+        if self.config.is_clustered and self.config.controlled_shutdown_enable:
+            from penstock.broker.handover import hand_over  # only in a cluster
+
+            await hand_over(self.registration, self.watch, self.config.shutdown_timeout_ms / 1000)
 
 
 @asynccontextmanager
@@ -125,9 +135,12 @@ async def _come_up(
     registration = Registration(
         store, config, environment.clock, environment.random, directory_id=directory.directory_id
     )
-    await registration.start(config.endpoints({name: port for name, (_, port) in addresses.items()}))
+    endpoints = config.endpoints({name: port for name, (_, port) in addresses.items()})
+    await registration.start(endpoints, await _remains(environment, config, directory))
     background.start_soon(registration.run)
     budget = ByteBudget(config.queued_max_request_bytes)
+    image = ClusterImage()
+    watch = MetadataWatch(store, image)
     services = PartitionServices(
         environment.clock,
         environment.threads,
@@ -136,19 +149,26 @@ async def _come_up(
         ActiveFiles(shares.active_segments),
         budget.hold,
     )
-    image = ClusterImage()
-    watch = MetadataWatch(store, image)
+    if config.is_clustered:
+        from penstock.broker.replication.isr_changes import IsrChanges  # a single broker does not load it
+
+        changes = IsrChanges(config.node_id, store, image, watch, registration, environment.clock, spawn)
+        services = replace(services, lease=registration, isr_changes=changes)
     deleted = DeletedFiles(environment.clock, environment.threads)
     background.start_soon(deleted.run)
     for path in directory.deleted_paths:
         deleted.add(path, partial(directory.remove, path), 0)
     partitions = PartitionManager(config, image, directory, services, deleted)
     watch.listen(partitions.note)
-    await background.start(watch.run)
+    if config.is_clustered:
+        await _start_controller(environment, config, store, watch, registration, background)
+    else:
+        await background.start(watch.run)
     await background.start(partitions.run)
     topics = TopicAdmin(store, image, config, environment.random)
     groups = GroupCoordinator(environment, config, image, watch, topics, partitions, spawn)
     await background.start(groups.run)
+    await registration.ready()
     return Broker(
         environment,
         config,
@@ -167,3 +187,31 @@ async def _come_up(
         LogCleaner(config, environment.clock, environment.threads, partitions, directory),
         shares,
     )
+
+
+async def _remains(
+    environment: Environment, config: BrokerConfig, directory: DataDirectory
+) -> Remains | None:
+    """What a broker of a cluster has to compare with what counts on it."""
+    if not config.is_clustered:
+        return None
+    return Remains(
+        frozenset(await environment.threads.run(list, directory.partitions())), directory.was_clean
+    )
+
+
+async def _start_controller(
+    environment: Environment,
+    config: BrokerConfig,
+    store: MetadataStore,
+    watch: MetadataWatch,
+    registration: Registration,
+    background: trio.Nursery,
+) -> None:
+    """Start the watch and the controller, before the logs: those may take long to open, and other partitions wait for their leaders."""
+    from penstock.broker.controller.controller import Controller  # only in a cluster
+
+    controller = Controller(store, config, watch, registration, environment.clock)
+    watch.listen(controller.note)
+    await background.start(watch.run)
+    background.start_soon(controller.run)
