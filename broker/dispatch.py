@@ -83,7 +83,7 @@ class Dispatcher:
         if known is not None and (records := known.records_in(frame)) is not None:
             if connection.repeat_misses:
                 connection.repeat_misses -= 1
-            return produce_again(self._broker, known, frame, records)
+            return produce_again(self._broker, known, frame, records, connection)
         try:
             header = read_request_header(frame)
         except UnsupportedVersion as error:

@@ -4,9 +4,11 @@ Owns which topics are known, how old that is, and the asking. Does not know what
 leader that is none) says so by `invalidate`.
 
 Invariants: callers who miss at the same time share one Metadata request, whichever of them is cancelled; what was invalidated while a request
-was under way is asked for again.
+was under way is asked for again; a partition's leader epoch never falls while its topic is the same one: brokers see the cluster each a moment
+later than it is, and what the slowest of them says must not undo what is known (KIP-320).
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import trio
@@ -65,6 +67,8 @@ class TopicCache:
         self._creates_topics = creates_topics
         self._policy = retry_policy or RetryPolicy()
         self._entries: dict[str, _Entry] = {}
+        self._newest: dict[str, TopicMetadata] = {}
+        """What was known last of each topic, invalidated or not: for the epochs."""
         self._misses: list[_Miss] = []
         self._forgotten: set[str] = set()  # since the request under way began
         self._asking = trio.Lock()
@@ -110,6 +114,23 @@ class TopicCache:
         self._entries.pop(topic, None)
         self._forgotten.add(topic)
 
+    def learn_leader(self, topic: str, index: int, leader: int, leader_epoch: int) -> TopicMetadata | None:
+        """Another answer than Metadata told who leads a partition. Returns the topic with that leader, None where that is no news.
+
+        What is known of the other partitions gets no younger by it.
+        """
+        known = self._newest.get(topic)
+        partition = None if known is None else known.partitions.get(index)
+        if known is None or partition is None or leader_epoch <= partition.leader_epoch:
+            return None
+        led = dataclasses.replace(partition, leader=leader, leader_epoch=leader_epoch)
+        found = dataclasses.replace(known, partitions={**known.partitions, index: led})
+        self._newest[topic] = found
+        entry = self._entries.get(topic)
+        if entry is not None:
+            self._entries[topic] = _Entry(found, entry.known_since_s)
+        return found
+
     async def _ask_for_misses(self) -> None:
         misses, self._misses = self._misses, []
         try:
@@ -139,11 +160,12 @@ class TopicCache:
         topics = {miss.topic for miss in waiting}
         self._forgotten.clear()
         metadata = await self._cluster.refresh(sorted(topics), creates_topics=self._creates_topics)
-        for name, found in metadata.topics.items():
-            if name in topics and name not in self._forgotten:
+        for name in topics & metadata.topics.keys():
+            self._newest[name] = found = _newest_of(metadata.topics[name], self._newest.get(name))
+            if name not in self._forgotten:
                 self._entries[name] = _Entry(found, asked_at_s)
         for miss in waiting:
-            miss.outcome = metadata.topics.get(miss.topic)
+            miss.outcome = self._newest[miss.topic] if miss.topic in metadata.topics else None
             if miss.outcome is None:
                 error = metadata.topic_errors.get(miss.topic) or _unknown(miss.topic)
                 if attempt >= self._attempts_max(error):
@@ -159,6 +181,18 @@ class TopicCache:
 
     def _age_ms(self, entry: _Entry) -> float:
         return (self._environment.clock.monotonic() - entry.known_since_s) * 1000
+
+
+def _newest_of(told: TopicMetadata, known: TopicMetadata | None) -> TopicMetadata:
+    """What is told now, but for partitions of which a later epoch is known already."""
+    if known is None or told.topic_id is None or told.topic_id != known.topic_id:
+        return told
+    newer = {
+        index: partition
+        for index, partition in known.partitions.items()
+        if index in told.partitions and partition.leader_epoch > told.partitions[index].leader_epoch
+    }
+    return dataclasses.replace(told, partitions={**told.partitions, **newer}) if newer else told
 
 
 def _unknown(topic: str) -> BrokerError:

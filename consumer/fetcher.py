@@ -20,7 +20,7 @@ from penstock.client.cluster import Cluster, ConnectionLane
 from penstock.client.connection import Connection
 from penstock.client.errors import UnsupportedByBroker, broker_error
 from penstock.client.fetch_session import NO_SESSION_EPOCH, SESSION_ERRORS, FetchSession
-from penstock.client.metadata import TopicPartition
+from penstock.client.metadata import Address, Node, TopicPartition
 from penstock.consumer.assignment_state import AssignmentState, PartitionState
 from penstock.consumer.errors import CorruptRecords
 from penstock.consumer.handout import Handout
@@ -288,6 +288,8 @@ class Fetcher:
                 for state, _, _ in asked.values():
                     self._positioner.lost_leader(state)
             return None
+        for told in answer.node_endpoints:
+            self._cluster.learn_node(Node(told.node_id, Address(told.host, told.port), told.rack))
         changed: list[PartitionState] = []
         for part in answer.partitions:
             tp = session.name(part.topic, part.topic_id, part.index)
@@ -296,7 +298,7 @@ class Fetcher:
                 continue
             state, generation, fetch_offset = found
             if part.error_code:
-                self._refused(state, generation, fetch_offset, part.error_code)
+                self._refused(state, generation, fetch_offset, part)
             elif self._delivered(state, generation, fetch_offset, part):
                 changed.append(state)
         if changed:
@@ -320,11 +322,13 @@ class Fetcher:
             self._positioned()
         return state.deliver(generation, fetch_offset, part.records, part.aborted_transactions)
 
-    def _refused(self, state: PartitionState, generation: int, fetch_offset: int, error_code: int) -> None:
+    def _refused(
+        self, state: PartitionState, generation: int, fetch_offset: int, part: FetchedPartition
+    ) -> None:
         if generation != state.generation or fetch_offset != state.fetch_offset:
             return
         state.side_fetch_poll = -1
-        error = broker_error(error_code, subject=f"partition {state.tp}")
+        error = broker_error(part.error_code, subject=f"partition {state.tp}")
         if state.read_replica >= 0:
             state.read_replica = -1  # the leader shall say what is the matter
         elif error.code == ErrorCode.OFFSET_OUT_OF_RANGE:
@@ -334,6 +338,8 @@ class Fetcher:
             state.failure = CorruptRecords(
                 state.tp, fetch_offset, "the log of the broker is damaged here (CORRUPT_MESSAGE)"
             )
+        elif error.code in WRONG_LEADER and self._positioner.learn_leader(state, part.current_leader):
+            pass
         elif error.code in WRONG_LEADER or error.is_retriable:
             self._positioner.lost_leader(state)
             self._positioner.back_off(state)

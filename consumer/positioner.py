@@ -116,6 +116,14 @@ class Positioner:
         self._topics.invalidate(state.tp.topic)
         self.wake()
 
+    def learn_leader(self, state: PartitionState, leader: tuple[int, int] | None) -> bool:
+        """Its leader is none any more and has told who is (KIP-951); whether that is news. Then it is gone to at once."""
+        if leader is None or self._topics.learn_leader(state.tp.topic, state.tp.partition, *leader) is None:
+            return False
+        state.leader_id = -1
+        self.wake()
+        return True
+
     def back_off(self, state: PartitionState) -> None:
         """A leader refused it: the first time in a row it is tried again at once, then after longer and longer."""
         state.refusal_count += 1

@@ -15,6 +15,7 @@ import trio
 from penstock.client.cluster import ConnectionLane
 from penstock.client.connection import Connection, PendingAnswer
 from penstock.client.errors import DeliveryFailed, UnsupportedByBroker
+from penstock.client.metadata import Address, Node
 from penstock.errors import PenstockError
 from penstock.producer.accumulator import NEVER, prepare
 from penstock.producer.batch import Batch, Outcome, delivery_failed
@@ -42,6 +43,11 @@ ROUNDING_S: Final = 1e-6
 
 _ON_LOOP_MAX_BYTES: Final = {Codec.GZIP: 4 * 1024}
 _ON_LOOP_MAX_BYTES_OTHERS: Final = 32 * 1024
+
+
+_ELSEWHERE: Final = frozenset({Verdict.RETRY_ELSEWHERE, Verdict.RETRY_ELSEWHERE_UNCLEAR})
+_UNCLEAR: Final = frozenset({Verdict.RETRY_UNCLEAR, Verdict.RETRY_ELSEWHERE_UNCLEAR})
+_RETRIED: Final = _ELSEWHERE | _UNCLEAR | {Verdict.RETRY}
 
 
 class _InFlight:
@@ -199,7 +205,7 @@ class BrokerSender:
                 body = await request.connection.finish(
                     request.answer, ApiKey.PRODUCE, request.version, broker_wait_ms=_ANSWER_SLACK_MS
                 )
-                results, throttle_time_ms = decode_produce_response(request.version, body)
+                results, throttle_time_ms, endpoints = decode_produce_response(request.version, body)
             except PenstockError as error:
                 if isinstance(error, ProtocolError):
                     request.connection.close()
@@ -209,6 +215,9 @@ class BrokerSender:
                 self._in_flight.popleft()
                 if throttle_time_ms > 0:
                     self._throttled_until_ms = self._sender.now_ms() + throttle_time_ms
+                for told in endpoints:
+                    address = Address(told.host, told.port)
+                    self._sender.cluster.learn_node(Node(told.node_id, address, told.rack))
                 self._settle_answered(request, results)
             self._sender.released()
             self._wake.set()
@@ -247,15 +256,29 @@ class BrokerSender:
         elif kind is Verdict.FATAL:
             batch.was_sent = batch.may_be_appended  # by an attempt before; this one was refused
             self._sender.fail(error)
-        elif kind in (Verdict.RETRY, Verdict.RETRY_ELSEWHERE, Verdict.RETRY_UNCLEAR):
-            batch.may_be_appended = batch.may_be_appended or kind is Verdict.RETRY_UNCLEAR
-            self._accumulator.put_back(batch, error=error, retry_at_ms=self._retry_at_ms(batch))
-            if kind is Verdict.RETRY_ELSEWHERE:
-                self._sender.lost_leader(self._accumulator.queue(batch.topic, batch.partition))
+        elif kind in _RETRIED:
+            self._retry(batch, kind, error, result.current_leader)
         elif batch.may_be_appended:  # by an attempt before this one
             self._accumulator.refused(batch, delivery_failed(str(error), batch, error))
         else:
             self._accumulator.refused(batch, error)
+
+    def _retry(
+        self, batch: Batch, kind: Verdict, error: PenstockError, leader: tuple[int, int] | None
+    ) -> None:
+        """Have a batch sent again: after a while, or at once to the leader that the broker has named, if that is news."""
+        batch.may_be_appended = batch.may_be_appended or kind in _UNCLEAR
+        queue = self._accumulator.queue(batch.topic, batch.partition)
+        if leader is not None and self._sender.learn_leader(queue, *leader):
+            self._accumulator.put_back(batch, error=error, retry_at_ms=self._sender.now_ms())
+            self._sender.wake(queue)
+            return
+        was_told = leader is not None and queue.node_id == leader[0] != self._node_id
+        self._accumulator.put_back(batch, error=error, retry_at_ms=self._retry_at_ms(batch))
+        if was_told:  # by the answer to the batch before it
+            self._sender.wake(queue)
+        elif kind in _ELSEWHERE:
+            self._sender.lost_leader(queue)
 
     def _retry_at_ms(self, batch: Batch) -> float:
         queue = self._accumulator.queue(batch.topic, batch.partition)

@@ -152,6 +152,15 @@ class Sender:
         self.accumulator.move(queue, NO_NODE)
         self.look_for(queue.topic)
 
+    def learn_leader(self, queue: PartitionQueue, leader: int, leader_epoch: int) -> bool:
+        """A broker that leads a partition no more has told who does; whether that was news. It is where to go then, at once."""
+        metadata = self.topics.learn_leader(queue.topic, queue.index, leader, leader_epoch)
+        if metadata is None:
+            return False
+        self.known[queue.topic] = metadata
+        self._place_queue(queue, metadata)
+        return True
+
     def fail(self, error: PenstockError) -> None:
         """This producer is at its end: everything that waits fails with `error`, and so does what comes."""
         if self.failure is None:

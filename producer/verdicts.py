@@ -22,6 +22,8 @@ class Verdict(enum.Enum):
     """As RETRY, after asking who leads the partition now."""
     RETRY_UNCLEAR = enum.auto()
     """As RETRY, but the batch may be in the log."""
+    RETRY_ELSEWHERE_UNCLEAR = enum.auto()
+    """As RETRY_ELSEWHERE, but the batch may be in the log: a leader that is deposed, or whose disk fails, says so of what it had appended, too."""
     RESEQUENCE = enum.auto()
     """Not in the log, for its sequence."""
     SPLIT = enum.auto()
@@ -43,17 +45,17 @@ _VERDICTS: Final[dict[int, Verdict]] = {
     ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: Verdict.FATAL,
     ErrorCode.REQUEST_TIMED_OUT: Verdict.RETRY_UNCLEAR,
     ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND: Verdict.RETRY_UNCLEAR,
-    ErrorCode.NOT_LEADER_OR_FOLLOWER: Verdict.RETRY_ELSEWHERE,
+    ErrorCode.NOT_LEADER_OR_FOLLOWER: Verdict.RETRY_ELSEWHERE_UNCLEAR,
     ErrorCode.LEADER_NOT_AVAILABLE: Verdict.RETRY_ELSEWHERE,
     ErrorCode.REPLICA_NOT_AVAILABLE: Verdict.RETRY_ELSEWHERE,
     ErrorCode.BROKER_NOT_AVAILABLE: Verdict.RETRY_ELSEWHERE,
     ErrorCode.UNKNOWN_TOPIC_OR_PARTITION: Verdict.RETRY_ELSEWHERE,
     ErrorCode.UNKNOWN_TOPIC_ID: Verdict.RETRY_ELSEWHERE,
     ErrorCode.INCONSISTENT_TOPIC_ID: Verdict.RETRY_ELSEWHERE,
-    ErrorCode.KAFKA_STORAGE_ERROR: Verdict.RETRY_ELSEWHERE,
+    ErrorCode.KAFKA_STORAGE_ERROR: Verdict.RETRY_ELSEWHERE_UNCLEAR,
     ErrorCode.FENCED_LEADER_EPOCH: Verdict.RETRY_ELSEWHERE,
     ErrorCode.UNKNOWN_LEADER_EPOCH: Verdict.RETRY_ELSEWHERE,
-    ErrorCode.NETWORK_EXCEPTION: Verdict.RETRY_ELSEWHERE,
+    ErrorCode.NETWORK_EXCEPTION: Verdict.RETRY_ELSEWHERE_UNCLEAR,
 }
 
 

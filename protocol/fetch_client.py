@@ -11,6 +11,7 @@ from penstock.protocol.api import ApiKey
 from penstock.protocol.codec import decode_response, encode_request
 from penstock.protocol.fetch import FIRST_WITH_TOPIC_ID, FetchPartition, FetchRequest
 from penstock.protocol.message import Message
+from penstock.protocol.tagged import NodeEndpoint
 
 FETCH_VERSION_MIN = 4
 """The first that speaks of transactions; every broker since 0.11 has it."""
@@ -27,7 +28,8 @@ class FetchedPartition:
     """The answer for one partition. Up to version 12 `topic` is set, from 13 on `topic_id` and `topic` is "".
 
     `aborted_transactions` are (producer id, first offset), None unless read_committed was asked for. `records` is a view into the answer.
-    `diverging_epoch` is (epoch, end offset): what follows there in the asker's log is not in the leader's.
+    `diverging_epoch` is (epoch, end offset): what follows there in the asker's log is not in the leader's. `current_leader` is (broker id,
+    leader epoch), told by a broker that leads no more (KIP-951).
     """
 
     topic: str
@@ -41,16 +43,18 @@ class FetchedPartition:
     preferred_read_replica: int
     records: memoryview
     diverging_epoch: tuple[int, int] | None = None
+    current_leader: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
 class FetchAnswer:
-    """A fetch response. `session_id` is 0 where the broker keeps no session."""
+    """A fetch response. `session_id` is 0 where the broker keeps no session; `node_endpoints` are of the leaders that partitions name."""
 
     throttle_time_ms: int
     error_code: int
     session_id: int
     partitions: list[FetchedPartition]
+    node_endpoints: Sequence[NodeEndpoint] = ()
 
 
 def encode_fetch_request(version: int, request: FetchRequest) -> bytes:
@@ -106,11 +110,23 @@ def decode_fetch_response(version: int, body: memoryview) -> FetchAnswer:
                 part.preferred_read_replica,
                 _NO_RECORDS if part.records is None else part.records,
                 _diverging_epoch(part),
+                _current_leader(part),
             )
             for topic in answer.responses
             for part in topic.partitions
         ],
+        [
+            NodeEndpoint(node.node_id, node.host, node.port, node.rack)
+            for node in getattr(answer, "node_endpoints", None) or ()
+        ],
     )
+
+
+def _current_leader(part: Message) -> tuple[int, int] | None:
+    leader: Message | None = getattr(part, "current_leader", None)
+    if leader is None or leader.leader_id < 0:
+        return None
+    return leader.leader_id, leader.leader_epoch
 
 
 def _diverging_epoch(part: Message) -> tuple[int, int] | None:

@@ -20,8 +20,11 @@ from penstock.protocol.primitives import (
     skip_tagged_fields,
 )
 from penstock.protocol.produce import FIRST_FLEXIBLE, FIRST_WITH_TOPIC_ID, ProducePartitionResult
+from penstock.protocol.tagged import NodeEndpoint, decode_node_endpoints
 
 Buffer = bytes | bytearray | memoryview
+ProduceAnswer = tuple[list[ProducePartitionResult], int, Sequence[NodeEndpoint]]
+"""The partitions' results in the order of the body, throttle_time_ms, and where new leaders that the results name listen."""
 
 VERSION_MIN = 3
 """The first with record batches of magic 2, in Kafka 0.11."""
@@ -127,10 +130,10 @@ def _compact_nullable(text: str | None) -> bytes:
     return encode_uvarint(len(encoded) + 1) + encoded
 
 
-def decode_produce_response(version: int, body: memoryview) -> tuple[list[ProducePartitionResult], int]:
-    """The partitions' results in the order of the body, and throttle_time_ms. DecodeError for bytes that are no such response.
+def decode_produce_response(version: int, body: memoryview) -> ProduceAnswer:
+    """What the body says. DecodeError for bytes that are no such response.
 
-    From version 13 on a result has `topic_id` and its `topic` is "". Endpoints of new leaders (version 10 on) are skipped.
+    From version 13 on a result has `topic_id` and its `topic` is "". Leaders and their endpoints come from version 10 on.
     """
     try:
         if version >= FIRST_FLEXIBLE:
@@ -142,7 +145,7 @@ def decode_produce_response(version: int, body: memoryview) -> tuple[list[Produc
         raise DecodeError("a text in the produce response is not UTF-8") from None
 
 
-def _decode_classic(version: int, body: memoryview) -> tuple[list[ProducePartitionResult], int]:
+def _decode_classic(version: int, body: memoryview) -> ProduceAnswer:
     end = len(body)
     least_bytes = 22 if version < _FIRST_WITH_LOG_START_OFFSET else 30
     (topic_count,) = _INT32.unpack_from(body, 0)
@@ -163,7 +166,7 @@ def _decode_classic(version: int, body: memoryview) -> tuple[list[ProducePartiti
             results.append(result)
     (throttle_time_ms,) = _INT32.unpack_from(body, position)
     _check_end(position + 4, end)
-    return results, throttle_time_ms
+    return results, throttle_time_ms, ()
 
 
 def _read_fixed(
@@ -201,7 +204,7 @@ def _read_classic_string(body: memoryview, position: int) -> tuple[str | None, i
     return read_string(body, position + 2, size_bytes)
 
 
-def _decode_flexible(version: int, body: memoryview) -> tuple[list[ProducePartitionResult], int]:
+def _decode_flexible(version: int, body: memoryview) -> ProduceAnswer:
     by_id = version >= FIRST_WITH_TOPIC_ID
     topic_count, position = read_compact_count(body, 0, 18 if by_id else 3, 0)
     results: list[ProducePartitionResult] = []
@@ -226,9 +229,25 @@ def _decode_flexible(version: int, body: memoryview) -> tuple[list[ProducePartit
             results.append(result)
         position, total = skip_tagged_fields(body, position, total)
     (throttle_time_ms,) = _INT32.unpack_from(body, position)
-    position, _ = skip_tagged_fields(body, position + 4, total)
+    position += 4
+    endpoints: Sequence[NodeEndpoint] = ()
+    if body[position] == 0:
+        position += 1
+    else:
+        endpoints, position = _read_endpoints(version, body, position, total)
     _check_end(position, len(body))
-    return results, throttle_time_ms
+    return results, throttle_time_ms, endpoints
+
+
+def _read_endpoints(
+    version: int, body: memoryview, position: int, total: int
+) -> tuple[Sequence[NodeEndpoint], int]:
+    fields, position, total = read_tagged_fields(body, position, total)
+    endpoints: Sequence[NodeEndpoint] = ()
+    for tag, start, end in fields:
+        if tag == 0 and version >= _FIRST_WITH_LEADERS:
+            endpoints, total = decode_node_endpoints(body[start:end], total)
+    return endpoints, position
 
 
 def _read_compact_errors(
@@ -273,4 +292,10 @@ def _check_end(position: int, end: int) -> None:
         raise DecodeError(f"{end - position} bytes behind the produce response")
 
 
-__all__ = ["VERSION_MIN", "OutgoingBatch", "decode_produce_response", "encode_produce_request"]
+__all__ = [
+    "VERSION_MIN",
+    "OutgoingBatch",
+    "ProduceAnswer",
+    "decode_produce_response",
+    "encode_produce_request",
+]

@@ -8,8 +8,10 @@ The hot path of the broker: no await, no copy of record bytes. KIP-98, KIP-467 (
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from penstock.broker.leader_hints import FIRST_PRODUCE_VERSION, PRODUCE_CODES, tell_leaders
 from penstock.broker.replies import Parts, Reply
 from penstock.protocol.api import ApiKey
 from penstock.protocol.compression import Codec
@@ -24,6 +26,7 @@ from penstock.protocol.produce import (
 )
 from penstock.protocol.produce_again import RepeatedProduce, learn
 from penstock.protocol.record_batch import ATTRIBUTES_POSITION, CODEC_MASK, HEADER_SIZE_BYTES
+from penstock.protocol.tagged import NodeEndpoint
 
 if TYPE_CHECKING:
     from penstock.broker.broker import Broker
@@ -38,13 +41,18 @@ _ACKS = (-1, 0, 1)
 REFUSED_WITHOUT_ACKS = "a Produce with acks=0 was refused, which only closing the connection can tell"
 
 
+_Asked = tuple["Broker", "Connection | None"]
+"""Who was asked, and by which connection."""
+
+
 class PendingProduce(Reply):
     """A produce response that waits for acks."""
 
-    __slots__ = ("_correlation_id", "_outstanding", "_results", "_version")
+    __slots__ = ("_asked", "_correlation_id", "_outstanding", "_results", "_version")
 
-    def __init__(self, version: int, correlation_id: int) -> None:
+    def __init__(self, asked: _Asked, version: int, correlation_id: int) -> None:
         super().__init__(math.inf)
+        self._asked = asked
         self._version = version
         self._correlation_id = correlation_id
         self._results: list[ProducePartitionResult] = []
@@ -66,16 +74,32 @@ class PendingProduce(Reply):
 
     def refused(self, result: ProducePartitionResult) -> Parts:
         """The response to a request of one partition that was refused at once."""
-        return [_response(self._version, self._correlation_id, [result])]
+        return [_response(self._asked, self._version, self._correlation_id, [result])]
 
     def try_finish(self) -> Parts | None:
         """The response. The results of partitions that are still open stand at REQUEST_TIMED_OUT."""
-        return [_response(self._version, self._correlation_id, self._results)]
+        return [_response(self._asked, self._version, self._correlation_id, self._results)]
 
 
-def _response(version: int, correlation_id: int, results: list[ProducePartitionResult]) -> bytes:
-    body = encode_produce_response(version, results, 0)
+def _response(
+    asked: _Asked, version: int, correlation_id: int, results: list[ProducePartitionResult]
+) -> bytes:
+    endpoints: Sequence[NodeEndpoint] = ()
+    for result in results:
+        if result.error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER:
+            endpoints = _tell_leaders(asked, version, results)
+            break
+    body = encode_produce_response(version, results, 0, endpoints)
     return response_prefix(_KEY, version, correlation_id, len(body)) + body
+
+
+def _tell_leaders(
+    asked: _Asked, version: int, results: list[ProducePartitionResult]
+) -> Sequence[NodeEndpoint]:
+    broker, connection = asked
+    if connection is None or version < FIRST_PRODUCE_VERSION:
+        return ()
+    return tell_leaders(broker.image, broker.config.node_id, connection.listener, results, PRODUCE_CODES)
 
 
 def produce(
@@ -119,7 +143,7 @@ def produce(
             result.error_message = f"zstd needs Produce version {FIRST_VERSION_WITH_ZSTD} (KIP-110)"
         else:
             if pending is None:
-                pending = PendingProduce(version, header.correlation_id)
+                pending = PendingProduce((broker, connection), version, header.correlation_id)
             if not partition.produce(entry.records, request.acks, result, pending.one_done):
                 outstanding += 1
                 continue
@@ -134,11 +158,15 @@ def produce(
         deadline = broker.clock.monotonic() + max(request.timeout_ms, 0) / 1000
         pending.wait_for(results, outstanding, deadline)
         return pending
-    return [_response(version, header.correlation_id, results)]
+    return [_response((broker, connection), version, header.correlation_id, results)]
 
 
 def produce_again(
-    broker: "Broker", known: RepeatedProduce, frame: memoryview, records: memoryview
+    broker: "Broker",
+    known: RepeatedProduce,
+    frame: memoryview,
+    records: memoryview,
+    connection: "Connection | None" = None,
 ) -> Parts | Reply | None:
     """Handle a frame that is like an earlier one of its connection; `records` are those in it. Same answers as `produce`."""
     if known.topic_id is None:
@@ -146,9 +174,10 @@ def produce_again(
     else:
         partition = broker.partitions.by_id(known.topic_id, known.index)
     if partition is None:
-        return produce(broker, read_request_header(frame), frame)
+        return produce(broker, read_request_header(frame), frame, connection)
     result = ProducePartitionResult(known.topic, known.topic_id, known.index, 0)
-    pending = PendingProduce(known.version, int.from_bytes(frame[4:8], "big", signed=True))
+    correlation_id = int.from_bytes(frame[4:8], "big", signed=True)
+    pending = PendingProduce((broker, connection), known.version, correlation_id)
     if not partition.produce(records, known.acks, result, pending.one_done):
         if known.acks == 0:
             return None

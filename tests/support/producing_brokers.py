@@ -137,6 +137,8 @@ class ProducingBroker(ScriptedBroker):
         answer = metadata_answer(
             {node: (f"b{node}", 9092) for node in self.cluster.brokers}, {TOPIC: self.cluster.leaders}
         )
+        for part in answer.topics[0].partitions:
+            part.leader_epoch = self.cluster.epochs.get(part.partition_index, 3)
         wanted = [topic.name for topic in request.topics]
         answer.topics = [topic for topic in answer.topics if topic.name in wanted]
         if self.cluster.is_topic_gone:
@@ -162,11 +164,26 @@ class ProducingBroker(ScriptedBroker):
                     instead = result
                 else:
                     parts.append(Message(index=part.index, error_code=int(result[0]), base_offset=result[1]))
+                    self._tell_leader(parts[-1])
         if instead is not None:
             return instead
         if request.acks == 0:
             return SILENCE
-        return Message(responses=[Message(name=TOPIC, topic_id=TOPIC_ID, partition_responses=parts)])
+        topic = Message(name=TOPIC, topic_id=TOPIC_ID, partition_responses=parts)
+        told = {part.current_leader.leader_id for part in parts if hasattr(part, "current_leader")}
+        endpoints = [Message(node_id=node, host=f"b{node}", port=9092, rack=None) for node in sorted(told)]
+        return Message(responses=[topic], node_endpoints=endpoints)
+
+    def _tell_leader(self, part: Message) -> None:
+        """As KIP-951 has it, where a test has said what the epochs are."""
+        index: int = part.index
+        leader, epoch = self.cluster.leaders[index], self.cluster.epochs.get(index)
+        if (
+            part.error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+            and epoch is not None
+            and leader != self.node_id
+        ):
+            part.current_leader = Message(leader_id=leader, leader_epoch=epoch)
 
     def _append(self, index: int, records: memoryview, acks: int) -> tuple[ErrorCode, int] | Instead:
         cluster = self.cluster
@@ -206,6 +223,8 @@ class ProducingCluster:
             node: ProducingBroker(self, node) for node in range(1, broker_count + 1)
         }
         self.leaders = [1 + index % broker_count for index in range(partition_count)]
+        self.epochs: dict[int, int] = {}
+        """Leader epochs by partition; where one is given, a broker that does not lead says who does."""
         self.logs = [PartitionLog() for _ in range(partition_count)]
         self.producer_id = 99
         self.is_topic_gone = False

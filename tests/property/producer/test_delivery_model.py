@@ -23,7 +23,12 @@ BEFORE_APPEND = (
     ErrorCode.INVALID_RECORD,
     ErrorCode.POLICY_VIOLATION,
 )
-AFTER_APPEND = (ErrorCode.REQUEST_TIMED_OUT, ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND)
+AFTER_APPEND = (
+    ErrorCode.REQUEST_TIMED_OUT,
+    ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+    ErrorCode.NOT_LEADER_OR_FOLLOWER,  # deposed while the batch waited for its followers
+    ErrorCode.KAFKA_STORAGE_ERROR,  # appended, perhaps fetched by a follower, and then the sync failed
+)
 LIMIT_S = 100_000
 
 

@@ -89,3 +89,35 @@ async def test_a_missing_topic_is_asked_for_for_ever(autojump_clock: MockClock) 
         with trio.fail_after(10), pytest.raises(UnknownTopic):
             await one.cache.get("missing")
         assert (await one.cache.get(TOPIC)).name == TOPIC
+
+
+async def test_what_a_broker_says_that_lags_behind_undoes_what_is_known(autojump_clock: MockClock) -> None:
+    async with setting() as one:
+        one.brokers.epochs = {0: 5}
+        await one.cache.get(TOPIC)
+        one.brokers.epochs, one.brokers.leaders = {0: 4}, [9]
+        one.cache.invalidate(TOPIC)
+        partition = (await one.cache.get(TOPIC)).partitions[0]
+        assert (partition.leader, partition.leader_epoch) == (1, 5)
+        one.brokers.epochs = {0: 6}
+        one.cache.invalidate(TOPIC)
+        partition = (await one.cache.get(TOPIC)).partitions[0]
+        assert (partition.leader, partition.leader_epoch) == (9, 6)
+
+
+async def test_a_leader_that_was_told_of_elsewhere_is_asked_for_again_or_undone(
+    autojump_clock: MockClock,
+) -> None:
+    async with setting() as one:
+        one.brokers.epochs = {0: 5}
+        assert one.cache.learn_leader(TOPIC, 0, 2, 6) is None, "nothing is known of the topic"
+        await one.cache.get(TOPIC)
+        assert one.cache.learn_leader(TOPIC, 0, 2, 5) is None
+        assert one.cache.learn_leader(TOPIC, 7, 2, 9) is None
+        assert one.cache.learn_leader(TOPIC, 0, 2, 6) is not None
+        known = one.cache.peek(TOPIC)
+        assert known is not None
+        assert known.partitions[0].leader == 2
+        assert len(one.asked()) == 1
+        one.cache.invalidate(TOPIC)
+        assert (await one.cache.get(TOPIC)).partitions[0].leader == 2, "Metadata lags behind"

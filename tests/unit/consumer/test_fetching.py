@@ -52,6 +52,8 @@ class Log:
         self.addresses = {node: (f"node{node}", 9092) for node in nodes}
         self.asked_nodes: list[int] = []
         self.at = 0
+        self.leader = 1
+        self.metadata_count = 0
 
     def handlers(self, node: int) -> dict[ApiKey, Callable[[int, Message], Message | Instead]]:
         return {
@@ -62,7 +64,8 @@ class Log:
         }
 
     def metadata(self, version: int, request: Message) -> Message:
-        answer = metadata_answer(self.addresses, {"t": [1]})
+        self.metadata_count += 1
+        answer = metadata_answer(self.addresses, {"t": [self.leader]})
         answer.topics[0].partitions[0].leader_epoch = self.epoch
         return answer
 
@@ -85,6 +88,8 @@ class Log:
         named = [part for topic in request.topics for part in topic.partitions]
         offset = named[0].fetch_offset if named else self.at
         self.at = offset
+        if node != self.leader and node == 1:
+            return self.deposed()
         part: dict[str, Any] = {
             "partition_index": 0,
             "high_watermark": 1 << 30,
@@ -105,6 +110,21 @@ class Log:
             part |= {"records": b"".join(chosen), "aborted_transactions": aborted}
         topic = Message(topic="t", topic_id=TOPIC_ID, partitions=[Message(**part)])
         return Message(session_id=self.session_id, responses=[topic])
+
+    def deposed(self) -> Message:
+        """What a broker says that leads no more (KIP-951)."""
+        leader = Message(leader_id=self.leader, leader_epoch=self.epoch)
+        part = Message(
+            partition_index=0,
+            error_code=ErrorCode.NOT_LEADER_OR_FOLLOWER,
+            high_watermark=-1,
+            records=b"",
+            current_leader=leader,
+        )
+        host, port = self.addresses[self.leader]
+        topic = Message(topic="t", topic_id=TOPIC_ID, partitions=[part])
+        endpoint = Message(node_id=self.leader, host=host, port=port, rack=None)
+        return Message(session_id=0, responses=[topic], node_endpoints=[endpoint])
 
     @asynccontextmanager
     async def consumer(self, **options: Any) -> AsyncGenerator[Consumer]:
@@ -258,6 +278,21 @@ async def test_a_new_leader_whose_log_goes_on_is_followed_without_a_gap() -> Non
         assert await offsets(consumer, 1) == [2]
         named = [part for one in log.fetches for topic in one.topics for part in topic.partitions]
         assert named[-1].current_leader_epoch == 4
+
+
+async def test_the_leader_that_a_deposed_one_names_is_gone_to_without_metadata() -> None:
+    log = Log(batch(0, b"a", b"b"), nodes=(1, 2))
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        assert await offsets(consumer, 2) == [0, 1]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        asked = log.metadata_count
+        log.leader, log.epoch = 2, 4
+        log.batches.append(batch(2, b"c", epoch=4))
+        consumer.seek(TP, 2)
+        assert await offsets(consumer, 1) == [2]
+        assert log.asked_nodes[-1] == 2
+        assert log.metadata_count == asked
 
 
 @pytest.mark.parametrize("policy", ["earliest", "none"])

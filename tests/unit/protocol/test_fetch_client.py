@@ -14,6 +14,7 @@ from penstock.protocol.fetch_client import (
     decode_fetch_response,
     encode_fetch_request,
 )
+from penstock.protocol.tagged import NodeEndpoint
 
 TOPIC_ID = b"i" * 16
 
@@ -49,3 +50,18 @@ def test_divergence_is_told_apart_from_none(version: int, diverging: tuple[int, 
     _, parts = encode_fetch_response(version, 0, 0, 0, [result])
     body = b"".join(part for part in parts if isinstance(part, bytes))
     assert decode_fetch_response(version, memoryview(body)).partitions[0].diverging_epoch == diverging
+
+
+@pytest.mark.parametrize("version", [12, 15, 16, 18])
+def test_a_new_leader_and_where_it_listens_are_read(version: int) -> None:
+    result = FetchPartitionResult("t", TOPIC_ID, 0, 6, -1, current_leader=(2, 7))
+    _, parts = encode_fetch_response(version, 0, 0, 0, [result], [NodeEndpoint(2, "b2", 9092, "r")])
+    answer = decode_fetch_response(version, memoryview(b"".join(p for p in parts if isinstance(p, bytes))))
+    assert answer.partitions[0].current_leader == (2, 7)
+    assert list(answer.node_endpoints) == ([NodeEndpoint(2, "b2", 9092, "r")] if version >= 16 else [])
+
+
+def test_no_leader_is_read_where_none_is_told() -> None:
+    _, parts = encode_fetch_response(18, 0, 0, 0, [FetchPartitionResult("t", TOPIC_ID, 0, 6, -1)])
+    answer = decode_fetch_response(18, memoryview(b"".join(p for p in parts if isinstance(p, bytes))))
+    assert (answer.partitions[0].current_leader, list(answer.node_endpoints)) == (None, [])

@@ -16,6 +16,7 @@ from penstock.protocol.produce_client import (
     decode_produce_response,
     encode_produce_request,
 )
+from penstock.protocol.tagged import NodeEndpoint
 
 VERSIONS = range(3, 14)
 ID_A, ID_B = bytes(range(16)), bytes(range(16, 32))
@@ -69,13 +70,28 @@ results = st.builds(
 )
 
 
-@given(st.sampled_from(VERSIONS), st.lists(results, max_size=4), st.integers(0, 10_000))
+endpoints = st.builds(
+    NodeEndpoint,
+    node_id=st.integers(0, 9),
+    host=st.text(max_size=200),
+    port=st.integers(1, 65535),
+    rack=st.none() | st.text(max_size=9),
+)
+
+
+@given(
+    st.sampled_from(VERSIONS),
+    st.lists(results, max_size=4),
+    st.integers(0, 10_000),
+    st.lists(endpoints, max_size=2),
+)
 def test_an_answer_is_read_as_another(
-    version: int, sent: list[ProducePartitionResult], throttle_time_ms: int
+    version: int, sent: list[ProducePartitionResult], throttle_time_ms: int, endpoints: list[NodeEndpoint]
 ) -> None:
-    body = encode_produce_response(version, sent, throttle_time_ms)
-    found, throttled = decode_produce_response(version, memoryview(body))
+    body = encode_produce_response(version, sent, throttle_time_ms, endpoints)
+    found, throttled, nodes = decode_produce_response(version, memoryview(body))
     assert throttled == throttle_time_ms
+    assert list(nodes) == (endpoints if version >= 10 else [])
     assert [one.index for one in found] == [one.index for one in sent]
     for one, other in zip(found, sent, strict=True):
         assert (one.error_code, one.base_offset) == (other.error_code, other.base_offset)
@@ -88,14 +104,17 @@ def test_an_answer_is_read_as_another(
             assert one.current_leader == other.current_leader
 
 
-def test_new_leaders_endpoints_are_skipped() -> None:
+def test_new_leaders_endpoints_are_read_from_the_tables_form() -> None:
     answer = Message(
         responses=[],
         throttle_time_ms=3,
         node_endpoints=[Message(node_id=1, host="h", port=9, rack=None)],
     )
     body = encode_response(ApiKey.PRODUCE, 10, answer)
-    assert decode_produce_response(10, memoryview(body)) == ([], 3)
+    assert decode_produce_response(10, memoryview(body)) == ([], 3, [NodeEndpoint(1, "h", 9)])
+    for size in range(len(body)):
+        with pytest.raises(DecodeError):
+            decode_produce_response(10, memoryview(body)[:size])
 
 
 @given(st.sampled_from(VERSIONS), st.binary(max_size=80))
