@@ -1,6 +1,6 @@
 """The log of one partition: a row of segments, of which the last is appended to.
 
-Owns what may be read and what is cut off, at either end; `log_writer` owns appending. Knows neither leaders nor replicas nor high
+Owns what may be read and what is cut off, at either end; `log_writer` owns appending, `log_follower` a follower's. Knows neither leaders nor replicas nor high
 watermarks: what may be read ends where the caller says. Opening is in `recovery`, lookups are in `log_reader` and `time_lookup`.
 
 Who may call what (DESIGN section 5). The event loop: properties, `needs_roll`, `must_recall`, `append_*`, `read(resident_only=True)`,
@@ -235,7 +235,8 @@ class Log(SegmentSwapper):
     def truncate_to(self, offset: int) -> None:
         """Cut off everything at `offset` and above: the log end offset becomes `offset`, or the start of the batch that contains it, but never below the log start offset.
 
-        The caller holds appends back, and has lowered the recovery-point checkpoint if it was above. Durable on return.
+        The caller holds appends back, and has lowered the recovery-point checkpoint if it was above. Durable on return. At or above the log end
+        offset no record goes, but an epoch that began there does: it has no batch, and another replica may know better what is there.
 
         Raises:
             OffsetOutOfRange: `offset` is below the log start offset.
@@ -244,6 +245,7 @@ class Log(SegmentSwapper):
         with self._worker_lock:
             self._check_usable()
             if offset >= self._log_end_offset:
+                self._forget_empty_epochs()
                 return
             if offset < self._log_start_offset:
                 raise OffsetOutOfRange(offset, self._log_start_offset, self._log_end_offset)
@@ -253,6 +255,10 @@ class Log(SegmentSwapper):
                     self._truncate(offset)
             except StorageError as error:
                 self._fail(error)
+
+    def _forget_empty_epochs(self) -> None:
+        if self._epochs.truncate_from_end(self._log_end_offset):
+            self._write_epochs()
 
     def _forget_failed_roll(self) -> None:
         """Remove the file that a roll which failed half-way may have left at the log end offset: after a cut nothing leads up to it."""
@@ -268,7 +274,7 @@ class Log(SegmentSwapper):
         if end_offset < self._log_start_offset:
             # The batch that goes reaches below the log start; nothing that may be read is left.
             self._epochs.truncate_from_end(self._log_start_offset)
-            self._start_over_at(self._log_start_offset)
+            self._start_over_at(self._log_start_offset, self._log_start_offset)
             return
         cut = self._cut_segment(old, end_offset, end_position)
         gone = self._segments[number + 1 :]
@@ -284,8 +290,8 @@ class Log(SegmentSwapper):
         self._pool.retire(cut)
         self._durable_end_offset = end_offset
         cut.write_indexes()
-        if self._epochs.truncate_from_end(end_offset):
-            self._write_epochs()
+        self._forget_empty_epochs()
+        self._forbid_gaps_above(end_offset)
         self._reload_producers()
 
     def _cut_segment(self, old: Segment, end_offset: int, end_position: int) -> Segment:
@@ -328,10 +334,11 @@ class Log(SegmentSwapper):
         self._files.rename(temporary, old.path)
         self._files.sync_directory(self.directory)
 
-    def truncate_fully_and_start_at(self, offset: int) -> None:
+    def truncate_fully_and_start_at(self, offset: int, *, log_start_offset: int = -1) -> None:
         """Drop everything and go on, empty, at `offset`, which is the log start offset then too. Durable on return.
 
-        The caller holds appends back and has lowered the checkpoints that were above. Raises LogFailed.
+        A `log_start_offset` above is kept for a log that is about to get the batch in whose middle it begins. The caller holds appends back
+        and has lowered the checkpoints that were above. Raises LogFailed.
         """
         with self._worker_lock:
             self._check_usable()
@@ -339,16 +346,18 @@ class Log(SegmentSwapper):
             try:
                 with missing_is_disk_error():
                     self._forget_failed_roll()
-                    self._start_over_at(offset)
+                    self._start_over_at(offset, max(offset, log_start_offset))
+                    self._forbid_gaps_above(offset)
             except StorageError as error:
                 self._fail(error)
 
-    def _start_over_at(self, offset: int) -> None:
+    def _start_over_at(self, offset: int, log_start_offset: int) -> None:
         self._finish_putting_away()
         gone = self._segments
         new = self._new_segment(offset)
         self._truncation_count += 1
-        self._log_start_offset = self._log_end_offset = self._durable_end_offset = offset
+        self._log_start_offset = log_start_offset
+        self._log_end_offset = self._durable_end_offset = offset
         self._publish((new,))
         for segment in reversed(gone):
             self._remove_segment(segment)

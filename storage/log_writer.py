@@ -17,6 +17,7 @@ Source: Kafka's `UnifiedLog`, `LocalLog`.
 
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock
 from typing import NoReturn
 
@@ -24,12 +25,9 @@ from crc32c import crc32c
 
 from penstock.protocol.record_batch import (
     LOG_APPEND_TIME_FLAG,
-    MAGIC,
     BatchHeader,
-    iterate_batches,
     set_log_append_time,
     stamp,
-    verify_crc,
 )
 from penstock.runtime.files import (
     DiskFull,
@@ -38,10 +36,9 @@ from penstock.runtime.files import (
     TooManyOpenFiles,
     write_all,
 )
-from penstock.storage.batch_walk import ChainRules, chain_fault
+from penstock.storage.batch_walk import ChainRules
 from penstock.storage.checkpoint import write_epoch_checkpoint, write_gaps_below
 from penstock.storage.errors import (
-    CorruptBatch,
     LogClosed,
     LogFailed,
     NotRecalled,
@@ -54,7 +51,6 @@ from penstock.storage.errors import (
 from penstock.storage.layout import (
     DELETED_DIRECTORY_SUFFIX,
     LEADER_EPOCH_CHECKPOINT,
-    OFFSET_MAX,
     RELATIVE_OFFSET_MAX,
     parent_directory,
     parse_partition_directory_name,
@@ -134,6 +130,15 @@ class LogWriter:
         with self._rules_lock:  # the config may be set meanwhile
             self._gaps_below = max(self._gaps_below, below_offset)
             self._rules = ChainRules(self._gaps_below, self._epochs.epoch_at, self._index_interval_bytes)
+
+    def _forbid_gaps_above(self, offset: int) -> None:
+        """From that offset on nothing is left in which compaction has been. A full disk may leave the rule as mild as it was."""
+        if offset < self._gaps_below:
+            with suppress(DiskFull, TooManyOpenFiles):
+                write_gaps_below(self._files, self.directory, offset)
+                with self._rules_lock:
+                    self._gaps_below = offset
+                self._allow_gaps(0)
 
     @property
     def rules(self) -> ChainRules:
@@ -270,39 +275,6 @@ class LogWriter:
             self._producers.update(header, base_offset, now_ms)
         return AppendInfo(base_offset, last_offset, log_append_time_ms, False, position)
 
-    def append_as_follower(self, records: memoryview, *, now_ms: int) -> AppendInfo:
-        """Append the leader's batches unchanged, after checking each one's checksum and that it follows on the one before.
-
-        A torn last batch is left out. Offsets may have gaps where the leader's log was compacted, and never go back. Batches before the
-        first bad one are appended even if this raises. `log_append_time_ms` is -1: the batches bear their own.
-
-        Raises CorruptBatch, StaleLeaderEpoch, and what `append_as_leader` raises; ValueError if there is no whole batch.
-        """
-        first: AppendInfo | None = None
-        rules = ChainRules(OFFSET_MAX, None, self._index_interval_bytes)
-        for header, batch in iterate_batches(records):
-            if self._failure is not None:
-                self._raise_failure()
-            fault = chain_fault(header, self._log_end_offset, rules)
-            if fault is None and not (header.magic == MAGIC and verify_crc(batch)):
-                fault = "the CRC-32C is wrong"
-            if fault is not None:
-                raise CorruptBatch("fetched records", 0, fault)
-            if header.base_offset > self._log_end_offset:
-                self._allow_gaps(OFFSET_MAX)
-            epoch = header.partition_leader_epoch
-            if epoch != self._epoch_on_disk:
-                self._enter_epoch(epoch, header.base_offset)
-            position = self._write(batch, header.last_offset, header.max_timestamp)
-            if header.producer_id >= 0:
-                self._producers.update(header, header.base_offset, now_ms)
-            if first is None:
-                first = AppendInfo(header.base_offset, header.last_offset, NO_TIMESTAMP, False, position)
-            first.last_offset = header.last_offset
-        if first is None:
-            raise ValueError("no whole batch to append")
-        return first
-
     def start_leader_epoch(self, epoch: int) -> None:
         """Let `epoch` begin at the log end offset. In memory: it reaches the disk before the first batch that bears it."""
         self._epochs.assign(epoch, self._log_end_offset)
@@ -317,6 +289,11 @@ class LogWriter:
             self._raise_failure()
         if leader_epoch != self._epoch_on_disk:
             self._enter_epoch(leader_epoch, self._log_end_offset)
+        self.open_active_file()
+
+    @missing_is_disk_error()
+    def open_active_file(self) -> None:
+        """Open the active segment's file, to stay open: what a follower's append would otherwise do itself. Worker; raises alike."""
         if self._active.file is None:
             self._active.open_for_append()
         self._active.first_timestamp_ms()

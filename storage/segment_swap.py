@@ -37,14 +37,14 @@ from penstock.storage.layout import (
     parse_segment_file_name,
     segment_file_name,
 )
-from penstock.storage.log_writer import LogWriter
+from penstock.storage.log_follower import LogFollower
 from penstock.storage.segment import Segment
 
 LOG_LAST = (INDEX_SUFFIX, TIME_INDEX_SUFFIX, TRANSACTION_INDEX_SUFFIX, LOG_SUFFIX)
 """The order in which files are renamed: the log's own name is what counts."""
 
 
-class SegmentSwapper(LogWriter):
+class SegmentSwapper(LogFollower):
     """The part of `Log` that compaction calls. Workers."""
 
     def known_producer_batches(self) -> dict[int, tuple[int, tuple[int, ...]]]:

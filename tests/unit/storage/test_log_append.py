@@ -23,7 +23,7 @@ from penstock.protocol.record_batch import (
     verify_crc,
 )
 from penstock.runtime.files import DiskError, DiskFull, StorageError, TooManyOpenFiles
-from penstock.storage.errors import CorruptBatch, LogClosed, LogFailed, SegmentFull, StaleLeaderEpoch
+from penstock.storage.errors import LogClosed, LogFailed, StaleLeaderEpoch
 from penstock.storage.log_config import LogConfig
 
 
@@ -241,37 +241,6 @@ def test_preparing_leaves_nothing_but_the_write_to_the_append(files: MemoryFiles
     assert files.calls - before == {"pwrite": 1, "any": 1}
 
 
-def test_a_follower_takes_the_leaders_bytes_unchanged(files: MemoryFiles) -> None:
-    leader = new_log(files)
-    fill(leader, 3, epoch=1)
-    append(leader, batch(4), epoch=2)
-    sent = read_batches(leader)
-    follower = new_log(MemoryFiles())
-    info = follower.append_as_follower(memoryview(b"".join(sent) + sent[0][:40]), now_ms=NOW_MS)
-    assert (info.base_offset, info.last_offset) == (0, 6)
-    assert read_batches(follower) == sent
-    assert follower.epoch_entries == leader.epoch_entries
-
-
-def test_a_follower_keeps_gaps_but_takes_no_batch_twice(files: MemoryFiles) -> None:
-    follower = new_log(files, LogConfig(compact=True))
-    follower.append_as_follower(memoryview(stored(batch(), 5)), now_ms=NOW_MS)
-    follower.append_as_follower(memoryview(stored(batch(), 9)), now_ms=NOW_MS)
-    assert follower.log_end_offset == 10
-    with pytest.raises(CorruptBatch):
-        follower.append_as_follower(memoryview(stored(batch(), 9)), now_ms=NOW_MS)
-    assert [offset for offset, _ in read_values(follower)] == [5, 9]
-
-
-def test_a_follower_refuses_a_damaged_batch_and_keeps_those_before(files: MemoryFiles) -> None:
-    follower = new_log(files)
-    damaged = bytearray(stored(batch(), 1))
-    damaged[-2] ^= 1
-    with pytest.raises(CorruptBatch):
-        follower.append_as_follower(memoryview(stored(batch(), 0) + damaged), now_ms=NOW_MS)
-    assert follower.log_end_offset == 1
-
-
 def test_a_directory_that_somebody_removed_is_an_error_of_the_disk(files: MemoryFiles) -> None:
     log = new_log(files)
     files.remove_tree(DIRECTORY)
@@ -285,18 +254,6 @@ def test_a_directory_that_somebody_removed_is_an_error_of_the_disk(files: Memory
             use()
     with pytest.raises(StorageError, match="missing"):
         reopen(files)
-
-
-def test_offsets_that_no_index_entry_holds_are_refused_before_anything_is_written(files: MemoryFiles) -> None:
-    log = new_log(files, LogConfig(index_interval_bytes=0, compact=True))
-    fill(log, 2)
-    size_before = log.size_bytes
-    with pytest.raises(SegmentFull):
-        log.append_as_follower(memoryview(stored(batch(), 2**31)), now_ms=NOW_MS)
-    assert (log.log_end_offset, log.size_bytes, log.failure) == (2, size_before, None)
-    log.roll(NOW_MS)
-    log.append_as_follower(memoryview(stored(batch(), 2**31)), now_ms=NOW_MS)
-    assert [offset for offset, _ in read_values(log)] == [0, 1, 2**31]
 
 
 def test_closing_makes_everything_durable_and_closes_every_file(files: MemoryFiles) -> None:
