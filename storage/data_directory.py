@@ -13,6 +13,7 @@ directories. Knows nothing of what is inside a log.
     orders-0/                          a partition
     orders-0.<topic id>-delete/        a deleted one on its way out
     orders-0.<topic id>-stray/         one that the metadata store does not know; never removed by the broker
+    orders-0.<topic id>-damaged/       one that was damaged, and was fetched anew from another broker; never removed by the broker
 
 Invariants:
     - The marker is gone, durably, before any log is opened, and comes back only after all of them were closed without an error.
@@ -40,6 +41,7 @@ from penstock.storage.errors import CorruptFile, DataDirectoryInUse, TopicIdMism
 from penstock.storage.layout import (
     CLEAN_SHUTDOWN,
     CLEANER_CHECKPOINT,
+    DAMAGED_DIRECTORY_SUFFIX,
     DELETED_DIRECTORY_SUFFIX,
     FORMAT_VERSION,
     HIGH_WATERMARK_CHECKPOINT,
@@ -247,6 +249,23 @@ class DataDirectory:
         """Make renames of partitions' directories durable. Raises StorageError."""
         self._files.sync_directory(self.path)
 
+    def put_damaged_aside(self, topic: str, partition: int) -> str:
+        """Rename the directory of a damaged partition, durably, so that a new log can take its name; returns its new path. Raises StorageError."""
+        return self._put_aside(topic, partition, DAMAGED_DIRECTORY_SUFFIX)
+
+    def topic_id_of(self, topic: str, partition: int) -> bytes | None:
+        """Whose directory that is; None if it does not say. Raises StorageError."""
+        try:
+            return read_partition_metadata(
+                self._files, f"{self.partition_path(topic, partition)}/{PARTITION_METADATA}"
+            )
+        except CorruptFile:
+            return None
+
+    def put_removed_aside(self, topic: str, partition: int) -> str:
+        """Rename the directory of a partition that has no replica here any more, as a deletion does; returns its new path. Raises StorageError."""
+        return self._put_aside(topic, partition, DELETED_DIRECTORY_SUFFIX)
+
     def set_strays_aside(self, known: AbstractSet[TopicPartition]) -> list[str]:
         """Rename the directories of all partitions that are not in `known`; returns their new paths. Raises StorageError."""
         return [
@@ -292,6 +311,24 @@ class DataDirectory:
         with self._checkpoints_lock:
             self.cleaner_offsets = self._write(CLEANER_CHECKPOINT, self.cleaner_offsets, offsets)
 
+    def lower_offsets(self, topic: str, partition: int, offset: int) -> None:
+        """See that no checkpoint names an offset of this partition above `offset`: before its log is cut there. Durable on return. Raises StorageError."""
+        key = (topic, partition)
+        with self._checkpoints_lock:
+            for name, offsets in self._checkpoints():
+                if offsets.get(key, 0) > offset:
+                    lowered = {**offsets, key: offset}
+                    write_offset_checkpoint(self._files, f"{self.path}/{name}", lowered)
+                    offsets[key] = offset
+
+    def _checkpoints(self) -> tuple[tuple[str, dict[TopicPartition, int]], ...]:
+        return (
+            (RECOVERY_POINT_CHECKPOINT, self.recovery_points),
+            (LOG_START_CHECKPOINT, self.log_starts),
+            (HIGH_WATERMARK_CHECKPOINT, self.high_watermarks),
+            (CLEANER_CHECKPOINT, self.cleaner_offsets),
+        )
+
     def _write(
         self, name: str, old: Mapping[TopicPartition, int], new: Mapping[TopicPartition, int]
     ) -> dict[TopicPartition, int]:
@@ -305,12 +342,7 @@ class DataDirectory:
         return merged
 
     def _forget_offsets(self, key: TopicPartition) -> None:
-        for name, offsets in (
-            (RECOVERY_POINT_CHECKPOINT, self.recovery_points),
-            (LOG_START_CHECKPOINT, self.log_starts),
-            (HIGH_WATERMARK_CHECKPOINT, self.high_watermarks),
-            (CLEANER_CHECKPOINT, self.cleaner_offsets),
-        ):
+        for name, offsets in self._checkpoints():
             if key in offsets:
                 kept = {other: offset for other, offset in offsets.items() if other != key}
                 write_offset_checkpoint(self._files, f"{self.path}/{name}", kept)
@@ -433,6 +465,8 @@ def _may_be_ours(name: str) -> bool:
     return (
         name.startswith((".", METADATA_DATABASE))
         or name in ("lost+found", REPAIRED_DIRECTORY, *CHECKPOINTS)
-        or name.endswith((TEMPORARY_SUFFIX, DELETED_DIRECTORY_SUFFIX, STRAY_DIRECTORY_SUFFIX))
+        or name.endswith(
+            (TEMPORARY_SUFFIX, DELETED_DIRECTORY_SUFFIX, STRAY_DIRECTORY_SUFFIX, DAMAGED_DIRECTORY_SUFFIX)
+        )
         or parse_partition_directory_name(name) is not None
     )

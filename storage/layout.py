@@ -23,6 +23,7 @@ SAVED_SUFFIX = ".saved.tmp"
 """What is written beside the log's own work, until it is put in its place."""
 DELETED_DIRECTORY_SUFFIX = "-delete"
 STRAY_DIRECTORY_SUFFIX = "-stray"
+DAMAGED_DIRECTORY_SUFFIX = "-damaged"
 
 SEGMENT_SUFFIXES = (LOG_SUFFIX, INDEX_SUFFIX, TIME_INDEX_SUFFIX, TRANSACTION_INDEX_SUFFIX)
 """What belongs to one segment, the log first: without it the rest is nothing."""
@@ -97,7 +98,7 @@ def parse_partition_directory_name(name: str) -> tuple[str, int] | None:
 def put_aside_directory_name(topic: str, partition: int, unique: str, suffix: str) -> str:
     """`<topic>-<partition>.<unique><suffix>`, the topic cut as far as the file system's name limit asks for.
 
-    `suffix` is `-delete` or `-stray`. No live partition has such a name, for theirs end in a number.
+    `suffix` is `-delete`, `-stray` or `-damaged`. No live partition has such a name, for theirs end in a number.
     """
     rest = f"-{partition}.{unique}{suffix}"
     return topic[: _FILE_NAME_LENGTH_MAX - len(rest)] + rest

@@ -33,6 +33,8 @@ class FollowedAppend(NamedTuple):
     last_offset: int
     size_bytes: int
     """How many of the bytes that were handed in are in the log now."""
+    is_whole: bool
+    """Whether that is every whole batch of them."""
 
 
 class _Fetched(NamedTuple):
@@ -68,12 +70,13 @@ class LogFollower(LogWriter):
             raise ValueError("no whole batch to append")
         if fetched.gap_end_offset > self._gaps_below:
             if not may_wait:
-                return FollowedAppend(-1, -1, 0)
+                return FollowedAppend(-1, -1, 0, False)
             self._allow_gaps(fetched.gap_end_offset)
         number = position = 0
         while number < len(headers):
             if not self._make_room(headers[number], now_ms, may_wait=may_wait):
-                return FollowedAppend(headers[0].base_offset, headers[number - 1].last_offset, position)
+                last_offset = headers[number - 1].last_offset if number else -1
+                return FollowedAppend(headers[0].base_offset if number else -1, last_offset, position, False)
             end, size_bytes = self._run_end(headers, number)
             self._write_run(records[position : position + size_bytes], headers[number:end])
             for header in headers[number:end]:
@@ -82,7 +85,7 @@ class LogFollower(LogWriter):
             number, position = end, position + size_bytes
         if fetched.fault is not None:
             raise CorruptBatch("fetched records", position, fetched.fault)
-        return FollowedAppend(headers[0].base_offset, headers[-1].last_offset, position)
+        return FollowedAppend(headers[0].base_offset, headers[-1].last_offset, position, True)
 
     def _check_fetched(self, records: memoryview, epoch_max: int) -> _Fetched:
         rules = ChainRules(OFFSET_MAX, None, self._index_interval_bytes)

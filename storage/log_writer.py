@@ -517,13 +517,18 @@ class LogWriter:
             finally:
                 self._close_files()
 
-    @missing_is_disk_error()
     def delete(self, *, is_durable: bool = True) -> Callable[[], None]:
         """Take the log out of use and rename its directory to `*-delete`, durably, so that a new log can take its name.
 
         With `is_durable=False` the caller syncs the data directory, for many logs at once. Returns the function that removes the files; they are removed at the next start if it is never called. Slices stay readable
         until released. Raises StorageError.
         """
+        target = self.put_aside(DELETED_DIRECTORY_SUFFIX, is_durable=is_durable)
+        return functools.partial(self._files.remove_tree, target)
+
+    @missing_is_disk_error()
+    def put_aside(self, suffix: str, *, is_durable: bool = True) -> str:
+        """Take the log out of use and rename its directory, durably, to a name of that suffix that nobody has; returns its new path. As `delete`."""
         with self._worker_lock:
             for segment in self._segments:
                 segment.is_gone = True
@@ -532,13 +537,16 @@ class LogWriter:
             parent = parent_directory(self.directory)
             parsed = parse_partition_directory_name(name)
             topic, partition = parsed if parsed is not None else (name, 0)
-            unique = self.topic_id.hex()
-            gone = put_aside_directory_name(topic, partition, unique, DELETED_DIRECTORY_SUFFIX)
-            target = f"{parent}/{gone}"
+            unique, number = self.topic_id.hex(), 0
+            while self._files.exists(
+                target := f"{parent}/{put_aside_directory_name(topic, partition, unique, suffix)}"
+            ):
+                number += 1  # it was here before, and was moved away and back within the deletion's delay
+                unique = f"{self.topic_id.hex()}_{number}"
             self._files.rename(self.directory, target)
             if is_durable:
                 self._files.sync_directory(parent)
-        return functools.partial(self._files.remove_tree, target)
+        return target
 
     def _close_files(self) -> None:
         if self._failure is None:

@@ -14,6 +14,7 @@ from penstock.storage.errors import CorruptFile
 from penstock.storage.layout import (
     CLEAN_SHUTDOWN,
     CLEANER_CHECKPOINT,
+    DAMAGED_DIRECTORY_SUFFIX,
     DELETED_DIRECTORY_SUFFIX,
     HIGH_WATERMARK_CHECKPOINT,
     LOCK,
@@ -115,6 +116,10 @@ def _notes(names: list[str], *, is_known: bool, is_in_use: bool) -> list[str]:
         elif name.endswith(STRAY_DIRECTORY_SUFFIX):
             notes.append(
                 f"{name}/ is of a topic that the metadata store does not know; no broker reads or removes it"
+            )
+        elif name.endswith(DAMAGED_DIRECTORY_SUFFIX):
+            notes.append(
+                f"{name}/ was damaged and has been fetched anew from another broker; no broker reads or removes it"
             )
     return notes
 

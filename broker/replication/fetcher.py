@@ -1,0 +1,463 @@
+"""Fetching from leaders: one task, one connection and one fetch session for each broker that this one follows anything of.
+
+Owns the connections, the order of requests, and which partition is fetched from whom. What to ask and what an answer means `fetcher_machine`
+decides; what is done to a log `follower` does.
+
+The next request goes out when the appends of the last answer are done, or after a short while without those that are not: a slow disk under
+one partition holds up no other. While any is at work a request waits at the leader for a moment only, so that its partition is asked for soon
+after it is done.
+
+The records of an answer are views into it, so it lives until all its appends are done. At most `UNFINISHED_ANSWERS_MAX` answers of one leader
+live at once: a disk that takes nothing any more stops the fetching, not the memory.
+
+Source: Kafka's `ReplicaFetcherManager`, `ReplicaFetcherThread`; KIP-227, KIP-595 (divergence in Fetch), KIP-903.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import trio
+
+from penstock.broker.broker_config import BrokerConfig
+from penstock.broker.image import ClusterImage, ImageDelta
+from penstock.broker.partition import Partition
+from penstock.broker.partition_events import LeaderTold
+from penstock.broker.partition_machine import Role
+from penstock.broker.partitions import PartitionManager
+from penstock.broker.replication.fetcher_machine import (
+    Append,
+    Ask,
+    Decision,
+    FetcherMachine,
+    Key,
+    Refused,
+    StartOver,
+    TakeNote,
+    Truncate,
+)
+from penstock.broker.replication.follower import (
+    FollowerLogs,
+    NotFollowed,
+    TruncationRefused,
+    standing_of,
+)
+from penstock.broker.replication.log_starts import LogStarts
+from penstock.client.connection import Connection, ConnectionSettings, open_connection
+from penstock.client.fetch_session import FetchSession
+from penstock.client.metadata import TopicPartition
+from penstock.errors import PenstockError
+from penstock.protocol.api import ApiKey
+from penstock.protocol.errors import ErrorCode
+from penstock.protocol.fetch import FetchPartition, FetchRequest
+from penstock.protocol.fetch_client import (
+    REPLICA_FETCH_VERSION_MIN,
+    FetchAnswer,
+    FetchedPartition,
+    decode_fetch_response,
+    encode_fetch_request,
+)
+from penstock.runtime.environment import Environment
+from penstock.runtime.files import StorageError
+from penstock.runtime.network import AddressError
+from penstock.storage.errors import CorruptBatch, StaleLeaderEpoch
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 0.01
+"""How long the next request waits for the appends of the last answer."""
+BUSY_WAIT_MAX_MS = 10
+"""How long a leader may keep a request while a partition is at work that is not in it."""
+UNFINISHED_ANSWERS_MAX = 4
+SAME_LINE_S = 10.0
+RECONNECT_FIRST_S = 0.05
+READ_UNCOMMITTED = 0
+
+
+Work = Append | Truncate | StartOver
+
+
+class Registered:
+    """What a fetch says of this broker (`broker.registration.Registration`)."""
+
+    create_revision: int
+
+
+class ReplicaFetchers:
+    """See the module. `run` in a nursery; told of changes by the partition manager that it is made with."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        config: BrokerConfig,
+        image: ClusterImage,
+        partitions: PartitionManager,
+        registration: Registered,
+        logs: FollowerLogs,
+    ) -> None:
+        self.environment = environment
+        self.config = config
+        self.image = image
+        self.partitions = partitions
+        self.registration = registration
+        self.logs = logs
+        self.log_starts = LogStarts(partitions)
+        self._leaders: dict[int, LeaderFetcher] = {}
+        self._led_by: dict[Key, int] = {}
+        self._nursery: trio.Nursery | None = None
+        self._early: list[Partition] = []
+        partitions.listen(self._note)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Fetch what this broker follows, for ever. Cancellation: an append that has begun is done all the same."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self.log_starts.run)
+            for partition in self.partitions:
+                self._place(partition)
+            task_status.started()
+            await trio.sleep_forever()
+
+    def spawn(self, job: Callable[..., object], *args: object) -> None:
+        """Run a job that outlives the connection its work came by."""
+        assert self._nursery is not None
+        self._nursery.start_soon(job, *args)  # type: ignore[arg-type]
+
+    def _note(self, delta: ImageDelta) -> None:
+        """The image changed, and the partitions know it."""
+        if self._nursery is None:
+            return
+        for state in delta.partitions_changed:
+            partition = self.partitions.by_id(state.topic_id, state.index)
+            if partition is None:
+                self._unfollow((state.topic_id, state.index))
+            else:
+                self._place(partition)
+        for topic in delta.topics_removed:
+            for key in [key for key in self._led_by if key[0] == topic.topic_id]:
+                self._unfollow(key)
+        for node_id in delta.brokers_changed:
+            if node_id in self._leaders:
+                self._leaders[node_id].moved()
+
+    def _place(self, partition: Partition) -> None:
+        """See that a partition is fetched from its leader, and from nobody else."""
+        key, machine = (partition.topic_id, partition.index), partition.machine
+        if machine.role is not Role.FOLLOWER:
+            self._unfollow(key)
+            return
+        if self._led_by.get(key, machine.leader) != machine.leader:
+            self._unfollow(key)
+        leader = self._leaders.get(machine.leader)
+        if leader is None:
+            leader = self._leaders[machine.leader] = LeaderFetcher(self, machine.leader)
+            self.spawn(leader.run)
+        self._led_by[key] = machine.leader
+        leader.follow(partition, machine.leader_epoch)
+
+    def _unfollow(self, key: Key) -> None:
+        node_id = self._led_by.pop(key, None)
+        if node_id is not None:
+            leader = self._leaders[node_id]
+            leader.machine.unfollow(key)
+            if not len(leader.machine):
+                del self._leaders[node_id]
+                leader.end()
+
+
+@dataclass(slots=True)
+class _Unfinished:
+    """An answer some of whose records are still being appended."""
+
+    count: int
+
+
+class LeaderFetcher:
+    """All that this broker follows of one leader."""
+
+    def __init__(self, fetchers: ReplicaFetchers, node_id: int) -> None:
+        self.machine = FetcherMachine(backoff_max_ms=fetchers.config.replica_fetch_backoff_ms)
+        self._fetchers = fetchers
+        self._config = fetchers.config
+        self._clock = fetchers.environment.clock
+        self._logs = fetchers.logs
+        self._node_id = node_id
+        self._session = FetchSession()
+        self._unfinished_count = 0
+        self._changed = trio.Event()
+        self._scope = trio.CancelScope()
+        self._connecting = trio.CancelScope()
+        self._failure_count = 0
+        self._next_lines: dict[str, float] = {}
+
+    # Told from outside
+
+    def follow(self, partition: Partition, leader_epoch: int) -> None:
+        """Fetch a partition in this epoch, once its log has come to rest."""
+        if self.machine.follow((partition.topic_id, partition.index), leader_epoch):
+            self._fetchers.spawn(self._settle, partition, leader_epoch)
+
+    def moved(self) -> None:
+        """The leader has registered anew, or has gone: a connection to where it was is of no use, nor is waiting."""
+        self._failure_count = 0
+        self._connecting.cancel()
+
+    def end(self) -> None:
+        """Nothing is followed of this leader any more."""
+        self._scope.cancel()
+
+    # The task
+
+    async def run(self) -> None:
+        """Fetch until `end`, connecting anew whenever that is needed."""
+        with self._scope:
+            while True:
+                with trio.CancelScope() as self._connecting:
+                    try:
+                        await self._connect_and_fetch()
+                    except PenstockError as error:
+                        self._tell(
+                            "connection", f"can't fetch from broker {self._node_id}, trying again: {error}"
+                        )
+                if self._connecting.cancelled_caught:
+                    continue
+                self._failure_count += 1
+                wait_s = RECONNECT_FIRST_S * 2 ** min(self._failure_count - 1, 10)
+                with trio.move_on_after(min(wait_s, self._config.replica_fetch_backoff_ms / 1000)):
+                    with trio.CancelScope() as self._connecting:
+                        await trio.sleep_forever()
+
+    async def _connect_and_fetch(self) -> None:
+        broker = self._fetchers.image.brokers.get(self._node_id)
+        if broker is None:
+            raise AddressError(f"broker {self._node_id} is not registered")
+        endpoint = broker.endpoints.get(self._config.inter_broker_listener_name)
+        if endpoint is None:
+            raise AddressError(
+                f"broker {self._node_id} has no listener {self._config.inter_broker_listener_name}"
+            )
+        settings = ConnectionSettings(client_id=f"broker-{self._config.node_id}-fetcher")
+        network = self._fetchers.environment.network
+        async with trio.open_nursery() as nursery:
+            connection = await open_connection(nursery, network, endpoint.host, endpoint.port, settings)
+            try:
+                self._session = FetchSession()
+                await self._fetch_on(connection)
+            finally:
+                connection.close()
+                nursery.cancel_scope.cancel()
+
+    async def _fetch_on(self, connection: Connection) -> None:
+        while True:
+            await self._wait_for_appends()
+            self._changed = trio.Event()
+            now_ms = self._now_ms()
+            asks = self._asks(now_ms)
+            if asks:
+                answer = await self._exchange(connection, asks)
+                self._failure_count = 0
+                self._take(asks, answer)
+                continue
+            until_ms = self.machine.next_time_ms(now_ms)
+            with trio.move_on_after(float("inf") if until_ms is None else max(until_ms - now_ms, 1) / 1000):
+                await self._changed.wait()
+
+    async def _wait_for_appends(self) -> None:
+        """Give the appends of the last answer a moment; as many answers as may be unfinished are waited for."""
+        with trio.move_on_after(PATIENCE_S):
+            while self._unfinished_count:
+                await self._wait_for_change()
+        while self._unfinished_count >= UNFINISHED_ANSWERS_MAX:
+            await self._wait_for_change()
+
+    async def _wait_for_change(self) -> None:
+        self._changed = trio.Event()
+        await self._changed.wait()
+
+    # One request
+
+    def _asks(self, now_ms: float) -> list[Ask]:
+        asks: list[Ask] = []
+        for ask in self.machine.next_asks(now_ms):
+            partition = self._fetchers.partitions.by_id(*ask.key)
+            if partition is None:
+                continue
+            if partition.machine.counted_end_offset < ask.standing.end_offset:
+                # write.caching was turned off: what was counted is to be synced first
+                self.machine.set_busy(ask.key, ask.leader_epoch)
+                self._fetchers.spawn(self._settle, partition, ask.leader_epoch)
+            else:
+                asks.append(ask)
+        return asks
+
+    async def _exchange(self, connection: Connection, asks: Sequence[Ask]) -> FetchAnswer:
+        config = self._config
+        wanted = {
+            TopicPartition(ask.key[0].hex(), ask.key[1]): FetchPartition(
+                "",
+                ask.key[0],
+                ask.key[1],
+                ask.leader_epoch,
+                ask.standing.end_offset,
+                ask.standing.last_epoch,
+                ask.standing.log_start_offset,
+                config.replica_fetch_max_bytes,
+            )
+            for ask in asks
+        }
+        partitions, forgotten = self._session.next_request(wanted, by_id=True)
+        wait_ms = config.replica_fetch_wait_max_ms
+        if self.machine.busy_count:
+            wait_ms = min(wait_ms, BUSY_WAIT_MAX_MS)
+        now_ms = self._now_ms()
+        next_ms = self.machine.next_time_ms(now_ms)
+        if next_ms is not None:
+            wait_ms = max(1, min(wait_ms, int(next_ms - now_ms)))
+        request = FetchRequest(
+            config.node_id,
+            self._fetchers.registration.create_revision,
+            wait_ms,
+            config.replica_fetch_min_bytes,
+            config.replica_fetch_response_max_bytes,
+            READ_UNCOMMITTED,
+            self._session.session_id,
+            self._session.epoch,
+            partitions,
+            forgotten,
+            config.rack or "",
+            None,
+        )
+        version = connection.version(ApiKey.FETCH, at_least=REPLICA_FETCH_VERSION_MIN)
+        body = encode_fetch_request(version, request)
+        found = await connection.exchange(ApiKey.FETCH, version, [body], broker_wait_ms=wait_ms)
+        return decode_fetch_response(version, found)
+
+    def _take(self, asks: Sequence[Ask], answer: FetchAnswer) -> None:
+        if not self._session.answered(answer.error_code, answer.session_id):
+            if answer.error_code != ErrorCode.FETCH_SESSION_ID_NOT_FOUND:
+                self._tell(
+                    "session",
+                    f"broker {self._node_id} refuses to be fetched from: {_name(answer.error_code)}",
+                )
+            return
+        by_key = {ask.key: ask for ask in asks}
+        unfinished = _Unfinished(0)
+        now_ms = self._now_ms()
+        for part in answer.partitions:
+            ask = by_key.get((part.topic_id or b"", part.index))
+            decision = None if ask is None else self.machine.take(ask, part, now_ms)
+            if decision is not None:
+                self._carry_out(decision, unfinished)
+        if unfinished.count:
+            self._unfinished_count += 1
+
+    # What follows from an answer
+
+    def _carry_out(self, decision: Decision, unfinished: _Unfinished) -> None:
+        partition = self._fetchers.partitions.by_id(*decision.key)
+        if partition is None:
+            return
+        if isinstance(decision, Refused):
+            self._tell(
+                f"{decision.code}",
+                f"{partition.topic}-{partition.index}: broker {self._node_id} gives nothing, trying again: {_name(decision.code)}",
+            )
+        elif isinstance(decision, TakeNote):
+            partition.step(LeaderTold(decision.high_watermark))
+            self._fetchers.log_starts.follow(partition, decision.log_start_offset)
+        elif (work := self._begin(partition, decision)) is not None:
+            unfinished.count += 1
+            self._fetchers.spawn(self._work, partition, work, unfinished)
+
+    def _begin(self, partition: Partition, decision: Work) -> Work | None:
+        """Do at once what can be; returns what is left to do."""
+        if not isinstance(decision, Append):
+            return decision
+        rest = self._logs.begin(partition, decision)
+        if rest is None:
+            self._appended(partition, decision)
+        return rest
+
+    def _appended(self, partition: Partition, append: Append) -> None:
+        self.machine.stands(append.key, append.leader_epoch, standing_of(partition))
+        self._fetchers.log_starts.follow(partition, append.log_start_offset)
+
+    async def _work(self, partition: Partition, decision: Work, unfinished: _Unfinished) -> None:
+        try:
+            await self._do(partition, decision)
+        except NotFollowed:
+            pass  # the image has moved on, and so has the machine
+        except (StorageError, StaleLeaderEpoch) as error:
+            await self._went_wrong(partition, decision, error)
+        except TruncationRefused as error:
+            self.machine.unfollow(decision.key)
+            self._fetchers.partitions.quarantine(partition, str(error))
+        finally:
+            unfinished.count -= 1
+            if not unfinished.count:
+                self._unfinished_count -= 1
+            self._changed.set()
+
+    async def _do(self, partition: Partition, decision: Work) -> None:
+        before = partition.log.log_end_offset
+        if isinstance(decision, Append):
+            await self._logs.append(partition, decision)
+            self._appended(partition, decision)
+            return
+        if isinstance(decision, Truncate):
+            await self._logs.truncate(partition, decision)
+        else:
+            await self._logs.start_over(partition, decision)
+        log.info(
+            "%s-%d: cut from offset %d to %d, to follow broker %d in epoch %d",
+            partition.topic,
+            partition.index,
+            before,
+            partition.log.log_end_offset,
+            self._node_id,
+            decision.leader_epoch,
+        )
+        self.machine.stands(decision.key, decision.leader_epoch, standing_of(partition))
+
+    async def _went_wrong(self, partition: Partition, decision: Decision, error: PenstockError) -> None:
+        assert not isinstance(decision, Refused)
+        name = f"{partition.topic}-{partition.index}"
+        if isinstance(error, CorruptBatch | StaleLeaderEpoch):
+            self._tell(
+                name, f"{name}: broker {self._node_id} sent what can't be appended, fetched again: {error}"
+            )
+        elif isinstance(error, StorageError):
+            partition.note_storage_error(error)
+        with suppress(NotFollowed, StorageError):
+            await self._logs.settle(partition, decision.leader_epoch)  # what came before the error counts
+            self.machine.failed(decision.key, decision.leader_epoch, standing_of(partition), self._now_ms())
+
+    async def _settle(self, partition: Partition, leader_epoch: int) -> None:
+        with suppress(NotFollowed, StorageError):
+            await self._logs.settle(partition, leader_epoch)
+            key = (partition.topic_id, partition.index)
+            self.machine.stands(key, leader_epoch, standing_of(partition))
+            self._changed.set()
+
+    # Small things
+
+    def _now_ms(self) -> float:
+        return self._clock.monotonic() * 1000
+
+    def _tell(self, subject: str, text: str) -> None:
+        """A line, and none about the same for ten seconds: there may be a thousand partitions."""
+        now = self._clock.monotonic()
+        if now >= self._next_lines.get(subject, 0.0):
+            self._next_lines[subject] = now + SAME_LINE_S
+            log.warning("%s", text)
+
+
+def _name(code: int) -> str:
+    try:
+        return ErrorCode(code).name
+    except ValueError:
+        return f"error {code}"
+
+
+__all__ = ["FetchedPartition", "ReplicaFetchers"]
