@@ -26,6 +26,7 @@ from penstock.broker.partition_settings import PartitionServices
 from penstock.broker.partitions import PartitionManager
 from penstock.broker.producer_ids import ProducerIds
 from penstock.broker.registration import Registration, join_cluster
+from penstock.broker.rejoining import Remains
 from penstock.broker.retention import Retention
 from penstock.broker.topic_admin import TopicAdmin
 from penstock.runtime.clock import Clock
@@ -66,6 +67,13 @@ class Broker:
     def __post_init__(self) -> None:
         self.clock = self.environment.clock
         self.threads = self.environment.threads
+
+    async def hand_over(self) -> None:
+        """Give leadership away before a stop, in a cluster; takes at most `shutdown.timeout.ms`. To be called while requests are served."""
+        if self.config.is_clustered and self.config.controlled_shutdown_enable:
+            from penstock.broker.handover import hand_over  # only in a cluster
+
+            await hand_over(self.registration, self.watch, self.config.shutdown_timeout_ms / 1000)
 
 
 @asynccontextmanager
@@ -125,7 +133,8 @@ async def _come_up(
     registration = Registration(
         store, config, environment.clock, environment.random, directory_id=directory.directory_id
     )
-    await registration.start(config.endpoints({name: port for name, (_, port) in addresses.items()}))
+    endpoints = config.endpoints({name: port for name, (_, port) in addresses.items()})
+    await registration.start(endpoints, await _remains(environment, config, directory))
     background.start_soon(registration.run)
     budget = ByteBudget(config.queued_max_request_bytes)
     services = PartitionServices(
@@ -144,11 +153,15 @@ async def _come_up(
         deleted.add(path, partial(directory.remove, path), 0)
     partitions = PartitionManager(config, image, directory, services, deleted)
     watch.listen(partitions.note)
-    await background.start(watch.run)
+    if config.is_clustered:
+        await _start_controller(environment, config, store, watch, registration, background)
+    else:
+        await background.start(watch.run)
     await background.start(partitions.run)
     topics = TopicAdmin(store, image, config, environment.random)
     groups = GroupCoordinator(environment, config, image, watch, topics, partitions, spawn)
     await background.start(groups.run)
+    await registration.ready()
     return Broker(
         environment,
         config,
@@ -167,3 +180,31 @@ async def _come_up(
         LogCleaner(config, environment.clock, environment.threads, partitions, directory),
         shares,
     )
+
+
+async def _remains(
+    environment: Environment, config: BrokerConfig, directory: DataDirectory
+) -> Remains | None:
+    """What a broker of a cluster has to compare with what counts on it."""
+    if not config.is_clustered:
+        return None
+    return Remains(
+        frozenset(await environment.threads.run(list, directory.partitions())), directory.was_clean
+    )
+
+
+async def _start_controller(
+    environment: Environment,
+    config: BrokerConfig,
+    store: MetadataStore,
+    watch: MetadataWatch,
+    registration: Registration,
+    background: trio.Nursery,
+) -> None:
+    """Start the watch and the controller, before the logs: those may take long to open, and other partitions wait for their leaders."""
+    from penstock.broker.controller.controller import Controller  # only in a cluster
+
+    controller = Controller(store, config, watch, registration, environment.clock)
+    watch.listen(controller.note)
+    await background.start(watch.run)
+    background.start_soon(controller.run)

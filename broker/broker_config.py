@@ -26,6 +26,7 @@ from penstock.broker.config_table import (
     shown,
     values_of,
 )
+from penstock.broker.controller_config import ControllerConfig
 from penstock.broker.errors import ConfigError
 from penstock.broker.keys import Endpoint
 from penstock.broker.listeners import (
@@ -36,7 +37,6 @@ from penstock.broker.listeners import (
     parse_protocol_map,
     security_protocol,
 )
-from penstock.broker.replication_config import ReplicationConfig
 from penstock.broker.topic_config import TopicConfig, topic_config_definitions
 
 _MIB = 1024 * 1024
@@ -58,7 +58,7 @@ def _one_directory_fault(directories: tuple[str, ...]) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class BrokerConfig(ReplicationConfig):
+class BrokerConfig(ControllerConfig):
     """A broker's start-up configs, parsed. Made by `from_properties`; the constructor checks nothing."""
 
     node_id: int = fixed_option(
@@ -367,6 +367,11 @@ class BrokerConfig(ReplicationConfig):
     def metadata_location(self) -> str:
         """What to hand to `Environment.open_metadata`."""
         return self.metadata_store or f"{self.data_directory}/metadata.db"
+
+    @property
+    def is_clustered(self) -> bool:
+        """Whether several brokers may share the metadata store: it is a service (`etcd://…`), no file."""
+        return "://" in self.metadata_location
 
     def endpoints(self, bound_ports: Mapping[str, int]) -> dict[str, Endpoint]:
         """What to register, by listener name; `bound_ports` are the ports really bound."""

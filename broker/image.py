@@ -70,7 +70,7 @@ class PartitionImage:
 class BrokerImage:
     """A live broker. `create_revision` is that of its registration key, and is the *broker epoch*: another one is another registration.
 
-    `is_draining`: it is about to stop, and is to get no leadership and to join no ISR.
+    `is_fenced`: it is starting or about to stop, and is to get no leadership and to join no ISR.
     """
 
     node_id: int
@@ -79,7 +79,7 @@ class BrokerImage:
     rack: str | None
     directory_id: str
     create_revision: int
-    is_draining: bool = False
+    is_fenced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class ImageDelta:
     broker_configs_changed: frozenset[int | None] = frozenset()
     """Node ids; None stands for the configs of all brokers."""
     brokers_changed: frozenset[int] = frozenset()
-    """Node ids of brokers that came, went, registered anew or began to drain."""
+    """Node ids of brokers that came, went, registered anew, or were fenced or are no more."""
     controller_changed: bool = False
 
 
@@ -301,7 +301,7 @@ class ClusterImage:
             value.rack,
             value.directory_id,
             entry.create_revision,
-            value.is_draining,
+            value.is_fenced,
         )
 
     def _index_topics(self, touched: _Touched) -> None:

@@ -34,6 +34,6 @@ def with_isr(state: PartitionState, isr: Collection[int], *, min_insync_replicas
 
 
 def may_join(image: ClusterImage, broker_id: int, broker_epoch: int) -> bool:
-    """Whether a follower may be taken into an ISR: registered with exactly this broker epoch, and not about to stop."""
+    """Whether a follower may be taken into an ISR: registered with exactly this broker epoch, and not fenced."""
     broker = image.brokers.get(broker_id)
-    return broker is not None and broker.create_revision == broker_epoch and not broker.is_draining
+    return broker is not None and broker.create_revision == broker_epoch and not broker.is_fenced

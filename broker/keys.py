@@ -61,15 +61,15 @@ class BrokerRegistration:
     """Value of `/penstock/brokers/<id>`, under the broker's lease.
 
     `incarnation` (32 hex digits) names one start of the broker; `directory_id` its data directory, so that a restart is told
-    from a second broker which was given the same id by mistake. `is_draining` says that the broker is about to stop and wants no
-    leadership any more.
+    from a second broker which was given the same id by mistake. `is_fenced` says that the broker, while it starts or is
+    about to stop, leads nothing and joins no ISR.
     """
 
     incarnation: str
     endpoints: Mapping[str, Endpoint]
     rack: str | None = None
     directory_id: str = ""
-    is_draining: bool = False
+    is_fenced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,14 +237,14 @@ def encode_broker(registration: BrokerRegistration) -> bytes:
         "rack": registration.rack,
         "directory": registration.directory_id,
     }
-    if registration.is_draining:
-        fields["draining"] = True
+    if registration.is_fenced:
+        fields["fenced"] = True
     return _encode(fields)
 
 
 def decode_broker(key: str, value: bytes) -> BrokerRegistration:
     """What a broker has registered."""
-    reader = _Reader(key, value, {"incarnation", "endpoints", "rack", "directory"}, {"draining"})
+    reader = _Reader(key, value, {"incarnation", "endpoints", "rack", "directory"}, {"fenced"})
     endpoints: dict[str, Endpoint] = {}
     for listener, fields in reader.mapping("endpoints").items():
         endpoint = _Reader(key, fields, {"host", "port", "protocol"})
@@ -256,7 +256,7 @@ def decode_broker(key: str, value: bytes) -> BrokerRegistration:
         endpoints,
         reader.optional_text("rack"),
         reader.text("directory"),
-        reader.flag("draining"),
+        reader.flag("fenced"),
     )
 
 

@@ -1,13 +1,15 @@
 """How a broker joins its cluster, stays in it, and leaves.
 
-Owns the broker's own registration: format and cluster id, the lease with the registration key under it, the controller key where
-nobody holds it, and the fresh leader epoch of everything this broker leads. Does not follow the store: `metadata_watch` does.
+Owns the broker's own registration: format and cluster id, the lease with the registration key under it, and what a start changes in the
+states of this broker's partitions (`rejoining.py` has the rules). Does not follow the store: `metadata_watch` does. A broker that has its
+store for itself takes the controller key with its registration; in a cluster, `controller/controller.py` does.
 Source: DESIGN section 7; Kafka's `BrokerLifecycleManager`, KIP-631.
 
 Invariants:
 
 - Each start is a new incarnation, and raises the leader epoch of every partition it leads before it serves one: no pair of offset and
   epoch ever names two different batches, whatever an unclean stop has cut.
+- In a cluster it is registered as fenced until it serves its logs, and again before it stops: it leads nothing and joins no ISR meanwhile.
 - Every transaction after registering compares the registration key's create revision: who was replaced changes nothing.
 - Only whoever holds the controller key collects garbage, under a compare on that key.
 - `deadline` is counted from the *sending* of the last keep-alive that was answered (PROPERTIES M2).
@@ -16,7 +18,7 @@ Invariants:
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import trio
@@ -26,6 +28,7 @@ from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.errors import RegistrationError
 from penstock.broker.image import ClusterImage
 from penstock.broker.keys import BrokerRegistration, ControllerClaim, Endpoint, PartitionState
+from penstock.broker.rejoining import Remains, after_restart, rejoined
 from penstock.broker.transactions import BATCH_SIZE, Transaction, transact
 from penstock.runtime.clock import Clock, Random
 from penstock.runtime.metadata import (
@@ -83,15 +86,13 @@ def _check_cluster(format_entry: Entry, cluster_entry: Entry, wanted: str) -> st
     return stored
 
 
-def after_restart(state: PartitionState, node_id: int) -> PartitionState | None:
-    """What a partition's state becomes when broker `node_id` starts anew; None if it has no part in it.
+@dataclass(frozen=True, slots=True)
+class _StateChange:
+    """A partition's new state, and the mod revision of the one that it replaces."""
 
-    Alone in the ISR, it leads on; among others, leadership is theirs to take. Pure.
-    """
-    alone = state.isr == (node_id,)
-    if state.leader != node_id and not (alone and state.leader == keys.NO_LEADER):
-        return None
-    return replace(state, leader=node_id if alone else keys.NO_LEADER, leader_epoch=state.leader_epoch + 1)
+    key: str
+    mod_revision: int
+    state: PartitionState
 
 
 class Registration:
@@ -112,20 +113,25 @@ class Registration:
         """Of our registration key; 0 before `start` and while registering anew."""
         self.deadline = -math.inf
         """Monotonic time (seconds) after which this broker takes no new decision as leader or controller."""
+        self.is_leaving = False
+        """Whether this broker has begun to stop."""
+        self.is_fenced = config.is_clustered
+        """What the registration says, or is to say."""
         self._store = store
-        self._rack = config.rack
+        self._config = config
         self._clock = clock
         self._directory_id = directory_id
         self._session_s = config.broker_session_timeout_ms / 1000
         self._interval_s = config.broker_heartbeat_interval_ms / 1000
         self._key = keys.broker_key(config.node_id)
         self._endpoints: Mapping[str, Endpoint] = {}
-        self._lease_id = 0
+        self.lease_id = 0
 
-    async def start(self, endpoints: Mapping[str, Endpoint]) -> None:
-        """Register under a new lease, take the controller key if it is free, and raise the epochs of what this broker leads.
+    async def start(self, endpoints: Mapping[str, Endpoint], remains: Remains | None = None) -> None:
+        """Register under a new lease, and raise the epochs of what this broker leads.
 
-        All of it is stored on return.
+        Alone with its store, it takes the controller key, too. In a cluster it is fenced until `ready`, leads nothing, and is out of the
+        ISR of what it may have lost by its `remains` (None: nothing). All of it is stored on return.
 
         Raises:
             RegistrationError: another live broker has this node id.
@@ -134,7 +140,41 @@ class Registration:
         self._endpoints = endpoints
         await self._evict_predecessor()
         await self._register()
-        await self._raise_leader_epochs()
+        await self._raise_leader_epochs(remains)
+
+    async def ready(self) -> None:
+        """Be unfenced, now that this broker serves its logs; waits for a store that can't be reached."""
+        await self._set_fenced(False)
+
+    async def leave(self) -> None:
+        """Be fenced, so that the controller gives this broker's leaderships away before it stops; waits like `ready`."""
+        self.is_leaving = True
+        if self._config.is_clustered:
+            await self._set_fenced(True)
+
+    async def _set_fenced(self, is_fenced: bool) -> None:
+        if self.is_fenced == is_fenced:
+            return
+        self.is_fenced = is_fenced
+        while self.is_fenced == is_fenced:
+            if self.create_revision:  # else it is being registered anew, in the wanted way
+                own = Compare(self._key, create_revision=self.create_revision)
+                try:
+                    await transact(self._store, Transaction([own], [self._registration()]))
+                    return
+                except LeaseNotFound:
+                    return
+                except MetadataError as error:
+                    log.warning(
+                        "broker %d: can't change its registration, trying again: %s", self.node_id, error
+                    )
+            await trio.sleep(RETRY_DELAY_S)
+
+    def _registration(self) -> Put:
+        value = BrokerRegistration(
+            self.incarnation, self._endpoints, self._config.rack, self._directory_id, self.is_fenced
+        )
+        return Put(self._key, keys.encode_broker(value), self.lease_id)
 
     async def run(self) -> None:
         """Keep the lease alive for ever; if it ended (a long pause), register anew.
@@ -157,10 +197,11 @@ class Registration:
 
     async def stop(self) -> None:
         """Leave: end the lease, so that the cluster knows at once. An error of the store is logged only."""
+        self.is_leaving = True
         self.deadline = -math.inf
-        if self._lease_id:
+        if self.lease_id:
             try:
-                await self._store.revoke_lease(self._lease_id)
+                await self._store.revoke_lease(self.lease_id)
             except MetadataError as error:
                 log.warning("broker %d: could not sign off: %s", self.node_id, error)
 
@@ -168,7 +209,7 @@ class Registration:
 
     async def _beat(self) -> None:
         sent = self._clock.monotonic()
-        await self._store.keep_alive(self._lease_id)
+        await self._store.keep_alive(self.lease_id)
         self._extend(sent)
 
     def _extend(self, sent: float) -> None:
@@ -203,17 +244,12 @@ class Registration:
             )
 
     async def _register(self) -> None:
-        """Register under a new lease; take the controller key with it if nobody holds that, and clear away what its last holder left."""
+        """Register under a new lease. Alone with the store: take the controller key with it, and clear away what its last holder left."""
         sent = self._clock.monotonic()
-        lease_id = self._lease_id = await self._store.grant_lease(max(2, math.ceil(self._session_s)))
-        registration = BrokerRegistration(self.incarnation, self._endpoints, self._rack, self._directory_id)
-        register = Put(self._key, keys.encode_broker(registration), lease_id)
-        claim = ControllerClaim(self.node_id, self.incarnation)
-        rule = Put(keys.CONTROLLER_KEY, keys.encode_controller(claim), lease_id)
-        id_is_free, rule_is_free = (Compare(put.key, mod_revision=0) for put in (register, rule))
-        rules = (
-            await transact(self._store, Transaction([id_is_free, rule_is_free], [register, rule]))
-        ).succeeded
+        lease_id = self.lease_id = await self._store.grant_lease(max(2, math.ceil(self._session_s)))
+        register = self._registration()
+        id_is_free = Compare(self._key, mod_revision=0)
+        rules = not self._config.is_clustered and await self._register_as_controller(id_is_free, register)
         if not rules:
             await transact(self._store, Transaction([id_is_free], [register]))
         entry = await self._store.get(self._key)
@@ -223,6 +259,13 @@ class Registration:
         self._extend(sent)
         if rules:
             await self._collect_garbage()
+
+    async def _register_as_controller(self, id_is_free: Compare, register: Put) -> bool:
+        claim = keys.encode_controller(ControllerClaim(self.node_id, self.incarnation))
+        rule = Put(keys.CONTROLLER_KEY, claim, self.lease_id)
+        rule_is_free = Compare(rule.key, mod_revision=0)
+        result = await transact(self._store, Transaction([id_is_free, rule_is_free], [register, rule]))
+        return result.succeeded
 
     async def _register_patiently(self) -> None:
         while True:
@@ -252,30 +295,52 @@ class Registration:
                 len(garbage),
             )
 
-    async def _raise_leader_epochs(self) -> None:
-        """Do `after_restart` to every partition, in batches; one that changed meanwhile is read again."""
+    async def _raise_leader_epochs(self, remains: Remains | None) -> None:
+        """Store what this start changes, in batches; where a state changes meanwhile, all is read again."""
         done: set[str] = set()
         for _ in range(EPOCH_ROUND_COUNT_MAX):
-            snapshot = await self._store.range(keys.PARTITIONS_PREFIX)
-            changes = [
-                (entry, state)
-                for entry in snapshot.entries
-                if entry.key not in done
-                and (state := after_restart(keys.decode_partition(entry.key, entry.value), self.node_id))
-            ]
+            if self._config.is_clustered:
+                changes = await self._changes_of_rejoining(remains)
+            else:
+                changes = [change for change in await self._changes_of_restart() if change.key not in done]
             failed = False
             for batch in _batches(changes):
                 if await self._store_states(batch):
-                    done.update(entry.key for entry, _ in batch)
+                    done.update(change.key for change in batch)
                 else:
                     failed = True
             if not failed:
                 return
+            await trio.sleep(RETRY_DELAY_S if self._config.is_clustered else 0)
         raise RegistrationError("the states of this broker's partitions do not stop changing")
 
-    async def _store_states(self, changes: Sequence[tuple[Entry, PartitionState]]) -> bool:
-        unchanged = [Compare(entry.key, mod_revision=entry.mod_revision) for entry, _ in changes]
-        puts = [Put(entry.key, keys.encode_partition(state)) for entry, state in changes]
+    async def _changes_of_restart(self) -> list[_StateChange]:
+        snapshot = await self._store.range(keys.PARTITIONS_PREFIX)
+        return [
+            _StateChange(entry.key, entry.mod_revision, state)
+            for entry in snapshot.entries
+            if (state := after_restart(keys.decode_partition(entry.key, entry.value), self.node_id))
+        ]
+
+    async def _changes_of_rejoining(self, remains: Remains | None) -> list[_StateChange]:
+        image = ClusterImage.from_snapshot(await self._store.range(keys.ROOT))
+        changes: list[_StateChange] = []
+        for topic in image.topics.values():
+            for partition in image.partitions(topic.topic_id):
+                if self.node_id not in partition.replicas:
+                    continue
+                has_lost = remains is not None and remains.may_have_lost(
+                    self._config, image, topic.name, partition.index
+                )
+                state = rejoined(partition.state, self.node_id, has_lost=has_lost)
+                if state is not None:
+                    key = keys.partition_key(topic.topic_id, partition.index)
+                    changes.append(_StateChange(key, partition.partition_epoch, state))
+        return changes
+
+    async def _store_states(self, changes: Sequence[_StateChange]) -> bool:
+        unchanged = [Compare(change.key, mod_revision=change.mod_revision) for change in changes]
+        puts = [Put(change.key, keys.encode_partition(change.state)) for change in changes]
         registered = Compare(self._key, create_revision=self.create_revision)
         result = await transact(self._store, Transaction([registered, *unchanged], puts))
         return result.succeeded

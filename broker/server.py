@@ -81,6 +81,7 @@ async def _serve_until(
                     nursery.start_soon(server.accept, name, listener, nursery)
                 started(RunningBroker(broker, addresses))
                 await stop.wait()
+                await broker.hand_over()
                 for listener in listeners.values():
                     listener.close()
                 await server.drain()

@@ -254,7 +254,6 @@ class TopicConfig:
         False,
         "Whether a replica that is not in sync may become leader, at the price of lost records.",
         synonyms=("unclean.leader.election.enable",),
-        acted_on=False,
     )
     write_caching: bool = option(
         "write.caching",

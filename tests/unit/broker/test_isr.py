@@ -43,11 +43,11 @@ def test_replicas_that_are_being_added_do_not_raise_the_minimum() -> None:
 
 
 def test_only_the_present_registration_of_a_broker_that_stays_may_join() -> None:
-    def image(*, is_draining: bool) -> ClusterImage:
-        value = keys.encode_broker(BrokerRegistration("a", ENDPOINTS, is_draining=is_draining))
+    def image(*, is_fenced: bool) -> ClusterImage:
+        value = keys.encode_broker(BrokerRegistration("a", ENDPOINTS, is_fenced=is_fenced))
         return ClusterImage.from_snapshot(Snapshot([Entry(keys.broker_key(2), value, 7, 9)], 9))
 
-    assert may_join(image(is_draining=False), 2, 7)
-    assert not may_join(image(is_draining=False), 2, 9)
-    assert not may_join(image(is_draining=False), 3, 7)
-    assert not may_join(image(is_draining=True), 2, 7)
+    assert may_join(image(is_fenced=False), 2, 7)
+    assert not may_join(image(is_fenced=False), 2, 9)
+    assert not may_join(image(is_fenced=False), 3, 7)
+    assert not may_join(image(is_fenced=True), 2, 7)

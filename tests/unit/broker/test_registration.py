@@ -12,7 +12,8 @@ from penstock.broker import keys
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.errors import RegistrationError
 from penstock.broker.keys import PartitionState, TopicRecord
-from penstock.broker.registration import Registration, after_restart, join_cluster
+from penstock.broker.registration import Registration, join_cluster
+from penstock.broker.rejoining import after_restart
 from penstock.broker.transactions import BATCH_SIZE
 from penstock.runtime.metadata import OPERATIONS_PER_TRANSACTION_MAX, MetadataUnavailable, Put, Snapshot
 
