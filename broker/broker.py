@@ -8,13 +8,14 @@ given back. A part that fails takes the broker down with its error.
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import trio
 
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.budget import ByteBudget
+from penstock.broker.cluster_principal import EVERYBODY, ClusterPrincipals
 from penstock.broker.deleted_files import DeletedFiles
 from penstock.broker.fetch_sessions import FetchSessions
 from penstock.broker.groups.coordinator import GroupCoordinator
@@ -61,6 +62,7 @@ class Broker:
     retention: Retention
     cleaner: LogCleaner
     shares: FileShares
+    cluster_principals: ClusterPrincipals = EVERYBODY
     clock: Clock = field(init=False)
     threads: Threads = field(init=False)
 
@@ -137,6 +139,8 @@ async def _come_up(
     await registration.start(endpoints, await _remains(environment, config, directory))
     background.start_soon(registration.run)
     budget = ByteBudget(config.queued_max_request_bytes)
+    image = ClusterImage()
+    watch = MetadataWatch(store, image)
     services = PartitionServices(
         environment.clock,
         environment.threads,
@@ -145,8 +149,11 @@ async def _come_up(
         ActiveFiles(shares.active_segments),
         budget.hold,
     )
-    image = ClusterImage()
-    watch = MetadataWatch(store, image)
+    if config.is_clustered:
+        from penstock.broker.replication.isr_changes import IsrChanges  # a single broker does not load it
+
+        changes = IsrChanges(config.node_id, store, image, watch, registration, environment.clock, spawn)
+        services = replace(services, lease=registration, isr_changes=changes)
     deleted = DeletedFiles(environment.clock, environment.threads)
     background.start_soon(deleted.run)
     for path in directory.deleted_paths:

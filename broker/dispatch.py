@@ -94,7 +94,7 @@ class Dispatcher:
         if header.api_key == _PRODUCE:
             return produce(self._broker, header, frame, connection)
         if header.api_key == _FETCH:
-            return fetch(self._broker, header, frame)
+            return fetch(self._broker, header, frame, ANONYMOUS, connection.listener)
         request = decode_request(header.api_key, header.api_version, frame[header.body_position :])
         context = RequestContext(
             header.api_key,

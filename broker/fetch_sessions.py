@@ -39,10 +39,12 @@ class SessionPartition:
 class FetchSession:
     """The partitions of one fetcher, in the order in which they are served (those that got data go to the end)."""
 
-    __slots__ = ("epoch", "last_used", "partitions", "session_id")
+    __slots__ = ("epoch", "last_used", "partitions", "replica_id", "session_id")
 
-    def __init__(self, session_id: int) -> None:
+    def __init__(self, session_id: int, replica_id: int) -> None:
         self.session_id = session_id
+        self.replica_id = replica_id
+        """The follower that it belongs to; negative for a consumer."""
         self.epoch = 1
         self.last_used = 0.0
         self.partitions: OrderedDict[Key, SessionPartition] = OrderedDict()
@@ -74,6 +76,7 @@ class FetchSession:
                 or result.diverging_epoch is not None
                 or known.high_watermark != result.high_watermark
                 or known.log_start_offset != result.log_start_offset
+                or result.preferred_read_replica >= 0
             ):
                 # an error must be told again next time, so what was known before it is forgotten
                 known.high_watermark = -1 if result.error_code else result.high_watermark
@@ -82,6 +85,14 @@ class FetchSession:
                 if has_data:
                     self.partitions.move_to_end(key)
         return kept
+
+    def knows_less(self, results: Iterable[FetchPartitionResult]) -> bool:
+        """Whether a high watermark among the results is news for the fetcher."""
+        for result in results:
+            known = self.partitions.get(partition_key(result.topic, result.topic_id, result.index))
+            if known is not None and known.high_watermark != result.high_watermark:
+                return True
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +140,7 @@ class FetchSessions:
                 session = self._new_session(request, now)
             return FetchPlan(session, request.partitions, is_full=True)
         session = self._sessions.get(request.session_id)
-        if session is None:
+        if session is None or session.replica_id != request.replica_id:
             return FetchPlan(None, [], is_full=False, error=ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
         if session.epoch != request.session_epoch:
             return FetchPlan(None, [], is_full=False, error=ErrorCode.INVALID_FETCH_SESSION_EPOCH)
@@ -157,7 +168,7 @@ class FetchSessions:
         session_id = self._random.randrange(1, EPOCH_MAX)
         while session_id in self._sessions:
             session_id = self._random.randrange(1, EPOCH_MAX)
-        session = FetchSession(session_id)
+        session = FetchSession(session_id, request.replica_id)
         session.last_used = now
         self._update(session, request)
         self._sessions[session_id] = session

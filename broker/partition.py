@@ -17,6 +17,7 @@ import trio
 from penstock.broker.ack import PendingAcks
 from penstock.broker.damage import ErrorLines
 from penstock.broker.lane import Lane
+from penstock.broker.log_syncs import LogSyncs
 from penstock.broker.partition_machine import (
     AdvanceHighWatermark,
     Appended,
@@ -36,12 +37,12 @@ from penstock.broker.partition_machine import (
     Synced,
 )
 from penstock.broker.partition_settings import PartitionServices, PartitionSettings
+from penstock.broker.produce_limits import check_limits, check_size
 from penstock.broker.workers import run_storage
 from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode, InvalidBatch
 from penstock.protocol.produce import ProducePartitionResult
 from penstock.protocol.record_batch import (
-    TRANSACTIONAL_FLAG,
     BatchHeader,
     check_produced_batch,
     read_batch_header,
@@ -60,7 +61,8 @@ HELD_OVERHEAD_BYTES = 1024
 """What a batch that waits for the lane takes besides its own bytes: small batches would else cost far more than is counted."""
 GONE = -1
 """Told to fetch waiters when the partition is not served here any more."""
-NO_TIMESTAMP = -1
+HIGH_WATERMARK_MOVED = 0
+"""Told to followers' fetches when there is nothing new to read but how far everything is committed."""
 REFUSAL_LINE_S = 10.0
 ACKS_ALL = -1
 ACKS_NONE = 0
@@ -88,14 +90,17 @@ class Partition:
         self.high_watermark = machine.high_watermark
         self.fetch_waiters: set[Callable[[int], None]] = set()
         """Told how many bytes have become visible, about, or GONE."""
+        self.replica_waiters: set[Callable[[int], None]] | None = None
+        """Followers' fetches: told how many bytes were appended, HIGH_WATERMARK_MOVED, or GONE."""
         self._services = services
         self._monotonic = services.clock.monotonic
         self._wall_ms = services.clock.wall_ms
+        self._lease = services.lease
         self.epoch_start_offset = 0
         """Where the present leader epoch began: until the high watermark is there, the end is not known (KIP-207)."""
         self._acks = PendingAcks()
         self._lane = Lane(f"{topic}-{index}", services.spawn)
-        self._sync_idle: trio.Event | None = None
+        self._syncs = LogSyncs(self, services)
         self._slow = False
         self._refusal_count = 0
         self._next_refusal_line = 0.0
@@ -105,8 +110,6 @@ class Partition:
         self._epoch_to_start: int | None = None
         self.prepared_epoch = -1
         self._invisible_bytes = 0
-        self._unflushed_records = 0
-        self._unflushed_since: float | None = None
 
     # What others look at
 
@@ -114,6 +117,16 @@ class Partition:
     def is_leader(self) -> bool:
         """Whether this broker leads the partition now."""
         return self.machine.role is Role.LEADER
+
+    @property
+    def is_follower(self) -> bool:
+        """Whether this broker follows the partition's leader now."""
+        return self.machine.role is Role.FOLLOWER
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether this broker may take no decision as a leader: the cluster may have another one (PROPERTIES M2)."""
+        return self._monotonic() >= self._lease.deadline
 
     @property
     def leader_epoch(self) -> int:
@@ -140,7 +153,7 @@ class Partition:
         now_ms = self._wall_ms()
         try:
             header = check_produced_batch(batch)
-            self._check_limits(header, now_ms)
+            check_limits(header, now_ms, self.settings)
         except InvalidBatch as error:
             result.error_code = error.code
             result.error_message = str(error)
@@ -179,7 +192,7 @@ class Partition:
         now_ms = self._wall_ms()
         header = read_batch_header(batch)
         try:
-            self._check_size(header)
+            check_size(header, self.settings)
         except InvalidBatch as error:
             result.error_code = error.code
             result.error_message = str(error)
@@ -199,30 +212,6 @@ class Partition:
             header.size_bytes, header.max_timestamp, now_ms, last_offset_delta=header.last_offset_delta
         )
 
-    def _check_limits(self, header: BatchHeader, now_ms: int) -> None:
-        settings = self.settings
-        if header.attributes & TRANSACTIONAL_FLAG:
-            raise InvalidBatch(ErrorCode.INVALID_TXN_STATE, "a transactional batch outside of a transaction")
-        self._check_size(header)
-        if settings.log_config.log_append_time or header.base_timestamp == NO_TIMESTAMP:
-            return
-        if (
-            header.max_timestamp - now_ms > settings.timestamp_after_max_ms
-            or now_ms - header.base_timestamp > settings.timestamp_before_max_ms
-        ):
-            raise InvalidBatch(
-                ErrorCode.INVALID_TIMESTAMP,
-                f"timestamps {header.base_timestamp} to {header.max_timestamp} are out of the bounds of "
-                f"message.timestamp.before.max.ms and message.timestamp.after.max.ms",
-            )
-
-    def _check_size(self, header: BatchHeader) -> None:
-        if header.size_bytes > self.settings.max_message_bytes:
-            raise InvalidBatch(
-                ErrorCode.MESSAGE_TOO_LARGE,
-                f"a batch of {header.size_bytes} bytes is over max.message.bytes={self.settings.max_message_bytes}",
-            )
-
     def _append(
         self,
         batch: memoryview,
@@ -234,6 +223,10 @@ class Partition:
     ) -> bool:
         """Append on the event loop; same answer as `produce`."""
         started = self._monotonic()
+        if started >= self._lease.deadline:
+            result.error_code = self.refusal
+            return True
+        self.machine.is_fenced = False
         try:
             info = self.log.append_as_leader(
                 batch, header, leader_epoch=self.machine.leader_epoch, now_ms=now_ms
@@ -263,15 +256,17 @@ class Partition:
             self._invisible_bytes += header.size_bytes
         machine = self.machine
         self._do(machine.step(Appended(self.log.log_end_offset)))
+        if self.replica_waiters:
+            self._tell_replicas(header.size_bytes)
         if machine.write_caching:
-            self._note_unflushed(header.record_count)
-        elif self._sync_idle is None and self.log.durable_end_offset < self.log.log_end_offset:
-            self._start_sync()
+            self._syncs.note_unflushed(header.record_count)
+        elif self._syncs.idle is None and self.log.durable_end_offset < self.log.log_end_offset:
+            self._syncs.start()
         if acks == ACKS_NONE:
             return True
         end_offset = info.last_offset + 1
         reached = self._committed_end_offset if acks == ACKS_ALL else machine.counted_end_offset
-        if end_offset <= reached:
+        if end_offset <= reached and not machine.is_fenced:
             return True
         self._acks.add(end_offset, acks == ACKS_ALL, result, done)
         return False
@@ -367,7 +362,7 @@ class Partition:
             rewriter = None if own_epoch is not None else self.settings.rewriter
             if rewriter is not None and self.is_leader:
                 view, header = await self._run(rewriter, view, now_ms)
-                self._check_size(header)
+                check_size(header, self.settings)
             if await self._make_ready(header, now_ms) and own_epoch in (None, self.machine.leader_epoch):
                 if not self._slow:  # nothing in the way any more: the queue drains at the event loop's pace
                     result.error_code = ErrorCode.NONE
@@ -386,7 +381,7 @@ class Partition:
 
         False if this broker does not lead any more.
         """
-        while self.is_leader:
+        while self.is_leader and not self.is_fenced:
             epoch = self.machine.leader_epoch
             if self.prepared_epoch != epoch:
                 await self._services.active_files.take_place(self)
@@ -394,7 +389,7 @@ class Partition:
                 self.prepared_epoch = epoch
             elif self._needs_roll(header, now_ms):
                 await self._run(self.log.roll, now_ms)
-                self._do(self.machine.step(Synced(self.log.durable_end_offset)))
+                self.step(Synced(self.log.durable_end_offset))
             elif self.log.must_recall(header):
                 await self._run(self.log.recall_producer, header)
             else:
@@ -417,6 +412,7 @@ class Partition:
             if self._epoch_to_start is not None:
                 self._start_epoch(self._epoch_to_start)
         self._slow = self._monotonic() - started > SLOW_APPEND_S
+        self.machine.is_fenced = self.is_fenced
         return info
 
     async def _run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -431,11 +427,16 @@ class Partition:
         """
         return self.log.read(offset, max_bytes, self.high_watermark, resident_only=True)
 
-    async def read_cold(self, offset: int, max_bytes: int) -> LogSlice:
+    def read_as_replica(self, offset: int, max_bytes: int) -> LogSlice:
+        """The same for a follower: all that is appended."""
+        return self.log.read(offset, max_bytes, self.log.log_end_offset, resident_only=True)
+
+    async def read_cold(self, offset: int, max_bytes: int, *, as_replica: bool = False) -> LogSlice:
         """The same on a worker, which reads the range into the page cache first."""
 
         def read() -> LogSlice:
-            return self.log.read(offset, max_bytes, self.high_watermark, resident_only=False)
+            end = self.log.log_end_offset if as_replica else self.high_watermark
+            return self.log.read(offset, max_bytes, end, resident_only=False)
 
         return await self._run(read)
 
@@ -443,21 +444,29 @@ class Partition:
 
     def learn(self, state: StateLearned) -> None:
         """The store's state of this partition changed."""
-        self._do(self.machine.step(state))
+        self.step(state)
 
     def change_settings(self, settings: PartitionSettings) -> None:
         """The topic's effective config changed; holds for what comes from now on."""
         self.settings = settings
         self.log.config = settings.log_config
-        self._do(self.machine.step(SettingsChanged(settings.write_caching, settings.min_insync_replicas)))
+        self.step(SettingsChanged(settings.write_caching, settings.min_insync_replicas))
         if not settings.write_caching:
-            self._start_sync()
+            self._syncs.start()
 
     def note_storage_error(self, error: StorageError) -> None:
         """Log an error of the disk, not too often; if the log is offline by it, serve it no more."""
         self._error_lines.tell(f"{self.topic}-{self.index}", self.log.directory, error, self._monotonic())
         if self.log.failure is not None:
-            self._do(self.machine.step(LogFailed()))
+            self._lose()
+
+    def _lose(self) -> None:
+        """The log can't be used any more: somebody else is to lead."""
+        self.step(LogFailed())
+        if self._services.isr_changes is not None:
+            self._services.isr_changes.leave(
+                self.topic_id, self.index, min_insync_replicas=self.settings.min_insync_replicas
+            )
 
     def _do(self, actions: "tuple[object, ...]") -> None:
         for action in actions:
@@ -473,8 +482,10 @@ class Partition:
                 self._acks.fail_all(self.refusal)
                 for notify in tuple(self.fetch_waiters):
                     notify(GONE)
+                self._tell_replicas(GONE)
             elif isinstance(action, ChangeIsr):
-                self._services.change_isr(self, action)
+                assert self._services.isr_changes is not None, "followers without a cluster"
+                self._services.isr_changes.ask(self, action)
             elif isinstance(action, RefuseWaiting):
                 self._acks.release(self._committed_end_offset, self.machine.counted_end_offset)
                 self._acks.fail_commits(ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND)
@@ -493,6 +504,18 @@ class Partition:
         if self.fetch_waiters:
             for notify in tuple(self.fetch_waiters):
                 notify(max(visible_bytes, 1))
+        if self.replica_waiters:
+            self._tell_replicas(HIGH_WATERMARK_MOVED)
+
+    def _tell_replicas(self, news: int) -> None:
+        for notify in tuple(self.replica_waiters or ()):
+            notify(news)
+
+    def wait_as_replica(self, notify: Callable[[int], None]) -> None:
+        """Have `notify` called as `replica_waiters` says; until it is discarded there."""
+        if self.replica_waiters is None:
+            self.replica_waiters = set()
+        self.replica_waiters.add(notify)
 
     def _start_epoch(self, leader_epoch: int) -> None:
         self._epoch_to_start = None
@@ -502,53 +525,25 @@ class Partition:
         log.debug("%s-%d: leading in epoch %d", self.topic, self.index, leader_epoch)
 
     def step(self, event: Event) -> None:
-        """Feed the machine and do what it says."""
-        self._do(self.machine.step(event))
+        """Feed the machine and do what it says; past the lease's deadline it decides nothing as a leader."""
+        machine = self.machine
+        machine.is_fenced = self._monotonic() >= self._lease.deadline
+        self._do(machine.step(event))
 
     # Syncs
 
-    def _start_sync(self) -> None:
-        if self._sync_idle is None and self.log.failure is None:
-            self._sync_idle = trio.Event()
-            self._services.spawn(self._sync_until_done)
+    def synced(self, durable_end_offset: int) -> None:
+        """A sync has completed: everything below is on disk."""
+        self.step(Synced(durable_end_offset))
 
-    async def _sync_until_done(self) -> None:
-        """Sync as long as something is appended that isn't durable: each round serves all that came before it."""
-        idle = self._sync_idle
-        assert idle is not None
-        self._unflushed_since = None
-        try:
-            while self.log.durable_end_offset < self.log.log_end_offset and self.log.failure is None:
-                self._unflushed_records = 0
-                self._unflushed_since = None
-                async with self._services.sync_limit:
-                    durable = await self._run(self.log.sync)
-                self._do(self.machine.step(Synced(durable)))
-                if self.machine.write_caching and self._unflushed_records < self.settings.flush_messages:
-                    break
-        except StorageError as error:
-            self.note_storage_error(error)
-        except Exception:
-            log.exception("%s-%d: a sync ended by a bug; the partition is offline", self.topic, self.index)
-            self._is_broken = True
-            self._do(self.machine.step(LogFailed()))
-        finally:
-            self._sync_idle = None
-            idle.set()
-
-    def _note_unflushed(self, record_count: int) -> None:
-        settings = self.settings
-        self._unflushed_records += record_count
-        if self._unflushed_since is None:
-            self._unflushed_since = self._monotonic()
-        if self._unflushed_records >= settings.flush_messages:
-            self._start_sync()
+    def fail(self) -> None:
+        """By a bug nobody knows what the log holds: serve it no more."""
+        self._is_broken = True
+        self._lose()
 
     def flush_if_due(self, now: float) -> None:
         """Sync when `flush.ms` has passed since the first unflushed append. Called by the broker's sweep."""
-        since = self._unflushed_since
-        if since is not None and (now - since) * 1000 >= self.settings.flush_ms:
-            self._start_sync()
+        self._syncs.flush_if_due(now)
 
     # The lane
 
@@ -584,8 +579,7 @@ class Partition:
         """Take no further append, and return when lane and sync have come to rest. For closing and deletion."""
         self.step(Closed())
         await self._lane.wait_idle()
-        if self._sync_idle is not None:
-            await self._sync_idle.wait()
+        await self._syncs.wait_idle()
 
 
 __all__ = ["Partition", "PartitionServices", "PartitionSettings"]

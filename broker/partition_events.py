@@ -24,6 +24,8 @@ class StateLearned:
     log_end_offset: int
     durable_end_offset: int
     now_ms: float = 0
+    adding_replicas: tuple[int, ...] = ()
+    eligible_leader_replicas: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -60,13 +62,15 @@ class EpochStarted:
 class FollowerFetched:
     """A fetch of a follower that is believed: everything below `end_offset` counts there, and is what stands in this log.
 
-    `broker_epoch` is the create revision of the follower's registration, with which it fetched.
+    `broker_epoch` is the create revision of the follower's registration, with which it fetched. `may_join`: the ISR may take it in (it is
+    not about to stop).
     """
 
     broker_id: int
     broker_epoch: int
     end_offset: int
     now_ms: float
+    may_join: bool = True
 
 
 @dataclass(slots=True)

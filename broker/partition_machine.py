@@ -7,8 +7,8 @@ Invariants (PROPERTIES D3 to D5, DESIGN section 6):
 
 - the high watermark never falls. A leader's is at most the lowest *counted* end offset of the maximal ISR: what is stored and what was
   asked for, until the outcome is known;
-- a leader's advances only while |ISR| >= min.insync.replicas (KIP-966), in what is stored and in what was asked for, and not while the
-  broker is fenced;
+- a leader's advances only while |ISR| >= min.insync.replicas (KIP-966), in what is stored and in what was asked for, while no eligible
+  leader replica is stored (it has all that is committed, whatever min.insync.replicas becomes), and not while the broker is fenced;
 - a follower's is at most what its leader told it and its own counted end offset;
 - a follower is taken into the ISR only when its counted end offset has reached the high watermark and the start of this leader's epoch;
 - one ISR change at a time, on the partition epoch that is known; none while the broker is fenced.
@@ -64,6 +64,7 @@ class FollowerState:
         "end_offset",
         "last_fetch_ms",
         "leader_end_at_fetch",
+        "may_join",
     )
 
     def __init__(self, caught_up_ms: float) -> None:
@@ -73,6 +74,7 @@ class FollowerState:
         """When it last had everything that this log had at that time."""
         self.last_fetch_ms = -math.inf
         self.leader_end_at_fetch = UNKNOWN_OFFSET
+        self.may_join = False
 
     def fetched(self, event: FollowerFetched, leader_end_offset: int) -> None:
         """Take its word. It was caught up now if it has all, or at its last fetch if it has all that there was then."""
@@ -84,6 +86,7 @@ class FollowerState:
         self.broker_epoch = event.broker_epoch
         self.last_fetch_ms = event.now_ms
         self.leader_end_at_fetch = leader_end_offset
+        self.may_join = event.may_join
 
 
 class PartitionMachine:
@@ -108,6 +111,8 @@ class PartitionMachine:
         self.asked: ChangeIsr | None = None
         """The ISR change whose outcome is not known yet."""
         self.replicas: tuple[int, ...] = ()
+        self._adding_replicas: tuple[int, ...] = ()
+        self._eligible_leader_replicas: tuple[int, ...] = ()
         self.high_watermark = high_watermark
         self.write_caching = write_caching
         self.min_insync_replicas = min_insync_replicas
@@ -171,7 +176,7 @@ class PartitionMachine:
             case SettingsChanged(write_caching, min_insync_replicas):
                 self.write_caching = write_caching
                 self.min_insync_replicas = min_insync_replicas
-                return (*self._count_replicas(), *self._advance())
+                return (*self._count_replicas(), *self._advance(), *self._clear_eligible())
             case LogFailed() | Closed():
                 self._ended = True
                 return self._rest(Role.OFFLINE, GoOffline())
@@ -196,6 +201,8 @@ class PartitionMachine:
             state.partition_epoch,
         )
         self.isr, self.replicas = state.isr, state.replicas
+        self._adding_replicas = state.adding_replicas
+        self._eligible_leader_replicas = state.eligible_leader_replicas
         if state.leader == self.broker_id:
             return self._learn_leading(state, is_new_epoch)
         if is_new_epoch:
@@ -209,13 +216,13 @@ class PartitionMachine:
     def _learn_leading(self, state: StateLearned, is_new_epoch: bool) -> tuple[Action, ...]:
         if not is_new_epoch and self.role is Role.LEADER:
             self._meet_followers(state.now_ms)
-            return (*self._count_replicas(), *self._advance())
+            return (*self._count_replicas(), *self._advance(), *self._clear_eligible())
         self.role = Role.LEADER
         self.epoch_start_offset = None
         self._followers.clear()
         self._meet_followers(state.now_ms)
         self._count_replicas()
-        return (BecomeLeader(state.leader_epoch), *self._advance())
+        return (BecomeLeader(state.leader_epoch), *self._advance(), *self._clear_eligible())
 
     def _rest(self, role: Role, action: Action) -> tuple[Action, ...]:
         """Lead no more."""
@@ -238,11 +245,14 @@ class PartitionMachine:
 
     def _count_replicas(self) -> tuple[Action, ...]:
         """Work out anew who counts, and whether they are enough; says whom to refuse if they are enough no more."""
-        wanted = min(self.min_insync_replicas, len(self.replicas))
+        wanted = min(self.min_insync_replicas, len(self.replicas) - len(self._adding_replicas))
         had_enough, self.has_enough_replicas = self.has_enough_replicas, len(self.isr) >= wanted
         leads = self.role is Role.LEADER
         self._may_commit = (
-            leads and self.has_enough_replicas and (self.asked is None or len(self.asked.isr) >= wanted)
+            leads
+            and self.has_enough_replicas
+            and not self._eligible_leader_replicas
+            and (self.asked is None or len(self.asked.isr) >= wanted)
         )
         self._counted = (
             tuple(self._followers[broker] for broker in self.maximal_isr if broker != self.broker_id)
@@ -291,7 +301,7 @@ class PartitionMachine:
         """Whether it has all that is committed, and all that was before this leader (PROPERTIES D5)."""
         return (
             self.epoch_start_offset is not None
-            and follower.broker_epoch >= 0
+            and follower.may_join
             and follower.end_offset >= max(self.high_watermark, self.epoch_start_offset)
         )
 
@@ -299,7 +309,7 @@ class PartitionMachine:
         """Put out who lags; else take in whoever has caught up since it was refused."""
         if self.role is not Role.LEADER:
             return _NOTHING
-        advanced = self._advance()  # a fence may have held it back
+        advanced = self._advance() + self._clear_eligible()  # a fence may have held them back
         lagging = [
             broker
             for broker, follower in self._followers.items()
@@ -319,6 +329,12 @@ class PartitionMachine:
         if not joining:
             return advanced
         return advanced + self._ask((*self.isr, *(broker for broker, _ in joining)), joining)
+
+    def _clear_eligible(self) -> tuple[Action, ...]:
+        """With enough in the ISR (min.insync.replicas was lowered, say), nobody else is to be eligible before more is committed."""
+        if self.has_enough_replicas and self._eligible_leader_replicas and self.role is Role.LEADER:
+            return self._ask(self.isr, ())
+        return _NOTHING
 
     def _ask(self, isr: tuple[int, ...], joining: tuple[tuple[int, int], ...]) -> tuple[Action, ...]:
         """Ask for another ISR, unless an answer is still out; from now on all of both count."""

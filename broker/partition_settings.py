@@ -52,8 +52,16 @@ class NoLease:
 NO_LEASE = NoLease()
 
 
-def _nobody_to_ask(partition: "Partition", change: "ChangeIsr") -> None:
-    raise AssertionError(f"{partition.topic}-{partition.index}: {change} without a cluster")
+class IsrKeeper(Protocol):
+    """Who has ISRs stored (`broker.replication.isr_changes.IsrChanges`)."""
+
+    def ask(self, partition: "Partition", change: "ChangeIsr") -> None:
+        """Have an ISR stored; the outcome comes by the watch, or as `IsrChangeFailed`."""
+        ...
+
+    def leave(self, topic_id: bytes, index: int, *, min_insync_replicas: int) -> None:
+        """The log is lost here: be no leader, and in no ISR with others."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +77,8 @@ class PartitionServices:
     hold_bytes: Callable[[int], None]
     """Count (or, negative, discount) bytes of batches that wait for a lane."""
     lease: Lease = NO_LEASE
-    change_isr: "Callable[[Partition, ChangeIsr], None]" = _nobody_to_ask
-    """Have an ISR stored; the outcome comes by the watch, or as `IsrChangeFailed`."""
+    isr_changes: IsrKeeper | None = None
+    """None where there is no other broker."""
 
 
-__all__ = ["NO_LEASE", "Lease", "PartitionServices", "PartitionSettings"]
+__all__ = ["NO_LEASE", "IsrKeeper", "Lease", "PartitionServices", "PartitionSettings"]

@@ -24,7 +24,7 @@ from penstock.broker.damage import repair_advice
 from penstock.broker.deleted_files import DeletedFiles
 from penstock.broker.image import ClusterImage, ImageDelta, PartitionImage, TopicImage
 from penstock.broker.partition import Partition
-from penstock.broker.partition_machine import PartitionMachine, StateLearned
+from penstock.broker.partition_machine import PartitionMachine, StateLearned, TimePassed
 from penstock.broker.partition_settings import PartitionServices, PartitionSettings
 from penstock.broker.settings import settings_for
 from penstock.broker.workers import run_storage
@@ -78,6 +78,7 @@ class PartitionManager:
         self._unusable: dict[tuple[bytes, int], Exception] = {}
         self._next_producer_check = 0.0
         self._next_opening = 0.0
+        self._next_look_around = 0.0
         self._changed = trio.Event()
         self._is_applying = False
         self._deltas: deque[ImageDelta] = deque()
@@ -281,6 +282,7 @@ class PartitionManager:
             write_caching=opening.settings.write_caching,
             min_insync_replicas=opening.settings.min_insync_replicas,
             high_watermark=max(opened.log_start_offset, min(known, opened.log_end_offset)),
+            replica_lag_time_max_ms=self._config.replica_lag_time_max_ms,
         )
         if self._unusable.pop((topic.topic_id, state.index), None) is not None:
             log.info("%s-%d is no longer offline", topic.name, state.index)
@@ -302,6 +304,8 @@ class PartitionManager:
                 partition.log.log_end_offset,
                 partition.log.durable_end_offset,
                 self._services.clock.monotonic() * 1000,
+                state.adding_replicas,
+                state.eligible_leader_replicas,
             )
         )
 
@@ -361,6 +365,17 @@ class PartitionManager:
         states = [state for key in missing if (state := self._image.partition(*key)) is not None]
         if states:
             self.note(ImageDelta(self._image.revision, partitions_changed=tuple(states)))
+
+    def look_around(self, now: float) -> None:
+        """In a cluster: every half of `replica.lag.time.max.ms`, have leaders look who lags; at once where a fence was lifted. `now` is monotonic."""
+        if self._services.isr_changes is None:
+            return
+        is_due = now >= self._next_look_around
+        if is_due:
+            self._next_look_around = now + self._config.replica_lag_time_max_ms / 2000
+        for partition in self:
+            if is_due or (partition.machine.is_fenced and not partition.is_fenced):
+                partition.step(TimePassed(now * 1000))
 
     def flush_due(self, now: float) -> None:
         """Begin the syncs that `flush.ms` asks for; called every second or so."""

@@ -9,6 +9,11 @@ from penstock.broker.config_table import ConfigType, fixed_option
 from penstock.broker.group_config import GroupConfig
 
 _MIB = 1024 * 1024
+RACK_AWARE_SELECTOR = "org.apache.kafka.common.replica.RackAwareReplicaSelector"
+
+
+def _check_selector(name: str) -> str | None:
+    return None if name in ("", RACK_AWARE_SELECTOR) else f"is neither empty nor {RACK_AWARE_SELECTOR}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,4 +54,17 @@ class ReplicationConfig(GroupConfig):
         "How long a follower waits after an error before it asks for the partition again, in milliseconds.",
         type=ConfigType.INT,
         low=0,
+    )
+    replica_lag_time_max_ms: int = fixed_option(
+        "replica.lag.time.max.ms",
+        30_000,
+        "A follower that has not had all of its leader's log for this long leaves the ISR, in milliseconds.",
+        low=1,
+    )
+    replica_selector_class: str = fixed_option(
+        "replica.selector.class",
+        "",
+        "Who tells consumers which replica to read: empty for the leader, or "
+        "org.apache.kafka.common.replica.RackAwareReplicaSelector for one in the consumer's rack.",
+        check=_check_selector,
     )

@@ -192,6 +192,7 @@ class Server:
             self._broker.partitions.close_retired()
             self._broker.partitions.forget_idle_producers(now)
             self._broker.partitions.open_again(now)
+            self._broker.partitions.look_around(now)
 
     async def drain(self) -> None:
         """Let every connection end its requests in flight; cut off what takes longer than `shutdown.timeout.ms`."""

@@ -6,13 +6,16 @@ are never touched: the answer names file ranges. A range that is not in the page
 
 At least one whole batch is answered for the first partition that has any, whatever the limits (KIP-74). Further partitions only get what is within the limits. Transactions come later:
 the last stable offset is the high watermark, and the list of aborted transactions is empty for read_committed.
-Fetches with a replica id are the cluster's own; nobody is the cluster yet, so they are refused. KIP-320 (epochs), KIP-392, KIP-516.
+A fetch with a replica id is a follower's: it reads up to the log end, and what it asks for says what it has, if it is believed
+(`replication/follower_fetch.py`). It is also answered when nothing but a high watermark has moved. Consumers are sent to a replica in
+their rack, and may read followers up to those's high watermarks. KIP-320 (epochs), KIP-392, KIP-516, KIP-595, KIP-903.
 """
 
 from typing import TYPE_CHECKING
 
+from penstock.broker.context import ANONYMOUS
 from penstock.broker.fetch_sessions import FetchPlan
-from penstock.broker.partition import GONE
+from penstock.broker.partition import GONE, HIGH_WATERMARK_MOVED
 from penstock.broker.replies import Part, Parts, Reply
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
@@ -33,17 +36,26 @@ from penstock.storage.log import LogSlice
 if TYPE_CHECKING:
     from penstock.broker.broker import Broker
     from penstock.broker.partition import Partition
+    from penstock.broker.replication.follower_fetch import Follower
 
 _KEY = int(ApiKey.FETCH)
 READ_COMMITTED = 1
 CONSUMER_REPLICA_ID = -1
 DEBUG_REPLICA_ID = -2
+FIRST_FROM_FOLLOWERS = 11
+"""Fetch version from which on consumers know that they may read followers (KIP-392)."""
 
 
-def fetch(broker: "Broker", header: RequestHeader, frame: memoryview) -> Parts | Reply:
-    """Handle one Fetch frame."""
+def fetch(
+    broker: "Broker",
+    header: RequestHeader,
+    frame: memoryview,
+    principal: str = ANONYMOUS,
+    listener: str = "",
+) -> Parts | Reply:
+    """Handle one Fetch frame of `principal`, which came in by `listener`."""
     request = decode_fetch_request(header.api_version, frame[header.body_position :])
-    job = FetchJob(broker, header, request)
+    job = FetchJob(broker, header, request, principal, listener)
     if job.refusal:
         return job.refused()
     try:
@@ -68,29 +80,48 @@ class FetchJob:
         "_broker",
         "_correlation_id",
         "_max_bytes",
+        "_rack",
         "_version",
+        "follower",
         "partitions",
         "plan",
         "refusal",
         "request",
     )
 
-    def __init__(self, broker: "Broker", header: RequestHeader, request: FetchRequest) -> None:
+    def __init__(
+        self, broker: "Broker", header: RequestHeader, request: FetchRequest, principal: str, listener: str
+    ) -> None:
         self._broker = broker
         self._version = header.api_version
         self._correlation_id = header.correlation_id
         self._max_bytes = min(request.max_bytes, broker.config.fetch_max_bytes)
+        self._rack = request.rack_id if request.rack_id and broker.config.replica_selector_class else ""
         self.request = request
         self.refusal = ErrorCode.NONE
+        self.follower: Follower | None = None
+        now = broker.clock.monotonic()
         if request.replica_id not in (CONSUMER_REPLICA_ID, DEBUG_REPLICA_ID):
-            self.refusal = ErrorCode.CLUSTER_AUTHORIZATION_FAILED
+            self._identify(principal, listener)
+        if self.refusal:
             self.plan = FetchPlan(None, request.partitions, is_full=True)
         else:
-            self.plan = broker.fetch_sessions.plan(request, broker.clock.monotonic())
+            self.plan = broker.fetch_sessions.plan(request, now)
             self.refusal = self.plan.error
         self.partitions: list[tuple[FetchPartition, Partition | None]] = [
             (entry, self._find(entry)) for entry in self.plan.partitions
         ]
+        if self.follower is not None and not self.refusal:
+            self.follower.take_word(self.partitions, now * 1000)
+
+    def _identify(self, principal: str, listener: str) -> None:
+        from penstock.broker.replication.follower_fetch import identify  # a single broker does not load it
+
+        found = identify(self._broker, self.request, principal, listener)
+        if isinstance(found, ErrorCode):
+            self.refusal = found
+        else:
+            self.follower = found
 
     @property
     def deadline(self) -> float:
@@ -123,7 +154,7 @@ class FetchJob:
                 results.append(result)
                 if partition is not None and self._wants_data(result, entry, partition, budget, results):
                     limit = min(entry.max_bytes, budget)
-                    _keep(partition.read(entry.fetch_offset, limit), result, results, limit)
+                    _keep(self._read(partition, entry.fetch_offset, limit), result, results, limit)
                     budget -= result.records.count
         except BaseException:
             release_records(results)
@@ -135,7 +166,7 @@ class FetchJob:
         if partition is None:
             code = self._broker.partitions.why_absent(entry.topic, entry.topic_id, entry.index)
             return FetchPartitionResult(entry.topic, entry.topic_id, entry.index, code, -1)
-        code = check_leadership(partition, entry.current_leader_epoch)
+        code = self._check_reader(partition, entry)
         if code:
             return FetchPartitionResult(entry.topic, entry.topic_id, entry.index, code, -1)
         high_watermark = partition.high_watermark
@@ -158,9 +189,34 @@ class FetchJob:
                 result.diverging_epoch = (epoch, end_offset)
                 return result
         offset = entry.fetch_offset
-        if offset < partition.log.log_start_offset or offset > partition.log.log_end_offset:
+        if self.follower is None and not partition.is_leader and offset > high_watermark:
+            result.error_code = _above_follower(partition)
+        elif offset < partition.log.log_start_offset or offset > partition.log.log_end_offset:
             result.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
+        elif self._rack and partition.is_leader:
+            self._prefer(result, offset, partition)
         return result
+
+    def _check_reader(self, partition: "Partition", entry: FetchPartition) -> ErrorCode:
+        """Whether this broker may answer this fetcher for the partition. Followers answer consumers that know of KIP-392."""
+        if self.follower is None and self._version >= FIRST_FROM_FOLLOWERS and partition.is_follower:
+            return check_epoch(partition, entry.current_leader_epoch)
+        code = check_leadership(partition, entry.current_leader_epoch)
+        if not code and self.follower is not None and not self.follower.holds(partition):
+            return ErrorCode.NOT_LEADER_OR_FOLLOWER
+        return code
+
+    def _prefer(self, result: FetchPartitionResult, offset: int, partition: "Partition") -> None:
+        from penstock.broker.replication.read_replica import preferred_read_replica
+
+        result.preferred_read_replica = preferred_read_replica(
+            partition.machine, self._broker.image, self._rack, offset
+        )
+
+    def _read(self, partition: "Partition", offset: int, limit: int) -> LogSlice:
+        if self.follower is not None:
+            return partition.read_as_replica(offset, limit)
+        return partition.read(offset, limit)
 
     def _wants_data(
         self,
@@ -177,7 +233,9 @@ class FetchJob:
         if (
             result.error_code
             or result.diverging_epoch is not None
-            or entry.fetch_offset >= partition.high_watermark
+            or result.preferred_read_replica >= 0
+            or entry.fetch_offset
+            >= (partition.high_watermark if self.follower is None else partition.log.log_end_offset)
         ):
             return False
         return budget > 0 or not any(other.records.count for other in results)
@@ -208,9 +266,11 @@ class FetchJob:
     ) -> None:
         try:
             try:
-                records = partition.read(entry.fetch_offset, limit)
+                records = self._read(partition, entry.fetch_offset, limit)
             except NotResident:
-                records = await partition.read_cold(entry.fetch_offset, limit)
+                records = await partition.read_cold(
+                    entry.fetch_offset, limit, as_replica=self.follower is not None
+                )
                 # it has advanced meanwhile, and what was read goes up to there
                 result.high_watermark = result.last_stable_offset = partition.high_watermark
             _keep(records, result, results, limit)
@@ -231,10 +291,13 @@ class FetchJob:
             return True
         found = 0
         for result in results:
-            if result.error_code or result.diverging_epoch is not None:
+            if result.error_code or result.diverging_epoch is not None or result.preferred_read_replica >= 0:
                 return True
             found += result.records.count
-        return found >= request.min_bytes
+        if found >= request.min_bytes:
+            return True
+        session = self.plan.session
+        return self.follower is not None and session is not None and session.knows_less(results)
 
     def missing_bytes(self, results: list[FetchPartitionResult]) -> int:
         """How many more bytes must become visible before it is worth looking again."""
@@ -274,12 +337,22 @@ class PendingFetch(Reply):
         """Wake up when the high watermarks of the partitions have let enough bytes through."""
         self._listening = True
         for _, partition in self._job.partitions:
-            if partition is not None:
+            if partition is None:
+                continue
+            if self._job.follower is None:
                 partition.fetch_waiters.add(self._notify)
+            else:
+                partition.wait_as_replica(self._notify_replica)
 
     def _notify(self, visible_bytes: int) -> None:
         self._missing_bytes -= visible_bytes
         if self._missing_bytes <= 0 or visible_bytes == GONE:
+            self.resolve()
+
+    def _notify_replica(self, appended_bytes: int) -> None:
+        """A follower learns at once how far all is committed: its own readers, and the next leader, know no more than that."""
+        self._missing_bytes -= appended_bytes
+        if self._missing_bytes <= 0 or appended_bytes in (GONE, HIGH_WATERMARK_MOVED):
             self.resolve()
 
     def hurry(self) -> None:
@@ -303,20 +376,37 @@ class PendingFetch(Reply):
         if self._listening:
             self._listening = False
             for _, partition in self._job.partitions:
-                if partition is not None:
+                if partition is None:
+                    continue
+                if self._job.follower is None:
                     partition.fetch_waiters.discard(self._notify)
+                elif partition.replica_waiters is not None:
+                    partition.replica_waiters.discard(self._notify_replica)
 
 
 def check_leadership(partition: "Partition", current_leader_epoch: int) -> ErrorCode:
     """Whether this broker may answer for the partition, given the epoch that the client knows (-1: none). KIP-320."""
-    if not partition.is_leader:
-        return partition.refusal
+    return check_epoch(partition, current_leader_epoch) if partition.is_leader else partition.refusal
+
+
+def check_epoch(partition: "Partition", current_leader_epoch: int) -> ErrorCode:
+    """Whether the client's idea of the leader epoch (-1: none) is the one of this broker."""
     if current_leader_epoch >= 0:
         if current_leader_epoch < partition.leader_epoch:
             return ErrorCode.FENCED_LEADER_EPOCH
         if current_leader_epoch > partition.leader_epoch:
             return ErrorCode.UNKNOWN_LEADER_EPOCH
     return ErrorCode.NONE
+
+
+def _above_follower(partition: "Partition") -> ErrorCode:
+    """What a consumer is told that reads a follower and is ahead of it: wait if it is in sync, or else ask the leader."""
+    machine = partition.machine
+    return (
+        ErrorCode.OFFSET_NOT_AVAILABLE
+        if machine.broker_id in machine.isr
+        else ErrorCode.NOT_LEADER_OR_FOLLOWER
+    )
 
 
 def _keep(

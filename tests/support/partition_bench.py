@@ -91,6 +91,7 @@ class PartitionBench:
         self.lease = BenchLease()
         self.asked: list[ChangeIsr] = []
         """ISR changes that the partition wants stored."""
+        self.has_left = False
         is_there = files.exists(DIRECTORY)
         config = settings.log_config
         self.log: Log = reopen(files, config, clean=True) if is_there else new_log(files, config)
@@ -106,13 +107,21 @@ class PartitionBench:
             ActiveFiles(100),
             self._hold,
             self.lease,
-            lambda _, change: self.asked.append(change),
+            self,
         )
         self.partition = Partition("orders", TOPIC_ID, 0, self.log, settings, self.machine, services)
 
     def _hold(self, count: int) -> None:
         self.held_bytes += count
         assert self.held_bytes >= 0
+
+    def ask(self, partition: Partition, change: ChangeIsr) -> None:
+        """What the partition wants stored."""
+        self.asked.append(change)
+
+    def leave(self, topic_id: bytes, index: int, *, min_insync_replicas: int) -> None:
+        """The partition's log has failed."""
+        self.has_left = True
 
     def lead(
         self,

@@ -273,15 +273,6 @@ async def test_epoch_that_ended_before_the_offset_is_told_as_diverging() -> None
         assert (part.error_code, sizes([part])) == (NONE, [0])
 
 
-async def test_follower_fetch_is_refused_since_nobody_is_the_cluster() -> None:
-    async with memory_broker() as broker:
-        await broker.create("orders")
-        answer = await broker.answer(broker.fetch(("orders", 0, 0), replica_id=3))
-        assert answer.error_code == ErrorCode.CLUSTER_AUTHORIZATION_FAILED
-        (part,) = await broker.fetched(("orders", 0, 0), replica_id=3, version=5)
-        assert part.error_code == ErrorCode.CLUSTER_AUTHORIZATION_FAILED
-
-
 # Cold ranges
 
 
