@@ -38,7 +38,7 @@ class Fault(enum.Enum):
 
 
 @dataclass(slots=True)
-class _Lease:
+class Lease:
     ttl_s: int
     deadline: float
 
@@ -52,7 +52,7 @@ class MemoryMetadata:
         self.transaction_count = 0
         self._history: list[WatchBatch] = []
         self._compacted_revision = 0
-        self._leases: dict[int, _Lease] = {}
+        self._leases: dict[int, Lease] = {}
         self._next_lease_id = 1
         self._faults: deque[Fault | None] = deque()
         self._changed = trio.lowlevel.ParkingLot()
@@ -109,7 +109,7 @@ class MemoryMetadata:
         await trio.lowlevel.checkpoint()
         lease_id = self._next_lease_id
         self._next_lease_id += 1
-        self._leases[lease_id] = _Lease(ttl_s, trio.current_time() + ttl_s)
+        self._leases[lease_id] = Lease(ttl_s, trio.current_time() + ttl_s)
         self._changed.unpark_all()  # watchers wait no longer than the first lease
         return lease_id
 
@@ -172,7 +172,7 @@ class MemoryMetadata:
             self._history.append(WatchBatch(revision, events))
             self._changed.unpark_all()
 
-    def _lease(self, lease_id: int) -> _Lease:
+    def _lease(self, lease_id: int) -> Lease:
         lease = self._leases.get(lease_id)
         if lease is None:
             raise LeaseNotFound(f"lease {lease_id} has ended")
