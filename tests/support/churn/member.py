@@ -53,6 +53,10 @@ class Notes:
             self.write("did", records=pairs)
         return {partition: offset + 1 for partition, offset in sorted(pairs)}
 
+    def committed(self, ends: Mapping[int, int]) -> None:
+        """Note offsets whose commit was acked."""
+        self.write("committed", ends=list(ends.items()))
+
 
 class Stop:
     """Whether the process was asked to leave."""
@@ -117,6 +121,7 @@ def librdkafka(how: Membership, notes: Notes, stop: Stop) -> None:
                 ],
                 asynchronous=False,
             )
+            notes.committed(uncommitted)
             uncommitted.clear()
         except (
             KafkaException
@@ -173,6 +178,7 @@ async def _aiokafka(how: Membership, notes: Notes, stop: Stop) -> None:
                     library.TopicPartition(how.topic, p): (end, how.client_id) for p, end in ends.items()
                 }
                 await consumer.commit(offsets)
+                notes.committed(ends)
             except errors.KafkaError as error:
                 notes.write("refused", reason=str(error))
     finally:
@@ -228,6 +234,7 @@ def kafka_python(how: Membership, notes: Notes, stop: Stop) -> None:
         }
         try:
             consumer.commit(offsets)
+            notes.committed(ends)
         except errors.KafkaError as error:
             notes.write("refused", reason=str(error))
     consumer.close()
@@ -283,6 +290,7 @@ async def _penstock(how: Membership, notes: Notes, stop: Stop) -> None:
                 with trio.CancelScope(shield=True):
                     try:
                         await consumer.commit(offsets)
+                        notes.committed(ends)
                     except PenstockError as error:
                         notes.write("refused", reason=str(error))
 

@@ -1,0 +1,170 @@
+"""Readers of a topic that faults happen to: an observer without a group, and a group of librdkafka, aiokafka, Penstock and Java members.
+
+The observer holds what it saw against what is there later; the group shows that commits are kept and that everything is processed. Its members are the
+processes of `tests.support.churn.member`, and Java's verifiable consumer.
+"""
+
+import json
+import subprocess
+import sys
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.peers.kafka import PeerMissing, Tool, tool_command
+from confluent_kafka import Message, TopicPartition
+from tests.support.churn import history
+from tests.support.clients import librdkafka
+from tests.support.load.actors import Actor
+from tests.support.requirements import need
+
+ROOT = Path(__file__).parents[3]
+GROUP_SESSION_MS = 6_000
+
+
+class Observer(Actor):
+    """librdkafka on all partitions of a topic, from their beginning, along with the writers (PROPERTIES D2, C1)."""
+
+    def __init__(self, bootstrap: str, topic: str, partition_count: int) -> None:
+        super().__init__(bootstrap, "observer")
+        self._topic, self._partition_count = topic, partition_count
+        self.done_count: int = 0
+        self.seen: dict[int, dict[int, int]] = {index: {} for index in range(partition_count)}
+        """By partition: offset to CRC-32 of the value."""
+
+    def run_once(self) -> None:
+        consumer = librdkafka.make_consumer(
+            self.bootstrap,
+            reconnect_backoff_ms=20,
+            reconnect_backoff_max_ms=200,
+            topic_metadata_refresh_interval_ms=1_000,
+            log_level=0,
+        )
+        try:
+            starts = [len(self.seen[index]) for index in range(self._partition_count)]
+            consumer.assign([TopicPartition(self._topic, index, at) for index, at in enumerate(starts)])
+            while not self.stopping.is_set():
+                for message in consumer.consume(500, 0.1):
+                    if message.error() is None:
+                        self._see(message)
+        finally:
+            consumer.close()
+
+    def _see(self, message: Message) -> None:
+        partition, offset = message.partition(), message.offset()
+        assert partition is not None
+        assert offset is not None
+        seen = self.seen[partition]
+        assert offset == len(seen), f"partition {partition}: {offset} comes after {len(seen) - 1}"
+        seen[offset] = zlib.crc32(librdkafka.value_of(message))
+        self.done_count += 1
+
+
+class Group:
+    """A group that reads along. `clients`: names of `tests.support.churn.member`, or `java`."""
+
+    def __init__(self, bootstrap: str, topic: str, clients: Sequence[str], folder: Path) -> None:
+        self.group = f"readers-of-{topic}"
+        self.bootstrap, self.topic = bootstrap, topic
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._processes = [self._start(client) for client in clients]
+
+    def _start(self, client: str) -> "subprocess.Popen[bytes]":
+        stem = self._folder / client
+        with stem.with_suffix(".err").open("wb") as err, stem.with_suffix(".out").open("wb") as out:
+            return subprocess.Popen(
+                self._java() if client == "java" else self._python(client, stem.with_suffix(".notes")),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                cwd=ROOT,
+            )
+
+    def _python(self, client: str, notes: Path) -> list[str]:
+        return [
+            *(sys.executable, "-W", "ignore", "-m", "tests.support.churn.member", client),
+            *("--bootstrap", self.bootstrap, "--group", self.group, "--topic", self.topic),
+            *("--protocol", "classic", "--assignor", "range", "--notes", str(notes)),
+            *("--session-timeout-ms", str(GROUP_SESSION_MS)),
+        ]
+
+    def _java(self) -> list[str]:
+        config = self._folder / "java.properties"
+        config.write_text("retry.backoff.ms=20\nmetadata.max.age.ms=1000\nreconnect.backoff.max.ms=200\n")
+        try:
+            return tool_command(
+                Tool.VERIFIABLE_CONSUMER,
+                *("--bootstrap-server", self.bootstrap, "--topic", self.topic, "--group-id", self.group),
+                *("--session-timeout", str(GROUP_SESSION_MS), "--command-config", str(config)),
+            )
+        except PeerMissing as missing:
+            need(False, str(missing))
+            raise
+
+    def errors(self) -> str:
+        """What the members complained of."""
+        return "\n".join(
+            f"{path.name}: {path.read_text(errors='replace')[-1500:]}"
+            for path in sorted(self._folder.glob("*.err"))
+            if path.stat().st_size
+        )
+
+    def check_alive(self) -> None:
+        """AssertionError when a member ended by itself."""
+        for process in self._processes:
+            assert process.poll() is None, f"a member ended with {process.returncode}: {self.errors()}"
+
+    def stop(self) -> None:
+        """All leave; returns when they have ended."""
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.wait(30)
+
+    def close(self) -> None:
+        """Kill what is left."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+    def processed(self) -> history.Processed:
+        """What the members have processed so far."""
+        processed = history.read_notes(self._folder.glob("*.notes"))
+        for partition, first, last in self._java_records():
+            for offset in range(first, last + 1):
+                place = (partition, offset)
+                processed.times_by_record[place] = processed.times_by_record.get(place, 0) + 1
+        return processed
+
+    def acked_commits(self) -> dict[int, set[int]]:
+        """By partition: the offsets whose commit was acked to a member."""
+        commits: dict[int, set[int]] = defaultdict(set)
+        for path in self._folder.glob("*.notes"):
+            for line in path.read_text().splitlines():
+                event = json.loads(line)
+                if event["event"] == "committed":
+                    for partition, end in event["ends"]:
+                        commits[partition].add(end)
+        for event in self._java_events():
+            if event["name"] == "offsets_committed" and event["success"]:
+                for each in event["offsets"]:
+                    commits[each["partition"]].add(each["offset"])
+        return commits
+
+    def _java_records(self) -> list[tuple[int, int, int]]:
+        return [
+            (part["partition"], part["minOffset"], part["maxOffset"])
+            for event in self._java_events()
+            if event["name"] == "records_consumed"
+            for part in event["partitions"]
+        ]
+
+    def _java_events(self) -> list[Any]:
+        path = self._folder / "java.out"
+        if not path.exists():
+            return []
+        whole = path.read_text().rpartition("\n")[0]
+        return [json.loads(line) for line in whole.splitlines()]
