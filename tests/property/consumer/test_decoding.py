@@ -174,6 +174,12 @@ def test_a_run_that_begins_at_the_last_offset_of_the_run_before_is_refused() -> 
         list(decode_records(body, source_of(0, 99, 0, 40), 0, 99))
 
 
+@pytest.mark.parametrize("last_delta", [16, 1, 0, -3])
+def test_a_run_far_behind_the_last_offset_of_its_batch_is_refused(last_delta: int) -> None:
+    with pytest.raises(DecodeError):
+        list(decode_records(body_of(range(20, 60)), source_of(0, last_delta, 0, 40), 0, 99))
+
+
 def body_of(offsets: range) -> bytes:
     records = [Record(offset, 0, None, None) for offset in offsets]
     return encode_batch(records, codec=Codec.NONE, base_offset=0, keep_offsets=True)[HEADER_SIZE_BYTES:]
