@@ -161,10 +161,7 @@ async def _come_up(
 
         changes = IsrChanges(config.node_id, store, image, watch, registration, environment.clock, spawn)
         services = replace(services, lease=registration, isr_changes=changes)
-    deleted = DeletedFiles(environment.clock, environment.threads)
-    background.start_soon(deleted.run)
-    for path in directory.deleted_paths:
-        deleted.add(path, partial(directory.remove, path), 0)
+    deleted = _start_deletions(environment, directory, background)
     partitions = PartitionManager(config, image, directory, services, deleted)
     watch.listen(partitions.note)
     if config.is_clustered:
@@ -172,11 +169,9 @@ async def _come_up(
     else:
         await background.start(watch.run)
     await background.start(partitions.run)
-    fetchers = None
-    if config.is_clustered:
-        fetchers = await _start_fetchers(
-            environment, config, image, partitions, registration, services, background
-        )
+    fetchers = await _start_fetchers(
+        environment, config, image, partitions, registration, services, background
+    )
     topics = TopicAdmin(store, image, config, environment.random)
     groups = GroupCoordinator(environment, config, image, watch, topics, partitions, spawn)
     await background.start(groups.run)
@@ -202,6 +197,16 @@ async def _come_up(
     )
 
 
+def _start_deletions(
+    environment: Environment, directory: DataDirectory, background: trio.Nursery
+) -> DeletedFiles:
+    deleted = DeletedFiles(environment.clock, environment.threads)
+    background.start_soon(deleted.run)
+    for path in directory.deleted_paths:
+        deleted.add(path, partial(directory.remove, path), 0)
+    return deleted
+
+
 async def _start_fetchers(
     environment: Environment,
     config: BrokerConfig,
@@ -210,7 +215,10 @@ async def _start_fetchers(
     registration: Registration,
     services: PartitionServices,
     background: trio.Nursery,
-) -> "ReplicaFetchers":
+) -> "ReplicaFetchers | None":
+    """Fetch what this broker follows; None where there is no other broker."""
+    if not config.is_clustered:
+        return None
     from penstock.broker.replication.fetcher import ReplicaFetchers  # only in a cluster
     from penstock.broker.replication.follower import FollowerLogs
 
