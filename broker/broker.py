@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -36,6 +37,9 @@ from penstock.runtime.environment import Environment
 from penstock.runtime.metadata import MetadataStore
 from penstock.runtime.threads import Threads
 from penstock.storage.data_directory import DataDirectory
+
+if TYPE_CHECKING:
+    from penstock.broker.replication.fetcher import ReplicaFetchers
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +68,7 @@ class Broker:
     cleaner: LogCleaner
     shares: FileShares
     cluster_principals: ClusterPrincipals = EVERYBODY
+    fetchers: "ReplicaFetchers | None" = None
     clock: Clock = field(init=False)
     threads: Threads = field(init=False)
 
@@ -119,6 +124,8 @@ async def open_broker(
                     # also when the background has failed and is cancelled: that is no reason to leave logs that need recovery
                     with trio.CancelScope(shield=True):
                         broker.groups.close()
+                        if broker.fetchers is not None:
+                            broker.fetchers.stop()
                         await broker.partitions.close()
                         await broker.registration.stop()
                     background.cancel_scope.cancel()
@@ -163,10 +170,7 @@ async def _come_up(
 
         changes = IsrChanges(config.node_id, store, image, watch, registration, environment.clock, spawn)
         services = replace(services, lease=registration, isr_changes=changes)
-    deleted = DeletedFiles(environment.clock, environment.threads)
-    background.start_soon(deleted.run)
-    for path in directory.deleted_paths:
-        deleted.add(path, partial(directory.remove, path), 0)
+    deleted = _start_deletions(environment, directory, background)
     partitions = PartitionManager(config, image, directory, services, deleted)
     watch.listen(partitions.note)
     if config.is_clustered:
@@ -174,6 +178,9 @@ async def _come_up(
     else:
         await background.start(watch.run)
     await background.start(partitions.run)
+    fetchers = await _start_fetchers(
+        environment, config, image, partitions, registration, services, background
+    )
     topics = TopicAdmin(store, image, config, environment.random)
     groups = GroupCoordinator(environment, config, image, watch, topics, partitions, spawn)
     await background.start(groups.run)
@@ -195,7 +202,39 @@ async def _come_up(
         Retention(config, environment.clock, environment.threads, partitions, deleted),
         LogCleaner(config, environment.clock, environment.threads, partitions, directory),
         shares,
+        fetchers=fetchers,
     )
+
+
+def _start_deletions(
+    environment: Environment, directory: DataDirectory, background: trio.Nursery
+) -> DeletedFiles:
+    deleted = DeletedFiles(environment.clock, environment.threads)
+    background.start_soon(deleted.run)
+    for path in directory.deleted_paths:
+        deleted.add(path, partial(directory.remove, path), 0)
+    return deleted
+
+
+async def _start_fetchers(
+    environment: Environment,
+    config: BrokerConfig,
+    image: ClusterImage,
+    partitions: PartitionManager,
+    registration: Registration,
+    services: PartitionServices,
+    background: trio.Nursery,
+) -> "ReplicaFetchers | None":
+    """Fetch what this broker follows; None where there is no other broker."""
+    if not config.is_clustered:
+        return None
+    from penstock.broker.replication.fetcher import ReplicaFetchers  # only in a cluster
+    from penstock.broker.replication.follower import FollowerLogs
+
+    logs = FollowerLogs(services, partitions.cutting)
+    fetchers = ReplicaFetchers(environment, config, image, partitions, registration, logs)
+    await background.start(fetchers.run)
+    return fetchers
 
 
 async def _remains(

@@ -9,7 +9,8 @@ appends, at most one for each log: one sync serves all that wait.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import TypeVar, TypeVarTuple
 
 import trio
@@ -99,8 +100,8 @@ class Partition:
         self.epoch_start_offset = 0
         """Where the present leader epoch began: until the high watermark is there, the end is not known (KIP-207)."""
         self._acks = PendingAcks()
-        self._lane = Lane(f"{topic}-{index}", services.spawn)
-        self._syncs = LogSyncs(self, services)
+        self.lane = Lane(f"{topic}-{index}", services.spawn)
+        self.syncs = LogSyncs(self, services)
         self._slow = False
         self._refusal_count = 0
         self._next_refusal_line = 0.0
@@ -160,7 +161,7 @@ class Partition:
             self._log_refusal(error)
             return True
         if (
-            self._lane.is_busy
+            self.lane.is_busy
             or self._slow
             or self.prepared_epoch != machine.leader_epoch
             or self.settings.rewriter is not None
@@ -198,7 +199,7 @@ class Partition:
             result.error_message = str(error)
             return True
         if (
-            self._lane.is_busy
+            self.lane.is_busy
             or self._slow
             or self.prepared_epoch != self.machine.leader_epoch
             or self._needs_roll(header, now_ms)
@@ -259,9 +260,9 @@ class Partition:
         if self.replica_waiters:
             self._tell_replicas(header.size_bytes)
         if machine.write_caching:
-            self._syncs.note_unflushed(header.record_count)
-        elif self._syncs.idle is None and self.log.durable_end_offset < self.log.log_end_offset:
-            self._syncs.start()
+            self.syncs.note_unflushed(header.record_count)
+        elif self.syncs.idle is None and self.log.durable_end_offset < self.log.log_end_offset:
+            self.syncs.start()
         if acks == ACKS_NONE:
             return True
         end_offset = info.last_offset + 1
@@ -339,7 +340,7 @@ class Partition:
             if is_final:
                 done()
 
-        self._lane.enqueue(job)
+        self.lane.enqueue(job)
 
     async def _append_in_lane(
         self,
@@ -404,16 +405,27 @@ class Partition:
             return self.log.append_as_leader(batch, header, leader_epoch=epoch, now_ms=now_ms)
 
         started = self._monotonic()
+        with self.changing_log():
+            info = await self._run(append)
+        self._slow = self._monotonic() - started > SLOW_APPEND_S
+        self.machine.is_fenced = self.is_fenced
+        return info
+
+    @contextmanager
+    def changing_log(self) -> Generator[None]:
+        """While a worker appends or cuts: a leader epoch that begins meanwhile begins behind it."""
         self._is_appending = True
         try:
-            info = await self._run(append)
+            yield
         finally:
             self._is_appending = False
             if self._epoch_to_start is not None:
                 self._start_epoch(self._epoch_to_start)
-        self._slow = self._monotonic() - started > SLOW_APPEND_S
-        self.machine.is_fenced = self.is_fenced
-        return info
+
+    def note_followed(self, size_bytes: int) -> None:
+        """What a leader has sent was appended, about so many bytes (`replication/follower.py`)."""
+        self._invisible_bytes += size_bytes
+        self.step(Appended(self.log.log_end_offset))
 
     async def _run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await run_storage(self._services.threads, function, *args)
@@ -452,7 +464,7 @@ class Partition:
         self.log.config = settings.log_config
         self.step(SettingsChanged(settings.write_caching, settings.min_insync_replicas))
         if not settings.write_caching:
-            self._syncs.start()
+            self.syncs.start()
 
     def note_storage_error(self, error: StorageError) -> None:
         """Log an error of the disk, not too often; if the log is offline by it, serve it no more."""
@@ -541,14 +553,14 @@ class Partition:
 
     def flush_if_due(self, now: float) -> None:
         """Sync when `flush.ms` has passed since the first unflushed append. Called by the broker's sweep."""
-        self._syncs.flush_if_due(now)
+        self.syncs.flush_if_due(now)
 
     # The lane
 
     @property
     def has_queued_appends(self) -> bool:
         """Whether the lane has something to do, perhaps an append: then the log end offset does not tell all that was begun."""
-        return self._lane.is_busy
+        return self.lane.is_busy
 
     async def run_in_lane(self, function: Callable[[], object]) -> None:
         """Run a blocking change of the log (truncation, deletion of segments, close) in order with its appends.
@@ -568,7 +580,7 @@ class Partition:
             finally:
                 finished.set()
 
-        self._lane.enqueue(job)
+        self.lane.enqueue(job)
         await finished.wait()
         if failure:
             raise failure[0]
@@ -576,8 +588,8 @@ class Partition:
     async def quiesce(self) -> None:
         """Take no further append, and return when lane and sync have come to rest. For closing and deletion."""
         self.step(Closed())
-        await self._lane.wait_idle()
-        await self._syncs.wait_idle()
+        await self.lane.wait_idle()
+        await self.syncs.wait_idle()
 
 
 __all__ = ["Partition", "PartitionServices", "PartitionSettings"]

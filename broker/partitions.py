@@ -13,7 +13,8 @@ What goes wrong with one partition's files takes that partition out of service a
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
 
@@ -32,6 +33,8 @@ from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode
 from penstock.runtime.files import DiskFull, TooManyOpenFiles
 from penstock.storage.data_directory import DataDirectory
+from penstock.storage.errors import CorruptBatch, CorruptFile
+from penstock.storage.layout import DAMAGED_DIRECTORY_SUFFIX
 from penstock.storage.log import Log
 
 log = logging.getLogger(__name__)
@@ -76,6 +79,8 @@ class PartitionManager:
         self._by_name: dict[tuple[str, int], Partition] = {}
         self._by_id: dict[tuple[bytes, int], Partition] = {}
         self._unusable: dict[tuple[bytes, int], Exception] = {}
+        self._damaged: set[tuple[bytes, int]] = set()
+        """Replicas that are to be put aside once they are in no ISR."""
         self._next_producer_check = 0.0
         self._next_opening = 0.0
         self._next_look_around = 0.0
@@ -176,11 +181,14 @@ class PartitionManager:
             await self._delete(topic)
         openings: list[_Opening] = []
         settings: dict[str, PartitionSettings] = {}
+        await self._leave_behind(delta)
         for state in delta.partitions_changed:
             partition = self._by_id.get((state.topic_id, state.index))
             if partition is not None:
                 self._teach(partition, state)
-            elif self._config.node_id in state.replicas:
+            elif (
+                self._config.node_id in state.replicas and (state.topic_id, state.index) not in self._damaged
+            ):
                 known = self._image.topic_by_id(state.topic_id)
                 if known is not None:  # else it was deleted meanwhile: the image is ahead of this delta
                     if known.name not in settings:
@@ -240,6 +248,8 @@ class PartitionManager:
                 self._unusable[opening.state.topic_id, index] = result
                 if str(before) == str(result):
                     continue  # tried again, and told already
+                if isinstance(result, CorruptBatch | CorruptFile):
+                    self.quarantine(opening.state.topic_id, index, str(result))
                 path = self._directory.partition_path(name, index)
                 log.error("%s-%d is offline: %s%s", name, index, result, repair_advice(result, path))
 
@@ -312,6 +322,34 @@ class PartitionManager:
     async def _delete(self, topic: TopicImage) -> None:
         """Take a removed topic's partitions out of service and rename their directories; the files go `file.delete.delay.ms` later."""
         gone = [partition for partition in self if partition.topic_id == topic.topic_id]
+        await self._remove(gone, f"the deleted topic {topic.name}")
+        for key in [key for key in self._unusable if key[0] == topic.topic_id]:
+            del self._unusable[key]
+
+    async def _leave_behind(self, delta: ImageDelta) -> None:
+        """Remove the replicas that other brokers hold now, and put aside those that are damaged, once they count no more."""
+        node_id = self._config.node_id
+        moved: list[Partition] = []
+        for state in delta.partitions_changed:
+            key = (state.topic_id, state.index)
+            if node_id not in state.replicas:
+                moved += [self._by_id[key]] if key in self._by_id else []
+                self._unusable.pop(key, None)
+                self._damaged.discard(key)
+            elif key in self._damaged and not self._counts_here(state):
+                await self._put_damaged_aside(key)
+        if moved:
+            for partition in moved:
+                log.info("%s-%d: not a replica any more", partition.topic, partition.index)
+            await self._remove(moved, f"{len(moved)} replicas that were moved away")
+
+    async def _remove(self, gone: Sequence[Partition], what: str) -> None:
+        await self._take_out_of_service(gone)
+        for partition, remove in await self._run(self._put_aside, what, gone):
+            self._deleted.add(what, remove, partition.log.config.file_delete_delay_ms)
+
+    async def _take_out_of_service(self, gone: Sequence[Partition]) -> None:
+        """Return when nobody is at work on them, or will be."""
         for partition in gone:
             del self._by_name[partition.topic, partition.index]
             del self._by_id[partition.topic_id, partition.index]
@@ -319,15 +357,10 @@ class PartitionManager:
             for leave in self._leavers:
                 await leave(partition)
             self._services.active_files.forget(partition)
-        async with self._writing:  # a checkpoint under way may name this topic; those to come will not
+        async with self._writing:  # a checkpoint under way may name one of them; those to come will not
             pass
-        for key in [key for key in self._unusable if key[0] == topic.topic_id]:
-            del self._unusable[key]
-        for partition, remove in await self._run(self._put_aside, topic.name, gone):
-            delay_ms = partition.log.config.file_delete_delay_ms
-            self._deleted.add(f"the deleted topic {topic.name}", remove, delay_ms)
 
-    def _put_aside(self, topic: str, gone: Sequence[Partition]) -> list[tuple[Partition, Callable[[], None]]]:
+    def _put_aside(self, what: str, gone: Sequence[Partition]) -> list[tuple[Partition, Callable[[], None]]]:
         """On a worker: rename the directories, with one sync for all; returns what removes them."""
         removals: list[tuple[Partition, Callable[[], None]]] = []
         try:
@@ -335,11 +368,68 @@ class PartitionManager:
                 try:
                     removals.append((partition, partition.log.delete(is_durable=False)))
                 except PenstockError as error:
-                    log.error("topic %s is deleted, but not all of its files: %s", topic, error)
+                    log.error("not all files of %s are removed: %s", what, error)
             self._directory.sync_names()
         except (PenstockError, FileNotFoundError) as error:
-            log.error("a power cut may bring directories of the deleted topic %s back: %s", topic, error)
+            log.error("a power cut may bring directories of %s back: %s", what, error)
         return removals
+
+    # Damage
+
+    def quarantine(self, topic_id: bytes, index: int, reason: str) -> None:
+        """A replica is damaged: serve it no more, and fetch it anew from another broker as soon as the cluster does not count it any more.
+
+        The last member of an ISR stays as it is: nobody else has all that is committed.
+        """
+        state = self._image.partition(topic_id, index)
+        topic = self._image.topic_by_id(topic_id)
+        if self._services.isr_changes is None or state is None or topic is None:
+            return
+        if (topic_id, index) in self._damaged or state.isr in ((), (self._config.node_id,)):
+            return
+        self._damaged.add((topic_id, index))
+        log.error("%s-%d is damaged and will be fetched anew: %s", topic.name, index, reason)
+        partition = self._by_id.get((topic_id, index))
+        if partition is not None:
+            partition.fail()
+        else:
+            settings = self._settings(topic.name)
+            self._services.isr_changes.leave(
+                topic_id, index, min_insync_replicas=settings.min_insync_replicas
+            )
+        if not self._counts_here(state):
+            self.note(ImageDelta(self._image.revision, partitions_changed=(state,)))
+
+    def _counts_here(self, state: PartitionImage) -> bool:
+        """Whether this replica may be made leader, or holds up the high watermark."""
+        return self._config.node_id in (*state.isr, *state.eligible_leader_replicas)
+
+    async def _put_damaged_aside(self, key: tuple[bytes, int]) -> None:
+        """Keep a damaged replica's directory under another name; the next to open that partition begins with an empty log."""
+        self._damaged.discard(key)
+        partition, topic = self._by_id.get(key), self._image.topic_by_id(key[0])
+        if topic is None:
+            return
+        try:
+            if partition is not None:
+                await self._take_out_of_service([partition])
+                path = await self._run(partition.log.put_aside, DAMAGED_DIRECTORY_SUFFIX)
+            else:
+                path = await self._run(self._directory.put_damaged_aside, topic.name, key[1])
+        except PenstockError as error:
+            self._unusable[key] = error
+            self._damaged.add(key)  # and so it stays until the next start: nothing is opened in its place
+            log.error("%s-%d: what is damaged can't be put aside: %s", topic.name, key[1], error)
+        else:
+            self._unusable.pop(key, None)
+            log.warning("%s-%d: what was damaged is kept as %s", topic.name, key[1], path)
+
+    @asynccontextmanager
+    async def cutting(self, partition: Partition, offset: int) -> AsyncGenerator[None]:
+        """While this is entered no checkpoint names an offset of the partition above `offset`. Raises StorageError."""
+        async with self._writing:
+            await self._run(self._directory.lower_offsets, partition.topic, partition.index, offset)
+            yield
 
     async def _run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await run_storage(self._services.threads, function, *args)

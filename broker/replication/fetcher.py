@@ -14,14 +14,16 @@ Source: Kafka's `ReplicaFetcherManager`, `ReplicaFetcherThread`; KIP-227, KIP-59
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol, TypeVarTuple
 
 import trio
 
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.image import ClusterImage, ImageDelta
+from penstock.broker.keys import Endpoint
 from penstock.broker.partition import Partition
 from penstock.broker.partition_events import LeaderTold
 from penstock.broker.partition_machine import Role
@@ -75,13 +77,17 @@ RECONNECT_FIRST_S = 0.05
 READ_UNCOMMITTED = 0
 
 
+Ts = TypeVarTuple("Ts")
 Work = Append | Truncate | StartOver
 
 
-class Registered:
+class Registered(Protocol):
     """What a fetch says of this broker (`broker.registration.Registration`)."""
 
-    create_revision: int
+    @property
+    def create_revision(self) -> int:
+        """Of the registration key; 0 while there is none."""
+        ...
 
 
 class ReplicaFetchers:
@@ -104,25 +110,39 @@ class ReplicaFetchers:
         self.logs = logs
         self.log_starts = LogStarts(partitions)
         self._leaders: dict[int, LeaderFetcher] = {}
-        self._led_by: dict[Key, int] = {}
+        self._placed: dict[Key, tuple[int, Partition]] = {}
+        """The leader that each is fetched from."""
         self._nursery: trio.Nursery | None = None
-        self._early: list[Partition] = []
         partitions.listen(self._note)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Fetch what this broker follows, for ever. Cancellation: an append that has begun is done all the same."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self.log_starts.run)
-            for partition in self.partitions:
-                self._place(partition)
-            task_status.started()
-            await trio.sleep_forever()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self.log_starts.run)
+                for partition in self.partitions:
+                    self._place(partition)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
 
-    def spawn(self, job: Callable[..., object], *args: object) -> None:
+    def stop(self) -> None:
+        """Ask for nothing any more; what has begun in a log is done all the same."""
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    def spawn(self, job: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> None:
         """Run a job that outlives the connection its work came by."""
         assert self._nursery is not None
-        self._nursery.start_soon(job, *args)  # type: ignore[arg-type]
+        self._nursery.start_soon(job, *args)
+
+    async def connect(self, endpoint: Endpoint, settings: ConnectionSettings) -> Connection:
+        """Raises as `open_connection`."""
+        assert self._nursery is not None
+        network = self.environment.network
+        return await open_connection(self._nursery, network, endpoint.host, endpoint.port, settings)
 
     def _note(self, delta: ImageDelta) -> None:
         """The image changed, and the partitions know it."""
@@ -135,7 +155,7 @@ class ReplicaFetchers:
             else:
                 self._place(partition)
         for topic in delta.topics_removed:
-            for key in [key for key in self._led_by if key[0] == topic.topic_id]:
+            for key in [key for key in self._placed if key[0] == topic.topic_id]:
                 self._unfollow(key)
         for node_id in delta.brokers_changed:
             if node_id in self._leaders:
@@ -147,18 +167,20 @@ class ReplicaFetchers:
         if machine.role is not Role.FOLLOWER:
             self._unfollow(key)
             return
-        if self._led_by.get(key, machine.leader) != machine.leader:
+        place = (machine.leader, partition)
+        if self._placed.get(key, place) != place:
             self._unfollow(key)
         leader = self._leaders.get(machine.leader)
         if leader is None:
             leader = self._leaders[machine.leader] = LeaderFetcher(self, machine.leader)
             self.spawn(leader.run)
-        self._led_by[key] = machine.leader
+        self._placed[key] = place
         leader.follow(partition, machine.leader_epoch)
 
     def _unfollow(self, key: Key) -> None:
-        node_id = self._led_by.pop(key, None)
-        if node_id is not None:
+        place = self._placed.pop(key, None)
+        if place is not None:
+            node_id, _ = place
             leader = self._leaders[node_id]
             leader.machine.unfollow(key)
             if not len(leader.machine):
@@ -238,15 +260,12 @@ class LeaderFetcher:
                 f"broker {self._node_id} has no listener {self._config.inter_broker_listener_name}"
             )
         settings = ConnectionSettings(client_id=f"broker-{self._config.node_id}-fetcher")
-        network = self._fetchers.environment.network
-        async with trio.open_nursery() as nursery:
-            connection = await open_connection(nursery, network, endpoint.host, endpoint.port, settings)
-            try:
-                self._session = FetchSession()
-                await self._fetch_on(connection)
-            finally:
-                connection.close()
-                nursery.cancel_scope.cancel()
+        connection = await self._fetchers.connect(endpoint, settings)
+        try:
+            self._session = FetchSession()
+            await self._fetch_on(connection)
+        finally:
+            connection.close()
 
     async def _fetch_on(self, connection: Connection) -> None:
         while True:
@@ -392,7 +411,7 @@ class LeaderFetcher:
             await self._went_wrong(partition, decision, error)
         except TruncationRefused as error:
             self.machine.unfollow(decision.key)
-            self._fetchers.partitions.quarantine(partition, str(error))
+            self._fetchers.partitions.quarantine(*decision.key, str(error))
         finally:
             unfinished.count -= 1
             if not unfinished.count:

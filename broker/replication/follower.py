@@ -21,7 +21,7 @@ from typing import TypeVar
 import trio
 
 from penstock.broker.partition import Partition
-from penstock.broker.partition_events import Appended, LeaderTold, LogTruncated
+from penstock.broker.partition_events import LeaderTold, LogTruncated
 from penstock.broker.partition_machine import Role
 from penstock.broker.partition_settings import PartitionServices
 from penstock.broker.replication.fetcher_machine import NO_EPOCH, Append, Standing, StartOver, Truncate
@@ -81,7 +81,7 @@ class FollowerLogs:
         position = self._append_here(partition, append)
         if not position:
             return append
-        self._appended(partition, position)
+        partition.note_followed(position)
         rest = append.records[position:]
         if not _holds_a_batch(rest) and partition.machine.write_caching:
             partition.step(LeaderTold(append.high_watermark))
@@ -142,7 +142,7 @@ class FollowerLogs:
                 await self._run(append_on_worker)
         finally:
             if log.log_end_offset != before:
-                self._appended(partition, len(records))
+                partition.note_followed(len(records))
 
     def _begins_inside(self, partition: Partition, records: memoryview) -> bool:
         """Whether nothing is in the log, and it begins inside of the first batch: the leader's does, by a deletion, and batches come whole."""
@@ -160,10 +160,6 @@ class FollowerLogs:
             with partition.changing_log():
                 await self._run(lambda: log.truncate_fully_and_start_at(base_offset, log_start_offset=start))
             partition.prepared_epoch = UNPREPARED
-
-    def _appended(self, partition: Partition, size_bytes: int) -> None:
-        partition.note_followed(size_bytes)
-        partition.step(Appended(partition.log.log_end_offset))
 
     # Cutting
 
