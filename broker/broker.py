@@ -22,6 +22,7 @@ from penstock.broker.groups.coordinator import GroupCoordinator
 from penstock.broker.image import ClusterImage
 from penstock.broker.log_cleaner import LogCleaner
 from penstock.broker.metadata_watch import MetadataWatch
+from penstock.broker.needed_topics import NeededTopics
 from penstock.broker.open_files import ActiveFiles, FileShares, divide
 from penstock.broker.partition_settings import PartitionServices
 from penstock.broker.partitions import PartitionManager
@@ -54,6 +55,7 @@ class Broker:
     watch: MetadataWatch
     registration: Registration
     topics: TopicAdmin
+    needed_topics: NeededTopics
     producer_ids: ProducerIds
     partitions: PartitionManager
     fetch_sessions: FetchSessions
@@ -166,7 +168,8 @@ async def _come_up(
         await background.start(watch.run)
     await background.start(partitions.run)
     topics = TopicAdmin(store, image, config, environment.random)
-    groups = GroupCoordinator(environment, config, image, watch, topics, partitions, spawn)
+    needed_topics = NeededTopics(environment.network, config, watch, topics)
+    groups = GroupCoordinator(environment, config, image, watch, needed_topics, partitions, spawn)
     await background.start(groups.run)
     await registration.ready()
     return Broker(
@@ -178,6 +181,7 @@ async def _come_up(
         watch,
         registration,
         topics,
+        needed_topics,
         ProducerIds(store, spawn),
         partitions,
         FetchSessions(config.fetch_session_slots, environment.random),
