@@ -112,11 +112,15 @@ class NeededTopics:
 
 
 async def _request(connection: "Connection", names: Sequence[str]) -> Failures:
-    default = {"num_partitions": DEFAULT, "replication_factor": DEFAULT, "assignments": [], "configs": []}
+    def by_default(name: str) -> Message:
+        return Message(
+            name=name, num_partitions=DEFAULT, replication_factor=DEFAULT, assignments=[], configs=[]
+        )
+
     answer = await connection.request(
         ApiKey.CREATE_TOPICS,
         Message(
-            topics=[Message(name=name, **default) for name in names],
+            topics=[by_default(name) for name in names],
             timeout_ms=REQUEST_TIMEOUT_MS,
             validate_only=False,
         ),
