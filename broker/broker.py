@@ -23,6 +23,7 @@ from penstock.broker.groups.coordinator import GroupCoordinator
 from penstock.broker.image import ClusterImage
 from penstock.broker.log_cleaner import LogCleaner
 from penstock.broker.metadata_watch import MetadataWatch
+from penstock.broker.needed_topics import NeededTopics
 from penstock.broker.open_files import ActiveFiles, FileShares, divide
 from penstock.broker.partition_settings import PartitionServices
 from penstock.broker.partitions import PartitionManager
@@ -59,6 +60,7 @@ class Broker:
     watch: MetadataWatch
     registration: Registration
     topics: TopicAdmin
+    needed_topics: NeededTopics
     producer_ids: ProducerIds
     partitions: PartitionManager
     fetch_sessions: FetchSessions
@@ -182,7 +184,8 @@ async def _come_up(
         environment, config, image, partitions, registration, services, background
     )
     topics = TopicAdmin(store, image, config, environment.random)
-    groups = GroupCoordinator(environment, config, image, watch, topics, partitions, spawn)
+    needed_topics = NeededTopics(environment.network, config, watch, topics)
+    groups = GroupCoordinator(environment, config, image, watch, needed_topics, partitions, spawn)
     await background.start(groups.run)
     await registration.ready()
     return Broker(
@@ -194,6 +197,7 @@ async def _come_up(
         watch,
         registration,
         topics,
+        needed_topics,
         ProducerIds(store, spawn),
         partitions,
         FetchSessions(config.fetch_session_slots, environment.random),

@@ -184,7 +184,7 @@ class GroupConfig:
     offsets_topic_replication_factor: int = fixed_option(
         "offsets.topic.replication.factor",
         3,
-        "Replicas of __consumer_offsets; as many as there are brokers where there are fewer when it is made.",
+        "Replicas of __consumer_offsets. A cluster makes the topic when it has as many brokers; a lone broker makes it with one.",
         type=ConfigType.SHORT,
         low=1,
     )

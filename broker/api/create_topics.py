@@ -4,6 +4,7 @@
 - Each topic stands or falls by itself; a name given twice is INVALID_REQUEST for all of its entries, answered once.
 - The answer goes out when this broker's replicas can be used, so that a produce right after it works. If that takes longer than the timeout,
   the answer is still a success: the topic is stored, and clients wait for leaders by themselves.
+- An internal topic is made as the broker makes it itself, if nothing but its name is said: that is how a broker that is not the controller asks.
 - Versions 5 and up tell partition count, factor and effective configs (KIP-525), 7 and up the topic id (KIP-516). Java's client takes no null
   for the list of configs, so a failure has an empty one.
 """
@@ -15,8 +16,9 @@ from penstock.broker.config_table import shown
 from penstock.broker.context import RequestContext
 from penstock.broker.errors import ApiError
 from penstock.broker.names import INTERNAL_TOPICS
+from penstock.broker.needed_topics import wanted_topic
 from penstock.broker.readiness import wait_until_seen
-from penstock.broker.topic_admin import CreatedTopic, NewTopic
+from penstock.broker.topic_admin import DEFAULT, CreatedTopic, NewTopic
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
 
@@ -37,9 +39,9 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
         try:
             if counts[topic.name] > 1:
                 raise ApiError(ErrorCode.INVALID_REQUEST, f"Topic {shown(topic.name)} is named twice.")
-            if topic.name in INTERNAL_TOPICS and broker.image.topic(topic.name) is None:
-                raise ApiError(ErrorCode.INVALID_REQUEST, f"The broker makes topic {topic.name} itself.")
-            created = await broker.topics.create(_new_topic(topic), validate_only=request.validate_only)
+            created = await broker.topics.create(
+                _new_topic(broker, topic), validate_only=request.validate_only
+            )
         except ApiError as error:
             results[topic.name] = _failure(topic.name, error)
         else:
@@ -52,7 +54,12 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
     return Message(topics=list(results.values()))
 
 
-def _new_topic(topic: Message) -> NewTopic:
+def _new_topic(broker: "Broker", topic: Message) -> NewTopic:
+    if topic.name in INTERNAL_TOPICS:
+        is_plain = topic.num_partitions == topic.replication_factor == DEFAULT
+        if broker.image.topic(topic.name) is None and (not is_plain or topic.assignments or topic.configs):
+            raise ApiError(ErrorCode.INVALID_REQUEST, f"The broker makes topic {topic.name} itself.")
+        return wanted_topic(topic.name, broker.config)
     configs: dict[str, str] = {}
     for config in topic.configs:
         if config.value is None or config.name in configs:

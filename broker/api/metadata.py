@@ -11,14 +11,14 @@
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from penstock.broker import authorized_operations
 from penstock.broker.cluster_view import ClusterView, PartitionView
 from penstock.broker.context import RequestContext
-from penstock.broker.errors import ApiError
 from penstock.broker.image import TopicImage
 from penstock.broker.names import INTERNAL_TOPICS, topic_name_fault
 from penstock.broker.readiness import wait_until_seen
-from penstock.broker.topic_admin import NewTopic
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
 
@@ -79,19 +79,13 @@ async def _create_missing(broker: "Broker", wanted: list[Message]) -> dict[str, 
         and topic_name_fault(name) is None
         and name not in INTERNAL_TOPICS
     ]
-    failures: dict[str, ErrorCode] = {}
-    topic_ids: list[bytes] = []
-    revision = 0
-    for name in missing[:AUTO_CREATION_COUNT_MAX]:
-        try:
-            created = await broker.topics.create(NewTopic(name))
-        except ApiError as error:
-            failures[name] = _creation_failure(error.code)
-        else:
-            topic_ids.append(created.topic_id)
-            revision = created.revision
-    seen = await wait_until_seen(broker, revision, AUTO_CREATION_PATIENCE_MS, topic_ids=topic_ids)
-    if not seen:
+    missing = missing[:AUTO_CREATION_COUNT_MAX]
+    failures = dict.fromkeys(missing, ErrorCode.LEADER_NOT_AVAILABLE)
+    with trio.move_on_after(AUTO_CREATION_PATIENCE_MS / 1000):
+        failed = await broker.needed_topics.make(missing)
+        failures = {name: _creation_failure(error.code) for name, error in failed.items()}
+    made = [topic.topic_id for name in missing if (topic := broker.image.topic(name))]
+    if not await wait_until_seen(broker, 0, AUTO_CREATION_PATIENCE_MS, topic_ids=made):
         failures |= {name: ErrorCode.LEADER_NOT_AVAILABLE for name in missing if name not in failures}
     return failures
 

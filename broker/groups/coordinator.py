@@ -22,12 +22,12 @@ from penstock.broker.groups.expiry import Expiry
 from penstock.broker.groups.loading import Replay, load
 from penstock.broker.groups.membership_driver import MembershipDriver
 from penstock.broker.groups.memory_budget import MemoryBudget
-from penstock.broker.groups.offsets_topic import OFFSETS_TOPIC, make_offsets_topic, partition_for
+from penstock.broker.groups.offsets_topic import OFFSETS_TOPIC, partition_for
 from penstock.broker.groups.shard import GroupShard, ShardServices
 from penstock.broker.image import ClusterImage, ImageDelta
 from penstock.broker.metadata_watch import MetadataWatch
+from penstock.broker.needed_topics import NeededTopics
 from penstock.broker.partitions import PartitionManager
-from penstock.broker.topic_admin import TopicAdmin
 from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode
 from penstock.runtime.environment import Environment
@@ -54,7 +54,7 @@ class GroupCoordinator:
         config: BrokerConfig,
         image: ClusterImage,
         watch: MetadataWatch,
-        topics: TopicAdmin,
+        topics: NeededTopics,
         partitions: PartitionManager,
         spawn: Spawn,
     ) -> None:
@@ -159,10 +159,8 @@ class GroupCoordinator:
             with trio.move_on_after(TOPIC_PATIENCE_S):
                 async with self._creating:
                     if self._image.topic(OFFSETS_TOPIC) is None:
-                        revision = await make_offsets_topic(
-                            self._topics, self.config, len(self._image.brokers)
-                        )
-                        await self._watch.wait_for(revision)
+                        for error in (await self._topics.make([OFFSETS_TOPIC])).values():
+                            raise error
         topic = self._image.topic(OFFSETS_TOPIC)
         if topic is None:
             raise ApiError(ErrorCode.COORDINATOR_NOT_AVAILABLE)

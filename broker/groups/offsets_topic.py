@@ -4,15 +4,8 @@ Owns the topic's name, its configs at birth and the hash. Source: Kafka's `AutoT
 `Utils.abs(groupId.hashCode())`.
 """
 
-from typing import TYPE_CHECKING
-
 from penstock.broker.broker_config import BrokerConfig
-from penstock.broker.errors import ApiError
 from penstock.broker.topic_admin import NewTopic
-from penstock.protocol.errors import ErrorCode
-
-if TYPE_CHECKING:
-    from penstock.broker.topic_admin import TopicAdmin
 
 OFFSETS_TOPIC = "__consumer_offsets"
 _INT32_MIN = -(2**31)
@@ -33,21 +26,19 @@ def java_hash(text: str) -> int:
     return number - (number >> 31 << 32)
 
 
-async def make_offsets_topic(topics: "TopicAdmin", config: BrokerConfig, broker_count: int) -> int:
-    """Make the topic; returns the revision that shows it, 0 if somebody else has made it meanwhile. Raises ApiError."""
-    new = NewTopic(
+def new_offsets_topic(config: BrokerConfig) -> NewTopic:
+    """The topic as it is to be made.
+
+    In a cluster that takes as many brokers as it is to have replicas, as in Kafka: made too early, it would stay on too few.
+    """
+    factor = config.offsets_topic_replication_factor
+    return NewTopic(
         OFFSETS_TOPIC,
         config.offsets_topic_num_partitions,
-        max(1, min(config.offsets_topic_replication_factor, broker_count)),
+        factor if config.is_clustered else 1,
         configs={
             "cleanup.policy": "compact",
             "compression.type": "producer",
             "segment.bytes": str(config.offsets_topic_segment_bytes),
         },
     )
-    try:
-        return (await topics.create(new)).revision
-    except ApiError as error:
-        if error.code == ErrorCode.TOPIC_ALREADY_EXISTS:
-            return 0
-        raise

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import trio
 from tests.support.memory_metadata import MemoryMetadata
+from tests.support.memory_network import MemoryNetwork
 
 from penstock.broker import keys
 from penstock.broker.broker import Broker
@@ -16,12 +17,14 @@ from penstock.broker.context import ANONYMOUS, RequestContext
 from penstock.broker.image import ClusterImage
 from penstock.broker.keys import BrokerRegistration, Endpoint
 from penstock.broker.metadata_watch import MetadataWatch
+from penstock.broker.needed_topics import NeededTopics
 from penstock.broker.producer_ids import ProducerIds
 from penstock.broker.registration import Registration, join_cluster
 from penstock.broker.topic_admin import NewTopic, TopicAdmin
 from penstock.protocol.codec import decode_request, decode_response, encode_request, encode_response
 from penstock.protocol.message import Message
 from penstock.runtime.metadata import MetadataStore, Put
+from penstock.runtime.network import Network
 
 LISTENER = "PLAINTEXT"
 ENDPOINTS = {LISTENER: Endpoint("broker.example", 9092), "INSIDE": Endpoint("10.0.0.1", 19092, "PLAINTEXT")}
@@ -73,6 +76,7 @@ class Plane:
     watch: MetadataWatch
     registration: Registration
     topics: TopicAdmin
+    needed_topics: NeededTopics
     producer_ids: ProducerIds
     cluster_id: str
     partitions: ReadyPartitions = field(default_factory=ReadyPartitions)
@@ -95,7 +99,9 @@ class Plane:
 
 @asynccontextmanager
 async def metadata_plane(
-    properties: Mapping[str, str] | None = None, store: MetadataStore | None = None
+    properties: Mapping[str, str] | None = None,
+    store: MetadataStore | None = None,
+    network: Network | None = None,
 ) -> AsyncGenerator[Plane, None]:
     """A broker that has registered and follows the store."""
     store = store or MemoryMetadata()
@@ -108,13 +114,15 @@ async def metadata_plane(
     watch = MetadataWatch(store, image)
     async with trio.open_nursery() as nursery:
         await nursery.start(watch.run)
+        topics = TopicAdmin(store, image, config, chance)
         yield Plane(
             store,
             config,
             image,
             watch,
             registration,
-            TopicAdmin(store, image, config, chance),
+            topics,
+            NeededTopics(network or MemoryNetwork(), config, watch, topics),
             ProducerIds(store, nursery.start_soon),
             cluster_id,
         )

@@ -1,0 +1,107 @@
+"""A broker of a cluster stops without a moment in which its partitions have no leader."""
+
+import pytest
+import trio
+from tests.support.controllers import cluster as cluster_without_logs
+from tests.support.controllers import put_states
+from tests.support.server_cluster import MemoryCluster, server_cluster
+from tests.support.memory_metadata import Fault
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from penstock.broker import keys
+from penstock.broker.handover import hand_over
+from penstock.broker.keys import NO_LEADER, PartitionState
+from penstock.runtime.metadata import Put
+
+S = PartitionState
+
+
+async def leaders_during_stop(cluster: MemoryCluster, stopping: int, watcher: int) -> list[int]:
+    """Who led partition 0 of "orders", as another broker saw it, while one stopped; duplicates in a row left out."""
+    seen: list[int] = []
+
+    def note(_: object) -> None:
+        leader = cluster.states("orders", seen_by=watcher)[0].leader
+        if not seen or seen[-1] != leader:
+            seen.append(leader)
+
+    cluster.broker(watcher).watch.listen(note)
+    await cluster.stop(stopping)
+    await wait_all_tasks_blocked()
+    return seen
+
+
+@pytest.mark.parametrize("controller_stops", [True, False])
+async def test_leadership_moves_before_a_broker_stops(
+    controller_stops: bool, autojump_clock: MockClock
+) -> None:
+    order = (1, 2, 3) if controller_stops else (2, 1, 3)
+    async with server_cluster(*order) as cluster:
+        await cluster.create("orders", (1, 2, 3), (2, 1, 3))
+        began = trio.current_time()
+        assert await leaders_during_stop(cluster, 1, 3) == [1, 2], "never without a leader"
+        assert trio.current_time() - began < 0.2
+        assert cluster.states("orders", seen_by=3) == [S((1, 2, 3), (2, 3), 2, 1), S((2, 1, 3), (2, 3), 2, 0)]
+        assert 1 not in cluster.broker(3).image.brokers
+
+
+async def test_a_broker_that_is_back_is_unfenced_and_in_its_place(autojump_clock: MockClock) -> None:
+    async with server_cluster(1, 2) as cluster:
+        await cluster.create("alone", (1,))
+        await cluster.stop(1)
+        await wait_all_tasks_blocked()
+        assert cluster.states("alone", seen_by=2) == [S((1,), (1,), NO_LEADER, 1)]
+        await cluster.start(1)
+        await wait_all_tasks_blocked()
+        assert not cluster.broker(2).image.brokers[1].is_fenced
+        assert cluster.states("alone", seen_by=2) == [S((1,), (1,), 1, 2)]
+
+
+async def test_without_controlled_shutdown_the_lease_ends_the_leadership(autojump_clock: MockClock) -> None:
+    async with server_cluster(1, 2, controlled_shutdown_enable="false") as cluster:
+        await cluster.create("orders", (1, 2))
+        seen: list[bool] = []
+        cluster.broker(2).watch.listen(
+            lambda _: seen.append(1 in (b := cluster.broker(2).image.brokers) and b[1].is_fenced)
+        )
+        await cluster.stop(1)
+        await wait_all_tasks_blocked()
+        assert not any(seen)
+        assert cluster.states("orders", seen_by=2) == [S((1, 2), (2,), 2, 1)]
+
+
+async def test_the_last_in_sync_does_not_wait_for_what_cannot_come(autojump_clock: MockClock) -> None:
+    async with server_cluster(1, 2) as cluster:
+        await cluster.create("alone", (1,))
+        began = trio.current_time()
+        await cluster.stop(1)
+        assert trio.current_time() - began < 0.2
+
+
+async def test_all_brokers_at_once_stop_at_once(autojump_clock: MockClock) -> None:
+    async with server_cluster(1, 2, 3) as cluster:
+        await cluster.create("orders", (1, 2, 3), (2, 3, 1), (3, 1, 2))
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for node_id in (1, 2, 3):
+                nursery.start_soon(cluster.stop, node_id)
+        assert trio.current_time() - began < 0.5
+
+
+async def test_without_a_controller_the_patience_ends(autojump_clock: MockClock) -> None:
+    async with cluster_without_logs(1, 2) as (store, brokers):
+        await put_states(store, [S((1, 2), (1, 2), 1, 0)])
+        stuck = keys.encode_controller(keys.ControllerClaim(9, "elsewhere"))
+        await store.transact([], [Put(keys.CONTROLLER_KEY, stuck)])
+        began = trio.current_time()
+        assert not await hand_over(brokers[1].registration, brokers[1].watch, 3)
+        assert trio.current_time() - began == pytest.approx(3)  # pyright: ignore[reportUnknownMemberType]
+
+
+async def test_an_outage_of_the_store_does_not_hold_up_a_stop(autojump_clock: MockClock) -> None:
+    async with cluster_without_logs(1, 2) as (store, brokers):
+        await put_states(store, [S((1, 2), (1, 2), 1, 0)])
+        store.fail_next(*[Fault.UNAVAILABLE] * 1000)
+        began = trio.current_time()
+        assert not await hand_over(brokers[1].registration, brokers[1].watch, 3)
+        assert trio.current_time() - began == pytest.approx(3)  # pyright: ignore[reportUnknownMemberType]
