@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self, TypeVar
 
-from penstock.client.backoff import RetryPolicy, retry
+from penstock.client.backoff import ELECTION_ATTEMPTS_MAX, RetryPolicy, retry
 from penstock.client.cluster import Cluster
 from penstock.client.connection import Connection, ConnectionSettings
 from penstock.client.coordinator import Coordinators
@@ -25,6 +25,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 R = TypeVar("R")
 
+ALONE_ATTEMPTS_MAX = 10
 _WRONG_LEADER = frozenset(
     {
         ErrorCode.NOT_LEADER_OR_FOLLOWER,
@@ -53,7 +54,7 @@ class AdminBase:
         self._bootstrap = parse_bootstrap(bootstrap)
         self._environment = environment or _production_environment()
         self._settings = ConnectionSettings(client_id=client_id)
-        self._policy = retry_policy or RetryPolicy()
+        self._policy = retry_policy or RetryPolicy(attempts_max=ELECTION_ATTEMPTS_MAX)
         self._background = OwnedNursery()
         self._opened: Cluster | None = None
         self._known_coordinators: Coordinators | None = None
@@ -135,6 +136,7 @@ class AdminBase:
         outcomes: dict[K, R | BrokerError] = {}
         left: Mapping[K, V] = dict(entries)
         is_first = True
+        unreachable_count = 0
 
         async def attempt() -> None:
             nonlocal left, is_first
@@ -152,9 +154,13 @@ class AdminBase:
                 raise error
 
         def is_worth_retrying(error: PenstockError) -> bool:
+            nonlocal unreachable_count
             if isinstance(error, BrokerError):
                 return error.code in wrong_place
-            return isinstance(error, AddressError | ConnectionLost)
+            unreachable_count += 1
+            # In a cluster somebody else takes over; of a single broker it is soon said that it is not there.
+            is_patient = len(self._cluster.nodes) > 1 or unreachable_count < ALONE_ATTEMPTS_MAX
+            return is_patient and isinstance(error, AddressError | ConnectionLost)
 
         if not left:
             return outcomes

@@ -14,6 +14,8 @@ from penstock.errors import PenstockError
 from penstock.runtime.clock import Random
 
 T = TypeVar("T")
+ELECTION_ATTEMPTS_MAX = 20
+"""Attempts, with the waits of `RetryPolicy`, that last for about fifteen seconds: a broker's session ends and others take over in nine or ten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,4 +53,4 @@ async def retry(
     return await attempt()
 
 
-__all__ = ["RetryPolicy", "retry"]
+__all__ = ["ELECTION_ATTEMPTS_MAX", "RetryPolicy", "retry"]

@@ -4,12 +4,14 @@ Owns the bootstrap, the last Metadata answer and the pool of connections. Does n
 errors are worth another try.
 
 Invariants: at most one open connection for each node and lane, and one to a bootstrap address; a lost one is replaced on the next use, never
-in the background. Connections live in the nursery that the owner hands in and end with it.
+in the background. Connections live in the nursery that the owner hands in and end with it. What any broker can answer does not depend on one
+that is silent: the next one is tried beside it after a while.
 """
 
 import enum
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -26,6 +28,10 @@ from penstock.runtime.network import AddressError
 
 _METADATA_VERSION_MIN = 4  # the first that can be asked not to create topics
 _BOOTSTRAP_NODE = -1
+HEAD_START_S = 1.0
+"""How long one address is tried alone: a host that is gone answers nothing until the connect timeout."""
+SILENCE_MAX_S = 7.0
+"""More than a broker takes on purpose: two seconds for topics that are made by the asking, six to make and load the offsets topic."""
 T = TypeVar("T")
 
 
@@ -73,19 +79,47 @@ class Cluster:
         """The brokers that the last Metadata answer named."""
         return list(self._nodes.values())
 
-    async def any_connection(self) -> Connection:
-        """An open connection to any broker: one that is there, else a known node, else a bootstrap address.
+    async def any_connection(self, silent: Container[str] = ()) -> Connection:
+        """An open connection to any broker: one that owes no answer, else a node that is known, else a busy one, else a bootstrap address.
+
+        `silent` are peers to do without, if there are others.
 
         Raises:
             BootstrapFailed: nobody could be connected to.
         """
-        for (_, lane), connection in self._connections.items():
-            if lane is ConnectionLane.CONTROL and connection.is_open:
-                return connection
-        for node in self._shuffled(self._nodes.values()):
-            with suppress(PenstockError):  # whatever listens there: another one may do
-                return await self.connection(node.node_id)
-        return await self._bootstrap_connection()
+        open_ones = [
+            connection
+            for (_, lane), connection in self._connections.items()
+            if lane is ConnectionLane.CONTROL and connection.is_open
+        ]
+        owed: Counter[str] = Counter()  # by a broker, whichever of its connections it is
+        for connection in open_ones:
+            owed[connection.peer] += connection.in_flight_count + (connection.peer in silent)
+        least_busy = min(open_ones, key=lambda one: owed[one.peer], default=None)
+        if least_busy is not None and not owed[least_busy.peer]:
+            return least_busy
+        unused = [node for node in self._nodes.values() if not self._is_connected(node.node_id)]
+        connect = [partial(self.connection, node.node_id) for node in self._shuffled(unused)]
+        found = await self._first_of(connect, [])
+        if found is not None:
+            return found
+        return least_busy or await self._bootstrap_connection()
+
+    async def ask_any(self, api_key: ApiKey, request: Message, *, at_least: int = 0) -> Message:
+        """Ask what every broker can answer. One that is silent for `SILENCE_MAX_S` is left alone for another, as long as there is one.
+
+        Raises:
+            BootstrapFailed: nobody could be connected to.
+            ConnectionLost, ProtocolError, UnsupportedByBroker: as for a request.
+        """
+        silent: set[str] = set()
+        for _ in range(len(self._nodes) - 1):
+            connection = await self.any_connection(silent)
+            with trio.move_on_after(SILENCE_MAX_S):
+                return await connection.request(api_key, request, at_least=at_least)
+            silent.add(connection.peer)
+        connection = await self.any_connection(silent)
+        return await connection.request(api_key, request, at_least=at_least)
 
     async def connection(self, node_id: int, lane: ConnectionLane = ConnectionLane.CONTROL) -> Connection:
         """The connection to a broker that Metadata named, one for each lane, opened if need be.
@@ -132,8 +166,7 @@ class Cluster:
         """
         named = None if topics is None else [Message(name=topic) for topic in topics]
         request = Message(topics=named, allow_auto_topic_creation=creates_topics)
-        connection = await self.any_connection()
-        answer = await connection.request(ApiKey.METADATA, request, at_least=_METADATA_VERSION_MIN)
+        answer = await self.ask_any(ApiKey.METADATA, request, at_least=_METADATA_VERSION_MIN)
         if getattr(answer, "error_code", 0):
             raise broker_error(answer.error_code, subject="Metadata")
         metadata = read_metadata(answer)
@@ -179,15 +212,44 @@ class Cluster:
         async with self._lock(_BOOTSTRAP_PLACE):
             if (connection := self._pooled(_BOOTSTRAP_PLACE)) is not None:
                 return connection
-            for address in self._shuffled(self._bootstrap):
-                try:
-                    connection = await self._open(address)
-                except PenstockError as error:
-                    reasons.append(str(error))
-                    continue
+            connect = [partial(self._open, address) for address in self._shuffled(self._bootstrap)]
+            connection = await self._first_of(connect, reasons)
+            if connection is not None:
                 self._connections[_BOOTSTRAP_PLACE] = connection
                 return connection
         raise BootstrapFailed("no broker to be reached: " + "; ".join(reasons))
+
+    async def _first_of(
+        self, connect: Sequence[Callable[[], Awaitable[Connection]]], reasons: list[str]
+    ) -> Connection | None:
+        """The first connection that is had: each is begun when the one before has failed, or has taken long. The others are given up.
+
+        What failed is added to `reasons`; None where all did.
+        """
+        found: list[Connection] = []
+        async with trio.open_nursery() as nursery:
+
+            async def attempt(open_one: Callable[[], Awaitable[Connection]], failed: trio.Event) -> None:
+                try:
+                    found.append(await open_one())
+                except PenstockError as error:  # whatever listens there: another one may do
+                    reasons.append(str(error))
+                    failed.set()
+                else:
+                    nursery.cancel_scope.cancel()
+
+            for open_one in connect:
+                failed = trio.Event()
+                nursery.start_soon(attempt, open_one, failed)
+                with trio.move_on_after(HEAD_START_S):
+                    await failed.wait()
+        for spare in found[1:]:
+            if spare not in self._connections.values():
+                spare.close()
+        return found[0] if found else None
+
+    def _is_connected(self, node_id: int) -> bool:
+        return self._pooled((node_id, ConnectionLane.CONTROL)) is not None
 
     async def _open(self, address: Address) -> Connection:
         return await open_connection(

@@ -8,7 +8,7 @@ Invariants: callers who look for the same group at the same time share one searc
 
 import trio
 
-from penstock.client.backoff import RetryPolicy, retry
+from penstock.client.backoff import ELECTION_ATTEMPTS_MAX, RetryPolicy, retry
 from penstock.client.cluster import Cluster, ConnectionLane
 from penstock.client.connection import Connection
 from penstock.client.errors import BootstrapFailed, BrokerError, broker_error
@@ -38,7 +38,7 @@ class Coordinators:
     ) -> None:
         self._cluster = cluster
         self._environment = environment
-        self._policy = retry_policy or RetryPolicy()
+        self._policy = retry_policy or RetryPolicy(attempts_max=ELECTION_ATTEMPTS_MAX)
         self._node_ids: dict[str, int] = {}
         self._locks: dict[str, trio.Lock] = {}
 
@@ -80,9 +80,8 @@ class Coordinators:
         self._node_ids.pop(group_id, None)
 
     async def _find(self, group_id: str) -> int:
-        connection = await self._cluster.any_connection()
         request = Message(key=group_id, key_type=_GROUP, coordinator_keys=[group_id])
-        answer = await connection.request(ApiKey.FIND_COORDINATOR, request)
+        answer = await self._cluster.ask_any(ApiKey.FIND_COORDINATOR, request)
         found = answer.coordinators[0] if answer.coordinators else answer
         if found.error_code:
             raise broker_error(found.error_code, found.error_message, subject=f"group {group_id}")

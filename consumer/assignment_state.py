@@ -84,6 +84,8 @@ class PartitionState:
     """Fetches that the leader refused in a row."""
     retry_at_s: float = 0.0
     """No leader is looked for before."""
+    is_resting: bool = False
+    """A replica has refused it: for a moment it is not fetched."""
     side_fetch_poll: int = -1
     """The long poll beside which it was asked for in vain."""
 
@@ -117,6 +119,7 @@ class PartitionState:
             and self.asked_generation != self.generation
             and not self.is_paused
             and not self.is_revoking
+            and not self.is_resting
             and self.failure is None
             and self.buffered_bytes < buffered_max_bytes
             and (self.stop_offset is None or self.fetch_offset < self.stop_offset)

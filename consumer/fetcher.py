@@ -330,7 +330,11 @@ class Fetcher:
         state.side_fetch_poll = -1
         error = broker_error(part.error_code, subject=f"partition {state.tp}")
         if state.read_replica >= 0:
-            state.read_replica = -1  # the leader shall say what is the matter
+            if (
+                error.code != ErrorCode.OFFSET_NOT_AVAILABLE
+            ):  # else it is a moment behind what the leader has told
+                state.read_replica = -1  # the leader shall say what is the matter
+            self._rest(state)
         elif error.code == ErrorCode.OFFSET_OUT_OF_RANGE:
             self._positioner.out_of_range(state)
             self._positioner.back_off(state)
@@ -347,6 +351,17 @@ class Fetcher:
             state.failure = error
         self._handout.data.set()
         self._positioner.wake()
+
+    def _rest(self, state: PartitionState) -> None:
+        """Ask for it again a little later: leader and replica may send a consumer to and fro until they agree."""
+        if not state.is_resting:
+            state.is_resting = True
+            self._nursery.start_soon(self._end_rest, state)
+
+    async def _end_rest(self, state: PartitionState) -> None:
+        await trio.sleep(self._policy.wait_ms(1, self._environment.random) / 1000)
+        state.is_resting = False
+        self.wake_nodes()
 
     def _lost(self, asked: Asked, error: PenstockError) -> None:
         """The broker can't be reached, or speaks nonsense: somebody else may lead by now. One that is too old is told of."""

@@ -10,7 +10,7 @@ import trio
 
 from penstock.client.admin_messages import list_offsets_request, read_offsets
 from penstock.client.admin_values import EARLIEST, LATEST, FoundOffset
-from penstock.client.backoff import RetryPolicy
+from penstock.client.backoff import ELECTION_ATTEMPTS_MAX, RetryPolicy
 from penstock.client.cluster import Cluster
 from penstock.client.connection import Connection
 from penstock.client.errors import (
@@ -71,7 +71,7 @@ class OffsetLookup:
         self._topics = topics
         self._environment = environment
         self._isolation = isolation
-        self._policy = RetryPolicy()
+        self._policy = RetryPolicy(attempts_max=ELECTION_ATTEMPTS_MAX)
 
     async def offsets(self, timestamps_ms: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         """The first offset whose record is not older than a timestamp, for each partition; -1 where there is none. EARLIEST and LATEST go, too.

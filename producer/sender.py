@@ -188,11 +188,10 @@ class Sender:
             return True
 
     async def _ask_for_identity(self) -> ProducerIdentity:
-        connection = await self.cluster.any_connection()
         request = Message(
             transactional_id=None, transaction_timeout_ms=60_000, producer_id=-1, producer_epoch=-1
         )
-        answer = await connection.request(ApiKey.INIT_PRODUCER_ID, request)
+        answer = await self.cluster.ask_any(ApiKey.INIT_PRODUCER_ID, request)
         if answer.error_code:
             raise broker_error(answer.error_code, subject="InitProducerId")
         return ProducerIdentity(answer.producer_id, answer.producer_epoch)

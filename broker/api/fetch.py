@@ -8,13 +8,15 @@ At least one whole batch is answered for the first partition that has any, whate
 the last stable offset is the high watermark, and the list of aborted transactions is empty for read_committed.
 A fetch with a replica id is a follower's: it reads up to the log end, and what it asks for says what it has, if it is believed
 (`replication/follower_fetch.py`). It is also answered when nothing but a high watermark has moved. Consumers are sent to a replica in
-their rack, and may read followers up to those's high watermarks. KIP-320 (epochs), KIP-392, KIP-516, KIP-595, KIP-903.
+their rack, and may read followers up to those's high watermarks. Who asks where nobody leads any more is told who does (from version 16 on).
+KIP-320 (epochs), KIP-392, KIP-516, KIP-595, KIP-903, KIP-951.
 """
 
 from typing import TYPE_CHECKING
 
 from penstock.broker.context import ANONYMOUS
 from penstock.broker.fetch_sessions import FetchPlan
+from penstock.broker.leader_hints import FETCH_CODES, FIRST_FETCH_VERSION, tell_leaders
 from penstock.broker.partition import GONE, HIGH_WATERMARK_MOVED
 from penstock.broker.replies import Part, Parts, Reply
 from penstock.protocol.api import ApiKey
@@ -29,6 +31,7 @@ from penstock.protocol.fetch import (
     encode_fetch_response,
 )
 from penstock.protocol.framing import RequestHeader, response_prefix
+from penstock.protocol.tagged import NodeEndpoint
 from penstock.runtime.files import StorageError, TooManyOpenFiles
 from penstock.storage.errors import CorruptBatch, NotResident, OffsetOutOfRange
 from penstock.storage.log import LogSlice
@@ -79,6 +82,7 @@ class FetchJob:
     __slots__ = (
         "_broker",
         "_correlation_id",
+        "_listener",
         "_max_bytes",
         "_rack",
         "_version",
@@ -94,6 +98,7 @@ class FetchJob:
     ) -> None:
         self._broker = broker
         self._version = header.api_version
+        self._listener = listener
         self._correlation_id = header.correlation_id
         self._max_bytes = min(request.max_bytes, broker.config.fetch_max_bytes)
         self._rack = request.rack_id if request.rack_id and broker.config.replica_selector_class else ""
@@ -314,7 +319,13 @@ class FetchJob:
 
     def _encode(self, results: list[FetchPartitionResult], error: ErrorCode) -> Parts:
         version = self._version
-        size_bytes, body = encode_fetch_response(version, 0, error, self.plan.session_id, results)
+        endpoints: list[NodeEndpoint] = []
+        if version >= FIRST_FETCH_VERSION and any(result.error_code for result in results):
+            broker = self._broker
+            endpoints = tell_leaders(
+                broker.image, broker.config.node_id, self._listener, results, FETCH_CODES
+            )
+        size_bytes, body = encode_fetch_response(version, 0, error, self.plan.session_id, results, endpoints)
         parts: list[Part] = [response_prefix(_KEY, version, self._correlation_id, size_bytes)]
         for part in body:
             assert isinstance(part, bytes | LogSlice)

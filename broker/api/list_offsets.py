@@ -2,7 +2,8 @@
 
 Latest is the high watermark: what can be fetched. There is no tiered storage, so the earliest local offset (-4, KIP-405) is the earliest,
 and the latest tiered (-5, KIP-1005) and earliest pending upload (-6, KIP-1023) are unknown (-1). Lookups by time read index and batch on a
-worker. Until a new leader's high watermark has reached the start of its epoch, latest is OFFSET_NOT_AVAILABLE (KIP-207).
+worker. Until a new leader's high watermark has reached the start of its epoch, the end is not known: latest, and a time at which nothing is found
+below the high watermark, are OFFSET_NOT_AVAILABLE (KIP-207; LEADER_NOT_AVAILABLE before version 5, which clients try again as well).
 """
 
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ EARLIEST_LOCAL = -4
 LATEST_TIERED = -5
 EARLIEST_PENDING_UPLOAD = -6
 UNKNOWN = -1
-FIRST_VERSION_WITHOUT_OLD_CLIENTS = 4
+FIRST_VERSION_WITH_OFFSET_NOT_AVAILABLE = 5
 
 
 async def handle(broker: "Broker", context: RequestContext, request: Message) -> Message:
@@ -41,6 +42,11 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
             code = refusal or (ErrorCode.INVALID_REQUEST if key in seen else ErrorCode.NONE)
             seen.add(key)
             partitions.append(await _look_up(broker, topic.name, entry, code))
+            if (
+                partitions[-1].error_code == ErrorCode.OFFSET_NOT_AVAILABLE
+                and context.api_version < FIRST_VERSION_WITH_OFFSET_NOT_AVAILABLE
+            ):
+                partitions[-1].error_code = ErrorCode.LEADER_NOT_AVAILABLE
         topics.append(Message(name=topic.name, partitions=partitions))
     return Message(topics=topics)
 
@@ -66,8 +72,10 @@ async def _find(broker: "Broker", partition: "Partition", index: int, timestamp_
     log = partition.log
     high_watermark = partition.high_watermark
     epoch = partition.leader_epoch
+    epoch_start_offset = partition.machine.epoch_start_offset
+    is_end_known = epoch_start_offset is not None and high_watermark >= epoch_start_offset
     if timestamp_ms == LATEST:
-        if high_watermark < partition.epoch_start_offset:
+        if not is_end_known:
             return _answer(index, ErrorCode.OFFSET_NOT_AVAILABLE)
         return _answer(index, ErrorCode.NONE, high_watermark, UNKNOWN, epoch)
     if timestamp_ms in (EARLIEST, EARLIEST_LOCAL):
@@ -83,7 +91,8 @@ async def _find(broker: "Broker", partition: "Partition", index: int, timestamp_
     else:
         return _answer(index, ErrorCode.INVALID_REQUEST)
     if found is None:
-        return _answer(index, ErrorCode.NONE)
+        is_unknown = not is_end_known and timestamp_ms >= MAX_TIMESTAMP
+        return _answer(index, ErrorCode.OFFSET_NOT_AVAILABLE if is_unknown else ErrorCode.NONE)
     return _answer(index, ErrorCode.NONE, found.offset, found.timestamp_ms, log.epoch_at(found.offset))
 
 

@@ -116,6 +116,8 @@ class GroupCoordinator:
             raise ApiError(
                 ErrorCode.COORDINATOR_NOT_AVAILABLE if self._is_closed else ErrorCode.NOT_COORDINATOR
             )
+        if shard.partition.is_fenced:  # another may be the coordinator already, and answer other offsets
+            raise ApiError(ErrorCode.NOT_COORDINATOR)
         if not shard.is_loaded:
             raise ApiError(
                 ErrorCode.COORDINATOR_NOT_AVAILABLE

@@ -48,6 +48,7 @@ async def change_leader(
     assert result.succeeded
     await broker.watch.wait_for(result.revision)
     if waits:
+        await trio.testing.wait_all_tasks_blocked()
         partition = memory.partition(topic, index)
         while partition.leader_epoch < state.leader_epoch:
             await trio.testing.wait_all_tasks_blocked()

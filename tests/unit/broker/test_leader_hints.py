@@ -126,3 +126,27 @@ async def test_a_leader_that_can_not_be_reached_by_the_listener_is_not_told(
         assert (part.error_code, part.current_leader.leader_id) == (ErrorCode.NOT_LEADER_OR_FOLLOWER, -1)
         assert not answer.node_endpoints
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("epoch", [-1, 0])
+async def test_a_consumer_is_told_who_leads_now(epoch: int, nursery: trio.Nursery) -> None:
+    async with memory_broker() as memory:
+        topic_id = await memory.create("orders")
+        await register_other(memory)
+        client = Client(memory)
+        nursery.start_soon(client.connection.serve)
+        await change_leader(memory, "orders", leader=OTHER)
+        partition = Message(
+            partition=0, fetch_offset=0, current_leader_epoch=epoch, partition_max_bytes=1 << 20
+        )
+        topic = Message(topic_id=topic_id, partitions=[partition])
+        request = Message(max_wait_ms=0, min_bytes=1, max_bytes=1 << 20, session_epoch=-1, topics=[topic])
+        answer = await client.ask(ApiKey.FETCH, 16, request)
+        part = answer.responses[0].partitions[0]
+        if epoch < 0:  # a follower serves whoever does not say which epoch it means
+            assert (part.error_code, part.current_leader.leader_id) == (ErrorCode.NONE, -1)
+        else:
+            assert part.error_code == ErrorCode.FENCED_LEADER_EPOCH
+            assert (part.current_leader.leader_id, part.current_leader.leader_epoch) == (OTHER, 1)
+            assert [(node.node_id, node.port) for node in answer.node_endpoints] == [(OTHER, 9094)]
+        nursery.cancel_scope.cancel()

@@ -477,3 +477,23 @@ async def test_a_broker_that_always_hangs_up_is_a_lost_connection(
         with pytest.raises(ConnectionLost):
             await admin.list_topics()
     assert len(brokers.one.bodies(ApiKey.METADATA)) == 3
+
+
+async def test_a_controller_that_dies_is_waited_for_until_another_has_taken_over(
+    brokers: TwoBrokers, autojump_clock: MockClock
+) -> None:
+    brokers.two.handlers[ApiKey.CREATE_TOPICS] = creation()
+    async with brokers.admin() as admin:
+        await admin.describe_cluster()
+        del brokers.network.brokers[NODES[1]]  # Metadata names it until its session has ended
+        for stream in brokers.one.streams:
+            stream.end()
+
+        async def take_over() -> None:
+            await trio.sleep(10)
+            brokers.controller_id = 2
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take_over)
+            outcomes = await admin.create_topics([NewTopic(name="a")])
+    assert isinstance(outcomes["a"], CreatedTopic)

@@ -19,7 +19,7 @@ from penstock.client.metadata import Address, parse_bootstrap
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
-from penstock.runtime.network import AddressError
+from penstock.runtime.network import AddressError, ConnectionLost
 
 
 def broker_that_names(*nodes: int, controller_id: int = 1) -> ScriptedBroker:
@@ -168,3 +168,41 @@ async def test_an_error_of_the_whole_metadata_answer_is_raised() -> None:
     async with cluster_of(ScriptedNetwork({("1", 9092): broker})) as cluster:
         with pytest.raises(BrokerError, match="REBOOTSTRAP_REQUIRED"):
             await cluster.refresh([])
+
+
+async def test_addresses_that_never_answer_cost_a_second_each_and_not_ten(autojump_clock: MockClock) -> None:
+    silent = ScriptedBroker({ApiKey.API_VERSIONS: lambda version, request: SILENCE})
+    hosts = ["silent1", "silent2", "silent3"]
+    network = ScriptedNetwork({(host, 9092): silent for host in hosts} | {("1", 9092): broker_that_names(1)})
+    began = trio.current_time()
+    async with cluster_of(network, ",".join([*hosts, "1"])) as cluster:
+        await cluster.refresh([])
+        assert trio.current_time() - began < 4
+        await wait_all_tasks_blocked()
+        assert all(stream.is_closed for stream in silent.streams)
+
+
+async def test_a_broker_that_is_silent_keeps_nobody_from_the_others(autojump_clock: MockClock) -> None:
+    first, second = broker_that_names(1, 2), broker_that_names(1, 2)
+    network = ScriptedNetwork({("1", 9092): first, ("2", 9092): second})
+    async with cluster_of(network) as cluster:
+        await cluster.refresh([])
+        await cluster.connection(1)
+        first.handlers[ApiKey.METADATA] = lambda version, request: SILENCE
+        began = trio.current_time()
+        await cluster.refresh([])
+        assert trio.current_time() - began < 8
+        for _ in range(3):
+            await cluster.refresh([])
+        assert trio.current_time() - began < 8, "the silent one owes an answer: it is not asked again"
+
+
+async def test_the_only_broker_gets_all_the_time_that_a_request_has(autojump_clock: MockClock) -> None:
+    broker = broker_that_names(1)
+    async with cluster_of(ScriptedNetwork({("1", 9092): broker})) as cluster:
+        await cluster.refresh([])
+        broker.handlers[ApiKey.METADATA] = lambda version, request: SILENCE
+        began = trio.current_time()
+        with pytest.raises(ConnectionLost):
+            await cluster.refresh([])
+        assert trio.current_time() - began == 30

@@ -337,6 +337,18 @@ async def test_what_the_replica_refuses_the_leader_is_asked() -> None:
         assert log.asked_nodes[:3] == [1, 2, 1]
 
 
+async def test_a_replica_that_is_a_moment_behind_is_asked_again_and_not_without_end() -> None:
+    log = Log(batch(0, b"a"), nodes=(1, 2))
+    log.preferred_read_replica = 2
+    log.replica_errors = [ErrorCode.OFFSET_NOT_AVAILABLE] * 2
+    async with log.consumer(rack="r") as consumer:
+        consumer.assign([TP])
+        began = trio.current_time()
+        assert await offsets(consumer, 1) == [0]
+        assert log.asked_nodes[:4] == [1, 2, 2, 2]
+        assert trio.current_time() - began > 0.06
+
+
 async def test_an_offset_out_of_range_is_reset_by_policy() -> None:
     log = Log(batch(5, b"a"))
     log.earliest = 5
