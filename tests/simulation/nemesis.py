@@ -43,7 +43,12 @@ class Nemesis:
     """See the module."""
 
     def __init__(
-        self, cluster: Cluster, nursery: trio.Nursery, random: Random, *, faults: tuple[str, ...] | None = None
+        self,
+        cluster: Cluster,
+        nursery: trio.Nursery,
+        random: Random,
+        *,
+        faults: tuple[str, ...] | None = None,
     ) -> None:
         self.cluster = cluster
         self.random = random
@@ -238,7 +243,11 @@ class Nemesis:
 
     def _client_kill(self, _: BrokerHost) -> None:
         client = self.random.choice(self.cluster.clients)
-        if client.is_up and not client.is_frozen and client.name.partition("-")[0] in ("billing", "audit", "reader"):
+        if (
+            client.is_up
+            and not client.is_frozen
+            and client.name.partition("-")[0] in ("billing", "audit", "reader")
+        ):
             self.excused(client.name)
             client.kill()
             self.restart_client(client.name)

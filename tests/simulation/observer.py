@@ -130,11 +130,20 @@ class Observer:
             host = next(host for host in self.cluster.brokers if host.name == process.name)
             place = self.place(partition.topic_id, partition.index)
             seen = self._seen[partition] = _Seen(
-                host, place, repr(process), partition.log, Role.OFFLINE, -1, machine.high_watermark, partition.log.log_end_offset
+                host,
+                place,
+                repr(process),
+                partition.log,
+                Role.OFFLINE,
+                -1,
+                machine.high_watermark,
+                partition.log.log_end_offset,
             )
         if machine.write_caching:
             self._caching.add(partition.topic_id)
-        if machine.role is Role.LEADER and (seen.epoch != machine.leader_epoch or seen.role is not Role.LEADER):
+        if machine.role is Role.LEADER and (
+            seen.epoch != machine.leader_epoch or seen.role is not Role.LEADER
+        ):
             self._leaders.leads(seen.place, machine.leader_epoch, seen.replica)
         self._check_end(partition, seen)
         if partition.high_watermark != seen.high_watermark:
@@ -160,14 +169,20 @@ class Observer:
         lease: Any = vars(partition).get("_lease")
         if lease is not None:
             self._deadlines.decided(
-                f"moved the high watermark of {seen.place}", seen.replica, self.cluster.kernel.now, lease.deadline
+                f"moved the high watermark of {seen.place}",
+                seen.replica,
+                self.cluster.kernel.now,
+                lease.deadline,
             )
 
     def _check_members(self, partition: Partition, seen: _Seen) -> None:
         machine = partition.machine
         members = set(machine.maximal_isr)
         stored = self.states.get((partition.topic_id, partition.index))
-        if stored is not None and (stored.leader, stored.leader_epoch) == (machine.broker_id, machine.leader_epoch):
+        if stored is not None and (stored.leader, stored.leader_epoch) == (
+            machine.broker_id,
+            machine.leader_epoch,
+        ):
             members |= set(stored.isr)
         ends = {node: self._counted_end(node, partition) for node in sorted(members)}
         known = {node: end for node, end in ends.items() if end is not None}
@@ -175,7 +190,12 @@ class Observer:
         if stored is not None:
             needed = min(machine.min_insync_replicas, len(stored.replicas) - stored.adding_count)
         self._watermarks.advanced(
-            seen.place, seen.replica, partition.high_watermark, known, len(machine.isr), min(needed, len(machine.replicas))
+            seen.place,
+            seen.replica,
+            partition.high_watermark,
+            known,
+            len(machine.isr),
+            min(needed, len(machine.replicas)),
         )
 
     def _commit(self, partition: Partition, seen: _Seen) -> None:
@@ -218,7 +238,11 @@ class Observer:
         for partition, seen in self._seen.items():
             if seen.host is host:
                 durable = partition.log.durable_end_offset
-                end = durable if loses_power or partition.log.failure is not None else partition.log.log_end_offset
+                end = (
+                    durable
+                    if loses_power or partition.log.failure is not None
+                    else partition.log.log_end_offset
+                )
                 self._ends[host.node_id, partition.topic_id, partition.index] = End(end, min(durable, end))
         self._seen = {partition: seen for partition, seen in self._seen.items() if seen.host is not host}
 
@@ -261,14 +285,20 @@ class Observer:
             if before.leader_epoch == after.leader_epoch:
                 self._joined(place, node, topic_id, index, after, applied)
 
-    def _joined(self, place: str, node: int, topic_id: bytes, index: int, after: State, applied: Applied) -> None:
+    def _joined(
+        self, place: str, node: int, topic_id: bytes, index: int, after: State, applied: Applied
+    ) -> None:
         key = keys.broker_key(node)
         is_current = any(c.key == key and c.create_revision for c in applied.compares)
         leader = self.cluster.by_node(after.leader) if after.leader >= 0 else None
         partition = None
         if leader is not None and leader.broker is not None:
             partition = leader.broker.partitions.by_id(topic_id, index)
-        if partition is None or partition.machine.leader_epoch != after.leader_epoch or not partition.is_leader:
+        if (
+            partition is None
+            or partition.machine.leader_epoch != after.leader_epoch
+            or not partition.is_leader
+        ):
             return
         end = self._counted_end(node, partition) if self.is_kept(topic_id) else None
         needed = max(partition.high_watermark, partition.epoch_start_offset)

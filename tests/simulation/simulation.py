@@ -1,6 +1,6 @@
 """One simulated cluster from its first start to the last comparison: chaos, quiet, healing, a deadline, and what the checkers say.
 
-    outcome = simulate(Options(seed=7))
+outcome = simulate(Options(seed=7))
 """
 
 import logging
@@ -28,7 +28,11 @@ HEAL_LIMIT_S = 60.0
 LAG_TIME_S = 2.0
 LAG_SLACK_S = 8.0
 LOOK_S = 0.25
-PROPERTIES = {"replica_lag_time_max_ms": "2000", "replica_fetch_wait_max_ms": "400", "replica_fetch_backoff_ms": "300"}
+PROPERTIES = {
+    "replica_lag_time_max_ms": "2000",
+    "replica_fetch_wait_max_ms": "400",
+    "replica_fetch_backoff_ms": "300",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +248,9 @@ class Simulation:
                 if partition is None:
                     return f"{place} is not open on {node}"
                 log = partition.log
-                if not (partition.high_watermark == log.log_end_offset == self._end(topic_id, index, state.leader)):
+                if not (
+                    partition.high_watermark == log.log_end_offset == self._end(topic_id, index, state.leader)
+                ):
                     return f"{place}: {node} has a high watermark of {partition.high_watermark} and an end of {log.log_end_offset}"
         return self._unfinished_clients()
 
@@ -266,7 +272,10 @@ class Simulation:
             for index in range(topic.partition_count):
                 end = self._end_of(topic.name, index)
                 place = place_of(topic.name, index)
-                if topic.name in ("kept", "cached", "plain") and self.history.reader_positions.get(place, 0) < end:
+                if (
+                    topic.name in ("kept", "cached", "plain")
+                    and self.history.reader_positions.get(place, 0) < end
+                ):
                     return f"the reader is at {self.history.reader_positions.get(place, 0)} of {place}, which ends at {end}"
                 if topic.name == "kept":
                     for group in GROUPS:
@@ -293,7 +302,9 @@ class Simulation:
         return found
 
     def _places(self) -> list[tuple[bytes, int]]:
-        return sorted(key for key in self.observer.states if key[0] in self.observer.names and not self._is_gone(key[0]))
+        return sorted(
+            key for key in self.observer.states if key[0] in self.observer.names and not self._is_gone(key[0])
+        )
 
     def _compacts(self, topic_id: bytes) -> bool:
         name = self.observer.names[topic_id]

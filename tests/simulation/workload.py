@@ -50,7 +50,11 @@ TOPICS = (
     Topic("kept", 2),
     Topic("cached", 1, configs={"write.caching": "true"}),
     Topic("plain", 1, acks="leader"),
-    Topic("short", 1, configs={"retention.bytes": "6000", "segment.bytes": "3000", "file.delete.delay.ms": "500"}),
+    Topic(
+        "short",
+        1,
+        configs={"retention.bytes": "6000", "segment.bytes": "3000", "file.delete.delay.ms": "500"},
+    ),
     Topic(
         "latest",
         1,
@@ -73,7 +77,9 @@ class History:
     def __init__(self, report: Report) -> None:
         self.report = report
         self.produced = {
-            topic.name: ProducedRecords(report, is_exactly_once=topic.acks == "all", is_kept=topic.acks == "all")
+            topic.name: ProducedRecords(
+                report, is_exactly_once=topic.acks == "all", is_kept=topic.acks == "all"
+            )
             for topic in TOPICS
         }
         self.consumed = ConsumedRecords(report)
@@ -281,7 +287,12 @@ class Workload:
         stable = {topic.name: topic.acks == "all" and not topic.is_caching for topic in TOPICS}
         history.consumed.restart(name)
         async with Consumer(
-            self.cluster.bootstrap, "kept", "cached", "plain", environment=environment, auto_offset_reset="earliest"
+            self.cluster.bootstrap,
+            "kept",
+            "cached",
+            "plain",
+            environment=environment,
+            auto_offset_reset="earliest",
         ) as consumer:
             async for batch in consumer.batches(max_records=100):
                 place = place_of(batch.topic, batch.partition)
