@@ -74,7 +74,7 @@ class Nemesis:
             await trio.sleep(self.random.expovariate(1 / self.gap_s))
             self.strike(self.random.choice(self.chosen))
 
-    async def keep_up(self, *, at_once: bool = False) -> None:
+    async def keep_up(self) -> None:
         """Restart brokers that have died, as a service manager does; for ever."""
         while True:
             await trio.sleep(0.25)

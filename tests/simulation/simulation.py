@@ -116,6 +116,7 @@ class Simulation:
         self.history = History(self.report)
         self.workload = Workload(self.cluster, self.history, self.random)
         self.nemesis: Nemesis | None = None
+        self._keeping_up = trio.CancelScope()
 
     def run(self) -> Outcome:
         """From the start to the end."""
@@ -152,6 +153,7 @@ class Simulation:
             nursery.start_soon(self.observer.look_around)
             if await self._start(nursery):
                 await self._live(nursery)
+            self._keeping_up.cancel()
             for host in (*self.cluster.brokers, *self.cluster.clients):
                 host.kill()
             for host in (*self.cluster.brokers, *self.cluster.clients):
@@ -189,7 +191,7 @@ class Simulation:
             self.cluster.start_client(nursery, name, program)
         for host in self.cluster.brokers:
             host.before_death.append(lambda _, host=host: nursery.start_soon(self._look_at_death, host))
-        nursery.start_soon(nemesis.keep_up)
+        nursery.start_soon(self._keep_up, nemesis)
         await nemesis.rage(self.kernel.now + self.options.chaos_s)
         if not nemesis.chosen:
             await trio.sleep(self.options.chaos_s)
@@ -201,6 +203,10 @@ class Simulation:
         for client in self.cluster.clients:
             self._check_failure(client)
         self._check_end()
+
+    async def _keep_up(self, nemesis: Nemesis) -> None:
+        with self._keeping_up:
+            await nemesis.keep_up()
 
     async def _look_at_death(self, host: Host) -> None:
         """A broker that ends by itself may do so because of its disk or the store; not by a bug."""
