@@ -109,7 +109,11 @@ class Simulation:
         self.kernel = Kernel(options.seed)
         self.kernel.trace_listener = listener
         self.random = self.kernel.random("simulation")
-        count = self.random.choice((3, 3, 3, 4, 5)) if options.broker_count is None else options.broker_count
+        count = (
+            self.random.choice((3, 3, 3, 3, 3, 4, 5))
+            if options.broker_count is None
+            else options.broker_count
+        )
         self.report = Report(lambda: self.kernel.now, self.kernel.note)
         self.cluster = Cluster(self.kernel, count, **PROPERTIES)
         self.observer = Observer(self.cluster, self.report, lag_limit_s=LAG_TIME_S + LAG_SLACK_S)

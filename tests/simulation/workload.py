@@ -15,7 +15,7 @@ from tests.simulation.checkers.report import Report
 from tests.simulation.cluster import Cluster
 
 from penstock.client.admin import Admin
-from penstock.client.admin_values import ConfigResource, NewTopic
+from penstock.client.admin_values import ConfigChange, ConfigResource, NewTopic
 from penstock.client.group_values import OffsetAndMetadata
 from penstock.client.metadata import TopicPartition
 from penstock.consumer.consumer import Consumer
@@ -67,6 +67,8 @@ REQUEST_TIMEOUT_MS = 4_000
 DELIVERY_TIMEOUT_MS = 25_000
 IN_FLIGHT_MAX = 8
 KEYS = 5
+BURST_CHANCE = 0.6
+"""That a producer sends on at once: what comes at once is one batch, and costs the simulation little."""
 BACKOFF_S = 0.5
 COMMON_CONFIGS = {"min.insync.replicas": "2"}
 
@@ -114,7 +116,7 @@ class Workload:
         self.random = random
         self.is_quiet = trio.Event()
         """Set when producers are to stop sending."""
-        self.think_s = random.choice((0.02, 0.05, 0.15))
+        self.think_s = random.choice((0.2, 0.5, 1.0))
         self._numbers: Counter[str] = Counter()
 
     def programs(self) -> dict[str, Callable[[Environment], Awaitable[None]]]:
@@ -187,7 +189,8 @@ class Workload:
             trio.open_nursery() as nursery,
         ):
             while not self.is_quiet.is_set():
-                await trio.sleep(random.random() * 2 * self.think_s)
+                if random.random() > BURST_CHANCE:
+                    await trio.sleep(random.random() * 2 * self.think_s)
                 key = f"{name}k{random.randrange(KEYS)}"
                 number = self._numbers[name]
                 self._numbers[name] += 1
@@ -334,7 +337,9 @@ class Workload:
             await admin.create_partitions({random.choice(names): random.randrange(2, 6)})
         elif choice == 3:
             value = random.choice(("4000", "6000", "9000"))
-            await admin.alter_configs({ConfigResource.topic("short"): {"retention.bytes": value}})
+            await admin.alter_configs(
+                {ConfigResource.topic("short"): [ConfigChange("retention.bytes", value)]}
+            )
         else:
             await self.look_at_commits(admin)
 
