@@ -4,8 +4,8 @@ Owns what goes wrong with a call. `tests/support/simulated_disk.py` owns what is
 slow to begin and slow to be heard of again, and slower while the disk is slow.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar, TypeVarTuple
@@ -44,6 +44,16 @@ class HostFiles:
         self.process = process
         self.faults = faults
         self.random = random
+        self._is_observed = False
+
+    @contextmanager
+    def observed(self) -> Generator[None]:
+        """What is done in here checkers do, past all faults."""
+        self._is_observed = True
+        try:
+            yield
+        finally:
+            self._is_observed = False
 
     def check(self, path: str) -> None:
         """A dead process's calls are refused."""
@@ -52,6 +62,8 @@ class HostFiles:
 
     def may_fail(self, path: str) -> None:
         """EIO, by chance."""
+        if self._is_observed:
+            return
         self.check(path)
         faults = self.faults
         if faults.error_chance and self.random.random() < faults.error_chance:
@@ -60,7 +72,7 @@ class HostFiles:
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> "HostFile":
         self.may_fail(path)
-        if not self.faults.has_descriptors:
+        if not (self.faults.has_descriptors or self._is_observed):
             self.faults.met_count += 1
             raise TooManyOpenFiles("injected", path=path)
         return HostFile(self, self.disk.open(path, write=write, create=create))

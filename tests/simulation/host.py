@@ -56,6 +56,7 @@ class Host:
         self.random = kernel.random(f"host/{name}")
         self.process: Incarnation | None = None
         self.front: StoreFront | None = None
+        self.files: HostFiles | None = None
         self.ended = trio.Event()
         """That the process is no more, and nothing of it runs."""
         self.failure: BaseException | None = None
@@ -166,7 +167,7 @@ class Host:
         def open_metadata(_: str) -> AbstractAsyncContextManager[MetadataStore]:
             return nullcontext(front)
 
-        files = HostFiles(self.disk, process, self.faults, self.random)
+        files = self.files = HostFiles(self.disk, process, self.faults, self.random)
         threads = HostThreads(process, self.faults, self.random)
         return Environment(
             self.clock, self.kernel.random(f"{process}"), network, files, threads, open_metadata

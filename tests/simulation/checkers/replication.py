@@ -73,6 +73,7 @@ class State:
     leader: int
     leader_epoch: int
     elr: tuple[int, ...] = ()
+    adding_count: int = 0
 
 
 class StateChanges:
