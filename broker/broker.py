@@ -26,6 +26,7 @@ from penstock.broker.metadata_watch import MetadataWatch
 from penstock.broker.open_files import ActiveFiles, FileShares, divide
 from penstock.broker.partition_settings import PartitionServices
 from penstock.broker.partitions import PartitionManager
+from penstock.broker.patience import until_stored
 from penstock.broker.producer_ids import ProducerIds
 from penstock.broker.registration import Registration, join_cluster
 from penstock.broker.rejoining import Remains
@@ -85,14 +86,19 @@ class Broker:
 
 @asynccontextmanager
 async def open_broker(
-    environment: Environment, config: BrokerConfig, addresses: Mapping[str, tuple[str, int]]
+    environment: Environment,
+    config: BrokerConfig,
+    addresses: Mapping[str, tuple[str, int]],
+    stop: trio.Event | None = None,
 ) -> AsyncGenerator[Broker]:
     """A broker whose logs are open and led, until the block ends; then everything is closed in order.
 
-    `addresses` are the host and port that each listener is bound to. To be run in a shielded scope: closing is not to be cancelled.
+    `addresses` are the host and port that each listener is bound to. To be run in a shielded scope: closing is not to be cancelled. A
+    cluster's metadata store is waited for, until `stop` is set.
 
-    Raises PenstockError where the folder or the store can't be used.
+    Raises PenstockError where the folder or the store can't be used, StartAbandoned (in a group or not) where `stop` was set meanwhile.
     """
+    stop = trio.Event() if stop is None else stop
     run = environment.threads.run
     directory = await run(
         DataDirectory.open, environment.files, config.data_directory, config.node_id, environment.random
@@ -105,11 +111,12 @@ async def open_broker(
     directory.pool.closes_later = True
     try:
         async with environment.open_metadata(config.metadata_location) as store:
-            cluster_id = await join_cluster(store, environment.random, cluster_id=config.cluster_id)
+            join = partial(join_cluster, store, environment.random, cluster_id=config.cluster_id)
+            cluster_id = await (until_stored(join, stop) if config.is_clustered else join())
             await run(directory.join_cluster, cluster_id)
             async with trio.open_nursery() as background:
                 broker = await _come_up(
-                    environment, config, addresses, directory, store, cluster_id, shares, background
+                    environment, config, addresses, directory, store, cluster_id, shares, background, stop
                 )
                 try:
                     yield broker
@@ -135,6 +142,7 @@ async def _come_up(
     cluster_id: str,
     shares: FileShares,
     background: trio.Nursery,
+    stop: trio.Event,
 ) -> Broker:
     def spawn(task: Callable[[], Awaitable[None]]) -> None:
         background.start_soon(task)
@@ -143,7 +151,8 @@ async def _come_up(
         store, config, environment.clock, environment.random, directory_id=directory.directory_id
     )
     endpoints = config.endpoints({name: port for name, (_, port) in addresses.items()})
-    await registration.start(endpoints, await _remains(environment, config, directory))
+    register = partial(registration.start, endpoints, await _remains(environment, config, directory))
+    await (until_stored(register, stop) if config.is_clustered else register())
     background.start_soon(registration.run)
     budget = ByteBudget(config.queued_max_request_bytes)
     image = ClusterImage()

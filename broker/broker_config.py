@@ -26,7 +26,6 @@ from penstock.broker.config_table import (
     shown,
     values_of,
 )
-from penstock.broker.controller_config import ControllerConfig
 from penstock.broker.errors import ConfigError
 from penstock.broker.keys import Endpoint
 from penstock.broker.listeners import (
@@ -37,6 +36,7 @@ from penstock.broker.listeners import (
     parse_protocol_map,
     security_protocol,
 )
+from penstock.broker.metadata_config import MetadataConfig, with_password_apart
 from penstock.broker.topic_config import TopicConfig, topic_config_definitions
 
 _MIB = 1024 * 1024
@@ -58,7 +58,7 @@ def _one_directory_fault(directories: tuple[str, ...]) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class BrokerConfig(ControllerConfig):
+class BrokerConfig(MetadataConfig):
     """A broker's start-up configs, parsed. Made by `from_properties`; the constructor checks nothing."""
 
     node_id: int = fixed_option(
@@ -107,12 +107,6 @@ class BrokerConfig(ControllerConfig):
         "The data directory: one.",
         check=_one_directory_fault,
         aliases=("log.dir",),
-    )
-    metadata_store: str = fixed_option(
-        "metadata.store",
-        "",
-        "Where the cluster's metadata is kept: a file path (SQLite); empty is metadata.db in the data directory.",
-        own=True,
     )
     auto_create_topics_enable: bool = fixed_option(
         "auto.create.topics.enable",
@@ -322,6 +316,7 @@ class BrokerConfig(ControllerConfig):
         Raises:
             ConfigError: one line that names the config: unknown, malformed, out of bounds, or in conflict with another.
         """
+        properties = with_password_apart(properties)
         for name, text in properties.items():
             _check_property(name, text)
         static = MappingProxyType(dict(properties))
@@ -340,6 +335,7 @@ class BrokerConfig(ControllerConfig):
                 "broker.heartbeat.interval.ms must be at most half of broker.session.timeout.ms, or a lost beat ends the session"
             )
         self.check_groups()
+        self.check_metadata()
         if self.control_request_max_bytes > self.socket_request_max_bytes:
             raise ConfigError("control.request.max.bytes is above socket.request.max.bytes")
 
@@ -365,13 +361,10 @@ class BrokerConfig(ControllerConfig):
 
     @property
     def metadata_location(self) -> str:
-        """What to hand to `Environment.open_metadata`."""
+        """What to hand to `Environment.open_metadata`. May have a password in it: for no log line."""
+        if self.is_clustered:
+            return self.etcd_location()
         return self.metadata_store or f"{self.data_directory}/metadata.db"
-
-    @property
-    def is_clustered(self) -> bool:
-        """Whether several brokers may share the metadata store: it is a service (`etcd://…`), no file."""
-        return "://" in self.metadata_location
 
     def endpoints(self, bound_ports: Mapping[str, int]) -> dict[str, Endpoint]:
         """What to register, by listener name; `bound_ports` are the ports really bound."""

@@ -15,6 +15,7 @@ from penstock.broker.broker import Broker, open_broker
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.connection import Connection, ConnectionLimits, ConnectionShared
 from penstock.broker.dispatch import Dispatcher
+from penstock.broker.patience import StartAbandoned
 from penstock.runtime.environment import Environment
 from penstock.runtime.files import TooManyOpenFiles
 from penstock.runtime.network import ConnectionLost, Listener, Stream
@@ -70,7 +71,7 @@ async def _serve_until(
     listeners = await _listen(environment, config)
     try:
         addresses = {name: listener.address for name, listener in listeners.items()}
-        async with open_broker(environment, config, addresses) as broker:
+        async with open_broker(environment, config, addresses, stop) as broker:
             server = Server(broker)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.sweep)
@@ -86,6 +87,8 @@ async def _serve_until(
                     listener.close()
                 await server.drain()
                 nursery.cancel_scope.cancel()
+    except* StartAbandoned as abandoned:
+        log.info("%s", abandoned.exceptions[0])
     finally:
         for listener in listeners.values():
             listener.close()

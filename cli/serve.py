@@ -49,7 +49,15 @@ _DEFAULT_LISTENER = "PLAINTEXT"
     multiple=True,
     help="Address that clients are told to connect to.  [default: the one listened on]",
 )
-@click.option("--node-id", metavar="N", help="This broker's id.  [default: 1]")
+@click.option(
+    "--node-id", metavar="N", help="This broker's id, another for each broker of a cluster.  [default: 1]"
+)
+@click.option(
+    "--cluster",
+    metavar="etcd://HOST:PORT,…",
+    help="Join the cluster whose metadata is in this etcd.  [default: a broker alone]",
+)
+@click.option("--rack", metavar="NAME", help="Where this broker stands; replicas are spread over racks.")
 @click.option(
     "--no-auto-create", is_flag=True, help="Don't make a topic when a client asks for an unknown one."
 )
@@ -80,6 +88,8 @@ def command(
     listen: tuple[str, ...],
     advertise: tuple[str, ...],
     node_id: str | None,
+    cluster: str | None,
+    rack: str | None,
     no_auto_create: bool,
     assignments: tuple[str, ...],
     config_path: str | None,
@@ -90,10 +100,25 @@ def command(
     A config is set by a flag, or else by an environment variable (PENSTOCK_LOG_RETENTION_HOURS for log.retention.hours),
     or else in the file, or else it has its default.
     """
+    if cluster is not None and not cluster.startswith(("etcd://", "etcds://")):
+        raise CalledWrongly("--cluster: name an etcd, as etcd://host:2379 (or etcds://… with TLS)")
     raise_open_files_limit()
     environment = production_environment()
     begin_ms = environment.clock.wall_ms()
-    given = _flag_settings(data_dir, listen, advertise, node_id, no_auto_create)
+    given = [
+        *_address_settings(listen, advertise),
+        *(
+            (flag, name, value)
+            for flag, name, value in (
+                ("--data-dir", "log.dirs", data_dir),
+                ("--node-id", "node.id", node_id),
+                ("--cluster", "metadata.store", cluster),
+                ("--rack", "broker.rack", rack),
+                ("--no-auto-create", "auto.create.topics.enable", "false" if no_auto_create else None),
+            )
+            if value is not None
+        ),
+    ]
     given += [("--set", *_assignment(text)) for text in assignments]
     config = _load_config(environment, given, config_path)
     _start_logging(log_level)
@@ -108,30 +133,13 @@ def command(
         raise
 
 
-def _flag_settings(
-    data_dir: str | None,
-    listen: tuple[str, ...],
-    advertise: tuple[str, ...],
-    node_id: str | None,
-    no_auto_create: bool,
-) -> list[tuple[str, str, str]]:
+def _address_settings(listen: tuple[str, ...], advertise: tuple[str, ...]) -> list[tuple[str, str, str]]:
     given: list[tuple[str, str, str]] = []
-    if data_dir is not None:
-        given.append(("--data-dir", "log.dirs", data_dir))
     if listen:
         given.append(("--listen", "listeners", ",".join(_with_name(text) for text in listen)))
     if advertise:
-        given.append(
-            (
-                "--advertise",
-                "advertised.listeners",
-                ",".join(_with_port(_with_name(text)) for text in advertise),
-            )
-        )
-    if node_id is not None:
-        given.append(("--node-id", "node.id", node_id))
-    if no_auto_create:
-        given.append(("--no-auto-create", "auto.create.topics.enable", "false"))
+        texts = ",".join(_with_port(_with_name(text)) for text in advertise)
+        given.append(("--advertise", "advertised.listeners", texts))
     return given
 
 
@@ -215,8 +223,11 @@ def start_line(
         durability = "write.caching=true (acked is in the page cache)"
     else:
         durability = "write.caching=false (acked is on disk)"
+    metadata = ""
+    if config.is_clustered:
+        metadata = f"node {config.node_id}, metadata in {config.metadata_store.partition('?')[0]}, "
     return (
-        f"penstock {__version__} listens on {listeners}, data in {config.data_directory}, {durability}, "
+        f"penstock {__version__} listens on {listeners}, {metadata}data in {config.data_directory}, {durability}, "
         f"started in {took_ms / 1000:.2f} s"
     )
 

@@ -12,9 +12,10 @@ Invariants:
 """
 
 import json
+import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from typing import Protocol, cast
 
 import httpx
 import trio
@@ -286,6 +287,22 @@ def _mapped_errors() -> Generator[None]:
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-        raise NotDone(str(error) or type(error).__name__) from error
+        raise NotDone(_reason(error)) from error
     except httpx.TransportError as error:
-        raise MaybeDone(str(error) or type(error).__name__) from error
+        raise MaybeDone(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """What happened, in the words of the system where it has some: httpx and trio wrap them several times."""
+    if isinstance(error, httpx.ConnectTimeout):
+        return f"no connection within {CONNECT_LIMIT_S:g} s"
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, BaseExceptionGroup):
+            inner = cast(BaseExceptionGroup[BaseException], inner).exceptions[0]
+        if isinstance(inner, ConnectionError) and inner.errno:
+            return os.strerror(inner.errno)  # trio adds the address, which the message has already
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        inner = inner.__cause__ or inner.__context__
+    return str(error) or type(error).__name__

@@ -5,8 +5,7 @@ configs `metadata.etcd.*` become: `ca`, `certificate`, `key` (paths of PEM files
 password, the prefix and the options are percent-encoded.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from penstock.runtime.metadata import MetadataError
@@ -39,7 +38,34 @@ class EtcdLocation:
 
     def __str__(self) -> str:
         who = f"{quote(self.user, safe='')}@" if self.user else ""
-        return f"etcd{'s' if self.is_tls else ''}://{who}{','.join(self.addresses)}{self.prefix}"
+        return f"{self._scheme}://{who}{self._where}"
+
+    def full_text(self) -> str:
+        """The location as `parse_location` takes it, with the password if there is one: for no log line."""
+        password = f":{quote(self.password, safe='')}" if self.password else ""
+        who = f"{quote(self.user, safe='')}{password}@" if self.user else ""
+        options = [(name, value) for name in _OPTIONS if (value := getattr(self, name))]
+        query = "&".join(f"{name}={quote(value, safe='/')}" for name, value in options)
+        return f"{self._scheme}://{who}{self._where}{'?' if query else ''}{query}"
+
+    @property
+    def _scheme(self) -> str:
+        return "etcds" if self.is_tls else "etcd"
+
+    @property
+    def _where(self) -> str:
+        return ",".join(self.addresses) + quote(self.prefix, safe="/")
+
+    def check(self) -> None:
+        """Raise MetadataError where the parts do not go together."""
+        if not self.is_tls and (self.ca or self.certificate or self.key):
+            raise MetadataError("certificates are for etcds:// (with TLS), and the location says etcd://")
+        if self.key and not self.certificate:
+            raise MetadataError("the key for etcd needs its certificate, too")
+        if (self.password or self.password_file) and not self.user:
+            raise MetadataError(
+                "there is a password for etcd and no user: it goes before the host, as etcd://user@host"
+            )
 
 
 def is_etcd(location: str) -> bool:
@@ -59,24 +85,20 @@ def parse_location(text: str) -> EtcdLocation:
     if not at_sign and "@" in tail.path:
         raise MetadataError("user and password in an etcd location need / ? # @ : and % as %2F and so on")
     user, _, password = who.partition(":")
+    options = _options(tail.query)
     location = EtcdLocation(
         addresses=tuple(_address(host) for host in hosts.split(",")),
         is_tls=scheme == "etcds",
         prefix=unquote(tail.path).rstrip("/"),
         user=unquote(user),
         password=unquote(password),
+        ca=options.get("ca", ""),
+        certificate=options.get("certificate", ""),
+        key=options.get("key", ""),
+        password_file=options.get("password_file", ""),
     )
-    return _with_options(location, _options(tail.query))
-
-
-def with_options(text: str, options: Mapping[str, str]) -> str:
-    """The location with further options, those that are not empty; what the text says itself stays. Shows the password: for no log line."""
-    present = dict(parse_qsl(urlsplit(text).query))
-    added = [(name, value) for name, value in options.items() if value and name not in present]
-    if not added:
-        return text
-    mark = "&" if present else "?"
-    return text + mark + "&".join(f"{name}={quote(value, safe='/')}" for name, value in added)
+    location.check()
+    return location
 
 
 def _address(text: str) -> str:
@@ -98,21 +120,4 @@ def _options(query: str) -> dict[str, str]:
     return options
 
 
-def _with_options(location: EtcdLocation, options: Mapping[str, str]) -> EtcdLocation:
-    found = replace(
-        location,
-        ca=options.get("ca", ""),
-        certificate=options.get("certificate", ""),
-        key=options.get("key", ""),
-        password_file=options.get("password_file", ""),
-    )
-    if not found.is_tls and (found.ca or found.certificate or found.key):
-        raise MetadataError("certificates are for etcds:// (with TLS), and the location says etcd://")
-    if found.key and not found.certificate:
-        raise MetadataError("the etcd client's key needs its certificate, too")
-    if (found.password or found.password_file) and not found.user:
-        raise MetadataError("the etcd location has a password and no user")
-    return found
-
-
-__all__ = ["DEFAULT_PORT", "SCHEMES", "EtcdLocation", "is_etcd", "parse_location", "with_options"]
+__all__ = ["DEFAULT_PORT", "SCHEMES", "EtcdLocation", "is_etcd", "parse_location"]

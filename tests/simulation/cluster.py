@@ -44,9 +44,7 @@ class BrokerHost(Host):
     """A machine for a broker. `broker` is the running one, None while there is none that answers."""
 
     def __init__(self, cluster: "Cluster", node_id: int) -> None:
-        super().__init__(
-            cluster.kernel, cluster.network, cluster.store, f"b{node_id}", f"10.0.0.{node_id}"
-        )
+        super().__init__(cluster.kernel, cluster.network, cluster.store, f"b{node_id}", f"10.0.0.{node_id}")
         self.node_id = node_id
         self.broker: Broker | None = None
         self.started = trio.Event()

@@ -42,7 +42,9 @@ class HostClock:
 class Host:
     """See the module."""
 
-    def __init__(self, kernel: Kernel, network: SimulatedNetwork, store: CentralStore, name: str, address: str) -> None:
+    def __init__(
+        self, kernel: Kernel, network: SimulatedNetwork, store: CentralStore, name: str, address: str
+    ) -> None:
         self.kernel = kernel
         self.network = network
         self.store = store
@@ -139,7 +141,9 @@ class Host:
         self.kernel.note(f"{'power cut' if loses_power else 'kill'} {process}")
         self._die(process, loses_power=loses_power)
         if process.is_frozen:
-            self.kernel.thaw(process)  # so that what is left of it can unwind, with nothing that it could reach
+            self.kernel.thaw(
+                process
+            )  # so that what is left of it can unwind, with nothing that it could reach
         self._scope.cancel()
 
     def _die(self, process: Incarnation, *, loses_power: bool) -> None:

@@ -77,7 +77,18 @@ class _Machine:
 class _Pipe:
     """One direction of a connection."""
 
-    __slots__ = ("arrived", "first_try", "has_ended", "in_flight", "in_flight_bytes", "last_due", "link", "reader", "retry_s", "writer")
+    __slots__ = (
+        "arrived",
+        "first_try",
+        "has_ended",
+        "in_flight",
+        "in_flight_bytes",
+        "last_due",
+        "link",
+        "reader",
+        "retry_s",
+        "writer",
+    )
 
     def __init__(self, link: Link) -> None:
         self.link = link
@@ -96,7 +107,13 @@ class SimulatedStream:
     """One end of a connection."""
 
     def __init__(
-        self, network: "SimulatedNetwork", number: int, machine: _Machine, peer: str, incoming: _Pipe, outgoing: _Pipe
+        self,
+        network: "SimulatedNetwork",
+        number: int,
+        machine: _Machine,
+        peer: str,
+        incoming: _Pipe,
+        outgoing: _Pipe,
     ) -> None:
         self.peer = peer
         self.number = number
@@ -184,7 +201,9 @@ class SimulatedStream:
         self.break_off("reset")
         other = self._outgoing.reader
         link = self._outgoing.link
-        self._network.kernel.after(link.transit_s(0), lambda: None if link.is_cut else other.break_off("reset by the peer"))
+        self._network.kernel.after(
+            link.transit_s(0), lambda: None if link.is_cut else other.break_off("reset by the peer")
+        )
 
     def wake_reader(self) -> None:
         self._readable.unpark_all()
@@ -395,7 +414,9 @@ class NetworkView:
         port = port or self._network.new_port()
         if port in self.machine.listeners:
             raise AddressError(f"{host}:{port} is in use")
-        listener = self.machine.listeners[port] = SimulatedListener(self.machine, (self.machine.address, port))
+        listener = self.machine.listeners[port] = SimulatedListener(
+            self.machine, (self.machine.address, port)
+        )
         return listener
 
     async def connect(self, host: str, port: int) -> SimulatedStream:

@@ -165,7 +165,9 @@ class _Reply(Generic[T]):
 class StoreFront:
     """The `MetadataStore` of one process."""
 
-    def __init__(self, network: SimulatedNetwork, address: str, process: Incarnation, store: CentralStore) -> None:
+    def __init__(
+        self, network: SimulatedNetwork, address: str, process: Incarnation, store: CentralStore
+    ) -> None:
         self.kernel = network.kernel
         self.process = process
         self.there: Link = network.link(address, ADDRESS)

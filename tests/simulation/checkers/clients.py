@@ -61,7 +61,11 @@ class ProducedRecords:
         place, offset = sent.acked
         if offset < starts.get(place, 0):
             return  # deleted by retention
-        check("D1", sent.acked in places, f"{sent.value} was acked at {sent.acked}, and is at {places or 'no place'}")
+        check(
+            "D1",
+            sent.acked in places,
+            f"{sent.value} was acked at {sent.acked}, and is at {places or 'no place'}",
+        )
 
     def _check_order(self, place: str, records: Sequence[tuple[int, str]]) -> None:
         last: dict[tuple[str, str], tuple[int, str]] = {}
@@ -71,7 +75,9 @@ class ProducedRecords:
                 continue
             before, before_value = last.get((sent.producer, sent.key), (-1, ""))
             self._report.check(
-                "T1", before < sent.number, f"{place}: {value} comes behind {before_value}, which was sent later"
+                "T1",
+                before < sent.number,
+                f"{place}: {value} comes behind {before_value}, which was sent later",
             )
             last[sent.producer, sent.key] = (sent.number, value)
 
@@ -99,7 +105,9 @@ class ConsumedRecords:
         if is_stable:
             before = self._values.setdefault((place, offset), value)
             self._report.check(
-                "C1", before == value, f"{place} {offset} was read as {before}, and now by {reader} as {value}"
+                "C1",
+                before == value,
+                f"{place} {offset} was read as {before}, and now by {reader} as {value}",
             )
 
 
@@ -139,7 +147,9 @@ class LogStarts:
         """`replica` names the process: a restart begins at its checkpoint."""
         before = self._known.get((place, replica), 0)
         self._report.check(
-            "K1", start_offset >= before, f"{place}: {replica}'s log start fell from {before} to {start_offset}"
+            "K1",
+            start_offset >= before,
+            f"{place}: {replica}'s log start fell from {before} to {start_offset}",
         )
         self._report.check(
             "K1",
@@ -165,7 +175,9 @@ class Sequences:
             if known is not None:
                 known_epoch, wanted = known
                 self._report.check(
-                    "T2", epoch >= known_epoch, f"{place} {offset}: producer {producer_id} goes back to epoch {epoch}"
+                    "T2",
+                    epoch >= known_epoch,
+                    f"{place} {offset}: producer {producer_id} goes back to epoch {epoch}",
                 )
                 if epoch == known_epoch:
                     name = "T1" if sequence < wanted else "T2"

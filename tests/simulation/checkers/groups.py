@@ -65,11 +65,15 @@ class Commits:
     def fetched(self, group: str, place: str, offset: int, at_least: int) -> None:
         """What was found, and what had been acked before the question was sent."""
         self._report.check(
-            "G2", offset >= at_least, f"{group}: {place} was committed at {at_least}, and is found at {offset}"
+            "G2",
+            offset >= at_least,
+            f"{group}: {place} was committed at {at_least}, and is found at {offset}",
         )
         tried = self._tried.get((group, place), 0)
         self._report.check(
-            "G2", offset <= tried, f"{group}: {place} is found at {offset}, but nobody committed more than {tried}"
+            "G2",
+            offset <= tried,
+            f"{group}: {place} is found at {offset}, but nobody committed more than {tried}",
         )
 
 

@@ -27,7 +27,13 @@ class HighWatermarks:
         self._known[key] = high_watermark
 
     def advanced(
-        self, place: str, leader: str, high_watermark: int, ends: Mapping[int, int], isr_size: int, needed: int
+        self,
+        place: str,
+        leader: str,
+        high_watermark: int,
+        ends: Mapping[int, int],
+        isr_size: int,
+        needed: int,
     ) -> None:
         """A leader moved it. `ends`: where the counted logs of all members of the maximal ISR end."""
         behind = {node: end for node, end in ends.items() if end < high_watermark}
@@ -76,7 +82,13 @@ class StateChanges:
         self._report = report
 
     def changed(
-        self, place: str, before: State | None, after: State, *, is_compared: bool, is_unclean_allowed: bool = False
+        self,
+        place: str,
+        before: State | None,
+        after: State,
+        *,
+        is_compared: bool,
+        is_unclean_allowed: bool = False,
     ) -> None:
         """One change, applied. `is_compared`: the transaction compared the key's mod revision."""
         check = self._report.check
@@ -122,7 +134,9 @@ class Deadlines:
 
     def decided(self, what: str, leader: str, now: float, deadline: float) -> None:
         """A leader did something that only a leader may."""
-        self._report.check("M2", now <= deadline, f"{leader} {what} {now - deadline:.3f} s after its deadline")
+        self._report.check(
+            "M2", now <= deadline, f"{leader} {what} {now - deadline:.3f} s after its deadline"
+        )
 
 
 class Laggards:
@@ -133,7 +147,9 @@ class Laggards:
         self._limit_s = limit_s
         self._behind_since: dict[tuple[str, int], tuple[float, int]] = {}
 
-    def looked(self, place: str, now: float, end_offset: int, ends: Mapping[int, int], exempt: Collection[int]) -> None:
+    def looked(
+        self, place: str, now: float, end_offset: int, ends: Mapping[int, int], exempt: Collection[int]
+    ) -> None:
         """A leader that could act, its end, and how far its in-sync followers are. `exempt`: where nothing can be said of."""
         for key in [key for key in self._behind_since if key[0] == place and key[1] not in ends]:
             del self._behind_since[key]

@@ -21,7 +21,9 @@ class Violation:
 class Report:
     """All violations of a run, the first ones in words."""
 
-    def __init__(self, now: Callable[[], float] = lambda: 0.0, note: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, now: Callable[[], float] = lambda: 0.0, note: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.violations: list[Violation] = []
         self.count = 0
         self.checked: dict[str, int] = {}
