@@ -1,4 +1,4 @@
-"""Apache Kafka: jars by Maven, a single-node KRaft broker on loopback, and its command line tools.
+"""Apache Kafka: jars by Maven, KRaft brokers on loopback, alone or several, and its command line tools.
 
 Owns the pom beside it (`kafka/pom.xml`), the cache of jars, and the processes that it starts. Whether Kafka can be had is told by
 `PeerMissing`, never by a failed import: everything is looked up when it is asked for.
@@ -17,7 +17,7 @@ import time
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -32,6 +32,7 @@ __all__ = [
     "Tool",
     "find_java",
     "kafka_broker",
+    "kafka_cluster",
     "kafka_version",
     "libraries",
     "run_tool",
@@ -241,24 +242,71 @@ def kafka_broker(
         PeerMissing: no Java or no jars.
         PeerFailed: it did not come up in time; with the end of its log.
     """
-    java = find_java()
-    jars = libraries()
     with tempfile.TemporaryDirectory(prefix="penstock-kafka-", ignore_cleanup_errors=True) as scratch:
         home = Path(scratch) if directory is None else directory
-        home.mkdir(parents=True, exist_ok=True)
-        port, controller_port = free_ports(2)
-        properties = home / "server.properties"
-        _write_properties(properties, home / "data", port, controller_port, settings or {})
-        _format(java, jars, properties, home / "broker.log", timeout_s)
-        command = [java, *_jvm_options(heap), "-cp", f"{jars}/*", Tool.SERVER, str(properties)]
-        with (home / "broker.log").open("ab") as log, on_cores(cores):
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=home)
-        broker = KafkaBroker("127.0.0.1", port, home, process)
-        try:
-            _wait_until_ready(broker, timeout_s)
+        node = _Node(1, home, *free_ports(2))
+        with _running([node], {**_ALONE, **(settings or {})}, cores, heap, timeout_s) as (broker,):
             yield broker
-        finally:
-            broker.kill()
+
+
+@contextmanager
+def kafka_cluster(
+    count: int,
+    directory: Path,
+    settings: Mapping[str, str] | None = None,
+    *,
+    cores: Iterable[int] | None = None,
+    heap: str = "1G",
+    timeout_s: float = 120,
+) -> Generator[list[KafkaBroker]]:
+    """`count` brokers with node ids from 1 on, each broker and controller (KRaft), in folders of their own below `directory`. See `kafka_broker`."""
+    ports = free_ports(2 * count)
+    nodes = [
+        _Node(index + 1, directory / f"kafka-{index + 1}", ports[2 * index], ports[2 * index + 1])
+        for index in range(count)
+    ]
+    with _running(nodes, {**_SEVERAL, **(settings or {})}, cores, heap, timeout_s) as brokers:
+        yield brokers
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    node_id: int
+    home: Path
+    port: int
+    controller_port: int
+
+
+@contextmanager
+def _running(
+    nodes: Sequence[_Node],
+    settings: Mapping[str, str],
+    cores: Iterable[int] | None,
+    heap: str,
+    timeout_s: float,
+) -> Generator[list[KafkaBroker]]:
+    java, jars, cluster_id = find_java(), libraries(), _new_cluster_id()
+    voters = ",".join(f"{node.node_id}@127.0.0.1:{node.controller_port}" for node in nodes)
+    pinned = None if cores is None else list(cores)
+    with ExitStack() as stack:
+        brokers: list[KafkaBroker] = []
+        for node in nodes:
+            home = node.home
+            home.mkdir(parents=True, exist_ok=True)
+            properties, log_path = home / "server.properties", home / "broker.log"
+            _write_properties(properties, node, voters, settings)
+            _format(java, jars, properties, log_path, cluster_id, timeout_s)
+            command = [java, *_jvm_options(heap), "-cp", f"{jars}/*", Tool.SERVER, str(properties)]
+            with log_path.open("ab") as log, on_cores(pinned):
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=home
+                )
+            broker = KafkaBroker("127.0.0.1", node.port, home, process)
+            stack.callback(broker.kill)
+            brokers.append(broker)
+        for broker in brokers:
+            _wait_until_ready(broker, timeout_s)
+        yield brokers
 
 
 def _jvm_options(heap: str) -> list[str]:
@@ -277,37 +325,47 @@ def _jvm_options(heap: str) -> list[str]:
     ]
 
 
-def _write_properties(
-    path: Path, data: Path, port: int, controller_port: int, settings: Mapping[str, str]
-) -> None:
+_ALONE = {
+    "default.replication.factor": "1",
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+}
+_SEVERAL = {"default.replication.factor": "3", "offsets.topic.replication.factor": "3"}
+
+
+def _write_properties(path: Path, node: _Node, voters: str, settings: Mapping[str, str]) -> None:
+    listener, controller = f"127.0.0.1:{node.port}", f"127.0.0.1:{node.controller_port}"
     properties = {
         "process.roles": "broker,controller",
-        "node.id": "1",
-        "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+        "node.id": str(node.node_id),
+        "controller.quorum.voters": voters,
         "controller.listener.names": "CONTROLLER",
-        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "listeners": f"PLAINTEXT://{listener},CONTROLLER://{controller}",
+        "advertised.listeners": f"PLAINTEXT://{listener}",
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        "log.dirs": str(data),
+        "log.dirs": str(node.home / "data"),
         "num.partitions": "1",
-        "default.replication.factor": "1",
-        "offsets.topic.replication.factor": "1",
         "offsets.topic.num.partitions": "1",
-        "transaction.state.log.replication.factor": "1",
-        "transaction.state.log.min.isr": "1",
         "transaction.state.log.num.partitions": "1",
-        "share.coordinator.state.topic.replication.factor": "1",
-        "share.coordinator.state.topic.min.isr": "1",
         "group.initial.rebalance.delay.ms": "0",
         **settings,
     }
     path.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
 
 
-def _format(java: str, jars: Path, properties: Path, log_path: Path, timeout_s: float) -> None:
+def _new_cluster_id() -> str:
     cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     if cluster_id.startswith("-"):  # the tool would take it for an option
         cluster_id = "A" + cluster_id[1:]
+    return cluster_id
+
+
+def _format(
+    java: str, jars: Path, properties: Path, log_path: Path, cluster_id: str, timeout_s: float
+) -> None:
     quick = [
         "-Xmx256M",
         "-XX:TieredStopAtLevel=1",
