@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import trio
-from tests.simulation.checkers.logs import LogSeen, check_converged, check_prefixes
 from tests.simulation.checkers.clients import Sequences
+from tests.simulation.checkers.logs import LogSeen, check_converged, check_prefixes
 from tests.simulation.checkers.report import Report, Violation
 from tests.simulation.cluster import Cluster
 from tests.simulation.host import Host

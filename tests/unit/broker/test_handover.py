@@ -4,8 +4,8 @@ import pytest
 import trio
 from tests.support.controllers import cluster as cluster_without_logs
 from tests.support.controllers import put_states
-from tests.support.server_cluster import MemoryCluster, server_cluster
 from tests.support.memory_metadata import Fault
+from tests.support.server_cluster import MemoryCluster, server_cluster
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from penstock.broker import keys

@@ -20,7 +20,8 @@ async def ask_for(cluster: MemoryCluster, node_id: int, topic: str) -> Message:
         allow_auto_topic_creation=True,
         include_topic_authorized_operations=False,
     )
-    return answer.topics[0]
+    described: Message = answer.topics[0]
+    return described
 
 
 async def test_a_topic_is_made_by_asking_any_broker_for_it(autojump_clock: MockClock) -> None:
