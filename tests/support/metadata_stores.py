@@ -12,10 +12,13 @@ from typing import Protocol
 
 import trio
 from tests.support.etcd import shared_etcd
+from tests.support.etcd_gateway import EtcdGateway
 from tests.support.memory_metadata import MemoryMetadata
+from tests.support.metadata_plane import TrioClock
 from trio.abc import Clock
 from trio.testing import MockClock
 
+from penstock.runtime.etcd_metadata import open_etcd_metadata
 from penstock.runtime.metadata import MetadataStore
 from penstock.runtime.production import production_environment
 
@@ -119,4 +122,35 @@ class EtcdPlace:
         await trio.lowlevel.checkpoint()
 
 
-STORES: dict[str, type[StorePlace]] = {"sqlite": SqlitePlace, "memory": MemoryPlace, "etcd": EtcdPlace}
+class GatewayPlace:
+    """The adapter for etcd over an etcd in memory, in virtual time. Revisions come in fragments here."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = MockClock()
+        self._gateway = EtcdGateway()
+        self._gateway.events_per_message_max = 2
+        self._environment = production_environment()
+
+    def open(self) -> AbstractAsyncContextManager[MetadataStore]:
+        return open_etcd_metadata(
+            "etcd://one,two/prefix",
+            clock=TrioClock(),
+            random=self._environment.random,
+            threads=self._environment.threads,
+            transport=self._gateway,
+        )
+
+    async def pass_time(self, seconds: float) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        self.clock.jump(seconds)
+
+    async def pass_end(self, seconds: float) -> None:
+        await self.pass_time(seconds)
+
+
+STORES: dict[str, type[StorePlace]] = {
+    "sqlite": SqlitePlace,
+    "memory": MemoryPlace,
+    "etcd": EtcdPlace,
+    "gateway": GatewayPlace,
+}
