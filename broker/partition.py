@@ -476,9 +476,7 @@ class Partition:
         """The log can't be used any more: somebody else is to lead."""
         self.step(LogFailed())
         if self._services.isr_changes is not None:
-            self._services.isr_changes.leave(
-                self.topic_id, self.index, min_insync_replicas=self.settings.min_insync_replicas
-            )
+            self._services.isr_changes.leave(self.topic_id, self.index)
 
     def _do(self, actions: "tuple[object, ...]") -> None:
         for action in actions:

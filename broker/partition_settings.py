@@ -59,7 +59,7 @@ class IsrKeeper(Protocol):
         """Have an ISR stored; the outcome comes by the watch, or as `IsrChangeFailed`."""
         ...
 
-    def leave(self, topic_id: bytes, index: int, *, min_insync_replicas: int) -> None:
+    def leave(self, topic_id: bytes, index: int) -> None:
         """The log is lost here: be no leader, and in no ISR with others."""
         ...
 

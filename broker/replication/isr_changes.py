@@ -16,7 +16,7 @@ Changes of many partitions go into one transaction, one after the other: at most
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -24,9 +24,10 @@ import trio
 from penstock.broker import keys
 from penstock.broker.image import ClusterImage, PartitionImage
 from penstock.broker.isr import may_join, with_isr
-from penstock.broker.keys import NO_LEADER, PartitionState
+from penstock.broker.keys import PartitionState
 from penstock.broker.metadata_watch import MetadataWatch
 from penstock.broker.partition_events import ChangeIsr, IsrChangeFailed
+from penstock.broker.rejoining import without
 from penstock.broker.transactions import BATCH_SIZE
 from penstock.runtime.clock import Clock
 from penstock.runtime.metadata import (
@@ -76,23 +77,6 @@ class _Asked:
         self.partition.step(IsrChangeFailed(self.change.partition_epoch))
 
 
-def without(state: PartitionState, node_id: int, *, min_insync_replicas: int) -> PartitionState | None:
-    """The state when broker `node_id` has lost its log: neither leader, nor in the ISR, nor eligible. Pure.
-
-    None if there is nothing to change: the last member of an ISR stays, as nobody else has all that is committed.
-    """
-    others = [broker for broker in state.isr if broker != node_id]
-    if not others:
-        return None
-    left = with_isr(state, others, min_insync_replicas=min_insync_replicas)
-    left = replace(
-        left, eligible_leader_replicas=tuple(i for i in left.eligible_leader_replicas if i != node_id)
-    )
-    if state.leader == node_id:
-        left = replace(left, leader=NO_LEADER, leader_epoch=state.leader_epoch + 1)
-    return None if left == state else left
-
-
 class IsrChanges:
     """All such changes of one broker; at rest it has no task."""
 
@@ -114,8 +98,8 @@ class IsrChanges:
         self._clock = clock
         self._spawn = spawn
         self._waiting: deque[_Asked] = deque()
-        self._leaving: dict[tuple[bytes, int], int] = {}
-        """To the min.insync.replicas of the topic."""
+        self._leaving: dict[tuple[bytes, int], None] = {}
+        """A set, in the order of the failures."""
         self._is_running = False
 
     def ask(self, partition: "Partition", change: ChangeIsr) -> None:
@@ -123,9 +107,9 @@ class IsrChanges:
         self._waiting.append(_Asked(partition, change))
         self._start()
 
-    def leave(self, topic_id: bytes, index: int, *, min_insync_replicas: int) -> None:
+    def leave(self, topic_id: bytes, index: int) -> None:
         """The log is lost here: be no leader, and in no ISR with others, as soon as the store can be reached."""
-        self._leaving[topic_id, index] = min_insync_replicas
+        self._leaving[topic_id, index] = None
         self._start()
 
     def _start(self) -> None:
@@ -270,14 +254,15 @@ class IsrChanges:
     # Giving up
 
     async def _leave_some(self) -> None:
-        """Take this broker out of some of the partitions whose logs it has lost; those that it is in no more are done with."""
+        """Take this broker out of some of the partitions whose logs it has lost.
+
+        Those that it is in no more are done with, and so are those that nobody else could take.
+        """
         batch: list[tuple[PartitionImage, PartitionState]] = []
-        for (topic_id, index), min_insync_replicas in tuple(self._leaving.items()):
+        for topic_id, index in tuple(self._leaving):
             state = self._image.partition(topic_id, index)
-            left = None
-            if state is not None:
-                left = without(state.state, self._node_id, min_insync_replicas=min_insync_replicas)
-            if state is None or left is None:
+            left = without(state.state, self._node_id) if state is not None else None
+            if state is None or left is None or left == state.state or self._node_id in left.isr:
                 del self._leaving[topic_id, index]
             elif len(batch) < BATCH_SIZE:
                 batch.append((state, left))
@@ -301,4 +286,4 @@ def _fail(batch: Sequence[_Asked]) -> None:
         asked.fail()
 
 
-__all__ = ["IsrChanges", "OwnRegistration", "without"]
+__all__ = ["IsrChanges", "OwnRegistration"]

@@ -24,7 +24,7 @@ def preferred_read_replica(
     for broker_id in machine.isr:
         known = image.brokers.get(broker_id)
         follower = machine.follower(broker_id)
-        if known is None or follower is None or known.rack != rack or known.is_draining:
+        if known is None or follower is None or known.rack != rack or known.is_fenced:
             continue
         if follower.broker_epoch == known.create_revision and follower.end_offset > best_end:
             best, best_end = broker_id, follower.end_offset

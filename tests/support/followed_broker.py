@@ -42,13 +42,13 @@ class FollowedBroker:
         """The one partition."""
         return self.broker.partition()
 
-    async def register(self, node_id: int, *, rack: str | None = None, is_draining: bool = False) -> None:
+    async def register(self, node_id: int, *, rack: str | None = None, is_fenced: bool = False) -> None:
         """Start a broker, or start it anew: another incarnation with another epoch."""
         key = keys.broker_key(node_id)
         if key in self.store.entries:
             await self.store.transact([], [Delete(key)])
         endpoints = {"PLAINTEXT": Endpoint("127.0.0.1", 9000 + node_id)}
-        registration = BrokerRegistration(f"incarnation-{node_id}", endpoints, rack, "", is_draining)
+        registration = BrokerRegistration(f"incarnation-{node_id}", endpoints, rack, "", is_fenced)
         await self.write(Put(key, keys.encode_broker(registration)))
         self.epochs[node_id] = self.store.revision
 

@@ -119,7 +119,7 @@ class PartitionBench:
         """What the partition wants stored."""
         self.asked.append(change)
 
-    def leave(self, topic_id: bytes, index: int, *, min_insync_replicas: int) -> None:
+    def leave(self, topic_id: bytes, index: int) -> None:
         """The partition's log has failed."""
         self.has_left = True
 
