@@ -46,9 +46,9 @@ class Synced:
 class LogTruncated:
     """The local log of a follower was cut, or emptied to start elsewhere; never below the high watermark, but for an emptied one."""
 
-    log_start_offset: int
     log_end_offset: int
     durable_end_offset: int
+    log_start_offset: int
 
 
 @dataclass(frozen=True, slots=True)

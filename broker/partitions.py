@@ -393,10 +393,7 @@ class PartitionManager:
         if partition is not None:
             partition.fail()
         else:
-            settings = self._settings(topic.name)
-            self._services.isr_changes.leave(
-                topic_id, index, min_insync_replicas=settings.min_insync_replicas
-            )
+            self._services.isr_changes.leave(topic_id, index)
         if not self._counts_here(state):
             self.note(ImageDelta(self._image.revision, partitions_changed=(state,)))
 

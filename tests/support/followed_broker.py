@@ -22,6 +22,7 @@ from penstock.runtime.metadata import Delete, Put
 ME = 1
 TOPIC = "orders"
 TOPIC_ID = bytes(range(1, 17))
+KEY = keys.partition_key(TOPIC_ID, 0)
 REPLICAS = (1, 2, 3)
 VERSION = 17
 ANY = -1
@@ -35,7 +36,11 @@ class FollowedBroker:
         self.store = store
         self.epochs: dict[int, int] = {}
         """Broker epochs of the followers: the create revisions of their registrations."""
-        self.leader_epoch = 0
+
+    @property
+    def leader_epoch(self) -> int:
+        """The latest, as it is stored."""
+        return self.stored_state().leader_epoch if KEY in self.store.entries else 0
 
     @property
     def partition(self) -> Partition:
@@ -56,14 +61,12 @@ class FollowedBroker:
         self, *, leader: int = ME, isr: tuple[int, ...] = REPLICAS, elr: tuple[int, ...] = ()
     ) -> None:
         """Elect a leader."""
-        self.leader_epoch += 1
-        state = PartitionState(REPLICAS, isr, leader, self.leader_epoch, eligible_leader_replicas=elr)
-        await self.write(Put(keys.partition_key(TOPIC_ID, 0), keys.encode_partition(state)))
+        state = PartitionState(REPLICAS, isr, leader, self.leader_epoch + 1, eligible_leader_replicas=elr)
+        await self.write(Put(KEY, keys.encode_partition(state)))
 
     def stored_state(self) -> PartitionState:
         """The partition's state as the store has it."""
-        key = keys.partition_key(TOPIC_ID, 0)
-        return keys.decode_partition(key, self.store.entries[key].value)
+        return keys.decode_partition(KEY, self.store.entries[KEY].value)
 
     async def write(self, put: Put) -> None:
         """Write to the store, and wait until the broker has acted on it."""
