@@ -14,7 +14,7 @@ from tests.support.memory_broker import MemoryBroker, memory_broker
 from tests.support.memory_metadata import MemoryMetadata
 
 from penstock.broker import keys
-from penstock.broker.keys import BrokerRegistration, Endpoint, PartitionState, TopicRecord
+from penstock.broker.keys import BrokerRegistration, ControllerClaim, Endpoint, PartitionState, TopicRecord
 from penstock.broker.partition import Partition
 from penstock.protocol.message import Message
 from penstock.runtime.metadata import Delete, Put
@@ -103,10 +103,12 @@ class FollowedBroker:
 async def followed_broker(
     *, isr: tuple[int, ...] = REPLICAS, is_clustered: bool = True, **properties: Any
 ) -> AsyncGenerator[FollowedBroker]:
-    """Broker 1 leads with brokers 2 and 3 registered. Underscores in property names stand for dots."""
+    """Broker 1 leads with brokers 2 and 3 registered; the controller is some broker 9, which does nothing. Underscores in property names stand for dots."""
     store = MemoryMetadata()
     if is_clustered:
         properties["metadata_store"] = "etcd://memory"
+    claim = keys.encode_controller(ControllerClaim(9, "incarnation-9"))
+    await store.transact([], [Put(keys.CONTROLLER_KEY, claim)])
     async with memory_broker(store=store, **properties) as broker:
         bench = FollowedBroker(broker, store)
         for node_id in REPLICAS[1:]:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-import trio
 from tests.support.followed_broker import TOPIC_ID, VERSION, FollowedBroker, followed_broker
 from tests.support.logs import batch
 
@@ -61,10 +60,6 @@ async def test_fetch_of_an_earlier_start_of_a_broker_does_not_count_for_the_pres
     async with followed_broker() as bench:
         old = bench.epochs[3]
         await bench.register(3)
-        with trio.fail_after(10):
-            while 3 in bench.stored_state().isr:  # noqa: ASYNC110 - the controller takes it out, when it has time
-                await trio.sleep(0.01)
-        await bench.store_state()
         await appended(bench)
         await bench.fetch_as(2, 1)
         answer = await bench.fetch_as(3, 1, epoch=old)
