@@ -14,7 +14,7 @@ from tests.support.memory_broker import MemoryBroker, memory_broker
 from tests.support.memory_metadata import MemoryMetadata
 
 from penstock.broker import keys
-from penstock.broker.keys import BrokerRegistration, Endpoint, PartitionState, TopicRecord
+from penstock.broker.keys import BrokerRegistration, ControllerClaim, Endpoint, PartitionState, TopicRecord
 from penstock.broker.partition import Partition
 from penstock.protocol.message import Message
 from penstock.runtime.metadata import Delete, Put
@@ -22,6 +22,7 @@ from penstock.runtime.metadata import Delete, Put
 ME = 1
 TOPIC = "orders"
 TOPIC_ID = bytes(range(1, 17))
+KEY = keys.partition_key(TOPIC_ID, 0)
 REPLICAS = (1, 2, 3)
 VERSION = 17
 ANY = -1
@@ -35,7 +36,11 @@ class FollowedBroker:
         self.store = store
         self.epochs: dict[int, int] = {}
         """Broker epochs of the followers: the create revisions of their registrations."""
-        self.leader_epoch = 0
+
+    @property
+    def leader_epoch(self) -> int:
+        """The latest, as it is stored."""
+        return self.stored_state().leader_epoch if KEY in self.store.entries else 0
 
     @property
     def partition(self) -> Partition:
@@ -56,14 +61,12 @@ class FollowedBroker:
         self, *, leader: int = ME, isr: tuple[int, ...] = REPLICAS, elr: tuple[int, ...] = ()
     ) -> None:
         """Elect a leader."""
-        self.leader_epoch += 1
-        state = PartitionState(REPLICAS, isr, leader, self.leader_epoch, eligible_leader_replicas=elr)
-        await self.write(Put(keys.partition_key(TOPIC_ID, 0), keys.encode_partition(state)))
+        state = PartitionState(REPLICAS, isr, leader, self.leader_epoch + 1, eligible_leader_replicas=elr)
+        await self.write(Put(KEY, keys.encode_partition(state)))
 
     def stored_state(self) -> PartitionState:
         """The partition's state as the store has it."""
-        key = keys.partition_key(TOPIC_ID, 0)
-        return keys.decode_partition(key, self.store.entries[key].value)
+        return keys.decode_partition(KEY, self.store.entries[KEY].value)
 
     async def write(self, put: Put) -> None:
         """Write to the store, and wait until the broker has acted on it."""
@@ -100,10 +103,12 @@ class FollowedBroker:
 async def followed_broker(
     *, isr: tuple[int, ...] = REPLICAS, is_clustered: bool = True, **properties: Any
 ) -> AsyncGenerator[FollowedBroker]:
-    """Broker 1 leads with brokers 2 and 3 registered. Underscores in property names stand for dots."""
+    """Broker 1 leads with brokers 2 and 3 registered; the controller is some broker 9, which does nothing. Underscores in property names stand for dots."""
     store = MemoryMetadata()
     if is_clustered:
         properties["metadata_store"] = "etcd://memory"
+    claim = keys.encode_controller(ControllerClaim(9, "incarnation-9"))
+    await store.transact([], [Put(keys.CONTROLLER_KEY, claim)])
     async with memory_broker(store=store, **properties) as broker:
         bench = FollowedBroker(broker, store)
         for node_id in REPLICAS[1:]:

@@ -8,11 +8,12 @@ async with memory_broker() as broker:
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import Any, cast
+from typing import Any
 
 import trio
 from tests.support.memory_files import MemoryFiles
 from tests.support.memory_metadata import MemoryMetadata
+from tests.support.memory_network import MemoryNetwork
 from tests.support.metadata_plane import TrioClock, new_random
 from tests.support.scripted_threads import ScriptedThreads
 
@@ -33,7 +34,6 @@ from penstock.protocol.framing import RequestHeader
 from penstock.protocol.message import Message
 from penstock.runtime.environment import Environment
 from penstock.runtime.metadata import MetadataStore
-from penstock.runtime.network import Network
 from penstock.storage.log import LogSlice
 
 DATA = "/broker-data"
@@ -221,9 +221,8 @@ async def memory_broker(
     def open_metadata(location: str) -> AbstractAsyncContextManager[MetadataStore]:
         return nullcontext(opened)
 
-    no_network = cast(Network, None)
     environment = Environment(
-        TrioClock(), new_random(), no_network, files, threads, open_metadata, open_files_max
+        TrioClock(), new_random(), MemoryNetwork(), files, threads, open_metadata, open_files_max
     )
     given = {key.replace("_", "."): value for key, value in properties.items()}
     config = BrokerConfig.from_properties({"log.dirs": DATA, **given})

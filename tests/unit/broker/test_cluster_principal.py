@@ -60,7 +60,6 @@ async def test_fetch_of_an_earlier_start_of_a_broker_does_not_count_for_the_pres
     async with followed_broker() as bench:
         old = bench.epochs[3]
         await bench.register(3)
-        await bench.store_state()  # the controller has taken it out of the ISR meanwhile
         await appended(bench)
         await bench.fetch_as(2, 1)
         answer = await bench.fetch_as(3, 1, epoch=old)
