@@ -166,7 +166,8 @@ def test_a_leader_that_can_not_say_where_to_go_on_makes_nobody_drop_a_log(
 )
 def test_a_refused_partition_waits_longer_each_time_and_never_longer_than_the_bound(code: ErrorCode) -> None:
     made = machine()
-    now, waits = 0.0, []
+    now = 0.0
+    waits: list[float] = []
     for _ in range(8):
         (ask,) = made.next_asks(now)
         assert made.take(ask, answer(code=code), now) == Refused(KEY, code)
@@ -195,9 +196,9 @@ def test_records_that_are_no_good_again_and_again_are_fetched_again_ever_more_sl
         (ask,) = made.next_asks(now)
         made.take(ask, answer(records=RECORDS), now)
         made.failed(KEY, EPOCH, STANDING, now)
-        due = made.next_time_ms(now)
-        assert due == now + FIRST_BACKOFF_MS * 2 ** (count - 1)
-        now = due
+        wait_ms = FIRST_BACKOFF_MS * 2 ** (count - 1)
+        assert made.next_time_ms(now) == now + wait_ms
+        now += wait_ms
 
 
 def test_throttled_partitions_are_left_out_while_there_is_no_room() -> None:
