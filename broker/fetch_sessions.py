@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from penstock.broker.replies import Reply
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.fetch import FetchPartition, FetchPartitionResult, FetchRequest
 from penstock.runtime.clock import Random
@@ -39,13 +40,15 @@ class SessionPartition:
 class FetchSession:
     """The partitions of one fetcher, in the order in which they are served (those that got data go to the end)."""
 
-    __slots__ = ("epoch", "last_used", "partitions", "replica_id", "session_id")
+    __slots__ = ("epoch", "last_used", "partitions", "replica_id", "session_id", "waiting")
 
     def __init__(self, session_id: int, replica_id: int) -> None:
         self.session_id = session_id
         self.replica_id = replica_id
         """The follower that it belongs to; negative for a consumer."""
         self.epoch = 1
+        self.waiting: Reply | None = None
+        """A follower's fetch that is kept until there is something to say."""
         self.last_used = 0.0
         self.partitions: OrderedDict[Key, SessionPartition] = OrderedDict()
 

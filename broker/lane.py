@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from penstock.errors import PenstockError
+
 log = logging.getLogger(__name__)
 
 YIELD_AFTER_JOBS = 32
@@ -45,6 +47,24 @@ class Lane:
             self._spawn(self._run)
         else:
             self._jobs.append(job)
+
+    async def do(self, job: Job) -> None:
+        """Run `job` in its turn, return when it has ended, and raise what it raises of ours. Cancellation: it is done all the same."""
+        finished = trio.Event()
+        failures: list[PenstockError] = []
+
+        async def run() -> None:
+            try:
+                await job()
+            except PenstockError as error:
+                failures.append(error)
+            finally:
+                finished.set()
+
+        self.enqueue(run)
+        await finished.wait()
+        if failures:
+            raise failures[0]
 
     async def wait_idle(self) -> None:
         """Return when nothing is queued or running. Cancellation: nothing changes."""

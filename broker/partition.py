@@ -13,8 +13,6 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeVar, TypeVarTuple
 
-import trio
-
 from penstock.broker.ack import PendingAcks
 from penstock.broker.damage import ErrorLines
 from penstock.broker.lane import Lane
@@ -49,7 +47,7 @@ from penstock.protocol.record_batch import (
     read_batch_header,
 )
 from penstock.runtime.files import StorageError
-from penstock.storage.errors import NotRecalled, ProducerStateError, StaleLeaderEpoch
+from penstock.storage.errors import CorruptBatch, NotRecalled, ProducerStateError, StaleLeaderEpoch
 from penstock.storage.log import AppendInfo, Log, LogSlice
 
 log = logging.getLogger(__name__)
@@ -471,6 +469,8 @@ class Partition:
         self._error_lines.tell(f"{self.topic}-{self.index}", self.log.directory, error, self._monotonic())
         if self.log.failure is not None:
             self._lose()
+        elif isinstance(error, CorruptBatch):
+            self._services.note_damage(self, str(error))
 
     def _lose(self) -> None:
         """The log can't be used any more: somebody else is to lead."""
@@ -567,23 +567,15 @@ class Partition:
 
         Raises the PenstockError that `function` raises. Cancellation: it is done all the same.
         """
-        finished = trio.Event()
-        failure: list[PenstockError] = []
 
         async def job() -> None:
             try:
                 await self._run(function)
-            except PenstockError as error:
-                failure.append(error)
-                if isinstance(error, StorageError):
-                    self.note_storage_error(error)
-            finally:
-                finished.set()
+            except StorageError as error:
+                self.note_storage_error(error)
+                raise
 
-        self.lane.enqueue(job)
-        await finished.wait()
-        if failure:
-            raise failure[0]
+        await self.lane.do(job)
 
     async def quiesce(self) -> None:
         """Take no further append, and return when lane and sync have come to rest. For closing and deletion."""

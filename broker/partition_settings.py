@@ -64,6 +64,10 @@ class IsrKeeper(Protocol):
         ...
 
 
+def _leave_as_it_is(partition: "Partition", reason: str) -> None:
+    """Where no other broker has a replica, what is not damaged is served on."""
+
+
 @dataclass(frozen=True, slots=True)
 class PartitionServices:
     """What all partitions of a broker share."""
@@ -79,6 +83,8 @@ class PartitionServices:
     lease: Lease = NO_LEASE
     isr_changes: IsrKeeper | None = None
     """None where there is no other broker."""
+    note_damage: "Callable[[Partition, str], None]" = _leave_as_it_is
+    """A reader has come upon damage in a replica, of this kind."""
 
 
 __all__ = ["NO_LEASE", "IsrKeeper", "Lease", "PartitionServices", "PartitionSettings"]

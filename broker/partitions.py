@@ -6,21 +6,22 @@ each change in order. Knows no requests.
 A directory without a topic in the store is never deleted on that ground (the store may be the one that was lost): it is renamed to
 `*-stray` and named in the log. A topic's deletion renames its directories first, so that a new topic of that name starts empty.
 
-Checkpoints are written one after the other, each with the offsets as they are when its turn comes, and a deletion waits for the one
-under way: an offset of a deleted partition must never be found by a new one of its name (a log start above its end empties a log).
-What goes wrong with one partition's files takes that partition out of service and no other.
+A replica that the store gives to other brokers is removed like one of a deleted topic. A damaged one is served no more; once the cluster counts it
+no more it is renamed to `*-damaged`, kept, and fetched anew. What goes wrong with one partition's files takes that partition out of service and no
+other. Checkpoints: `checkpointed_partitions`.
 """
 
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar, TypeVarTuple
 
 import trio
 
 from penstock.broker.broker_config import BrokerConfig
+from penstock.broker.checkpointed_partitions import CheckpointedPartitions
 from penstock.broker.damage import repair_advice
 from penstock.broker.deleted_files import DeletedFiles
 from penstock.broker.image import ClusterImage, ImageDelta, PartitionImage, TopicImage
@@ -28,7 +29,6 @@ from penstock.broker.partition import Partition
 from penstock.broker.partition_machine import PartitionMachine, StateLearned, TimePassed
 from penstock.broker.partition_settings import PartitionServices, PartitionSettings
 from penstock.broker.settings import settings_for
-from penstock.broker.workers import run_storage
 from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode
 from penstock.runtime.files import DiskFull, TooManyOpenFiles
@@ -45,8 +45,6 @@ PRODUCER_CHECK_S = 600.0
 OPEN_AGAIN_S = 5.0
 OPENERS_MAX = 4
 """Workers that open logs at once."""
-SAVE_AFTER_BYTES = 64 << 20
-"""How much of an active segment a start after a kill may have to walk through, besides what lies above the recovery point."""
 CLOSERS_MAX = 8
 """Workers that close logs at once: most of it is waiting for the disk, which makes several syncs into one."""
 
@@ -60,7 +58,7 @@ class _Opening:
     settings: PartitionSettings
 
 
-class PartitionManager:
+class PartitionManager(CheckpointedPartitions):
     """The partitions of one broker, by name and by topic id."""
 
     def __init__(
@@ -71,13 +69,9 @@ class PartitionManager:
         services: PartitionServices,
         deleted: DeletedFiles,
     ) -> None:
+        super().__init__(config, directory, replace(services, note_damage=self._note_damage))
         self._deleted = deleted
-        self._config = config
         self._image = image
-        self._directory = directory
-        self._services = services
-        self._by_name: dict[tuple[str, int], Partition] = {}
-        self._by_id: dict[tuple[bytes, int], Partition] = {}
         self._unusable: dict[tuple[bytes, int], Exception] = {}
         self._damaged: set[tuple[bytes, int]] = set()
         """Replicas that are to be put aside once they are in no ISR."""
@@ -90,25 +84,8 @@ class PartitionManager:
         self._noted = trio.Event()
         self._listeners: list[Callable[[ImageDelta], None]] = []
         self._leavers: list[Callable[[Partition], Awaitable[None]]] = []
-        self._written_high_watermarks: dict[tuple[str, int], int] = {}
-        self._written_recovery_points: dict[tuple[str, int], int] = {}
-        self._writing = trio.Lock()
 
     # Looking up
-
-    def by_name(self, topic: str, index: int) -> Partition | None:
-        """The partition, if its log is open here."""
-        return self._by_name.get((topic, index))
-
-    def by_id(self, topic_id: bytes, index: int) -> Partition | None:
-        """The partition, if its log is open here."""
-        return self._by_id.get((topic_id, index))
-
-    def __iter__(self) -> Iterator[Partition]:
-        return iter(tuple(self._by_name.values()))
-
-    def __len__(self) -> int:
-        return len(self._by_name)
 
     def why_absent(self, topic: str, topic_id: bytes | None, index: int) -> ErrorCode:
         """The code for a partition that `by_name` or `by_id` did not find."""
@@ -254,13 +231,22 @@ class PartitionManager:
                 log.error("%s-%d is offline: %s%s", name, index, result, repair_advice(result, path))
 
     async def _set_strays_aside(self) -> None:
-        """Rename the directories of partitions that the image does not have."""
+        """Rename the directories of partitions that the image does not have here: those that were moved away to be removed, all others to be kept."""
         known = {
             (topic.name, state.index)
             for topic in self._image.topics.values()
             for state in self._mine(topic.topic_id)
         }
+        moved = {
+            (topic.name, state.index): topic.topic_id
+            for topic in self._image.topics.values()
+            for state in self._image.partitions(topic.topic_id)
+            if self._config.node_id not in state.replicas
+        }
         try:
+            for path in await self._run(self._directory.set_moved_aside, moved):
+                log.info("%s: moved to other brokers while this one was away", path)
+                self._deleted.add(path, partial(self._directory.remove, path), 0)
             paths = await self._run(self._directory.set_strays_aside, known)
         except PenstockError as error:
             log.error("a directory without a topic in the metadata store can't be put aside: %s", error)
@@ -357,8 +343,7 @@ class PartitionManager:
             for leave in self._leavers:
                 await leave(partition)
             self._services.active_files.forget(partition)
-        async with self._writing:  # a checkpoint under way may name one of them; those to come will not
-            pass
+        await self._checkpoint_ended()
 
     def _put_aside(self, what: str, gone: Sequence[Partition]) -> list[tuple[Partition, Callable[[], None]]]:
         """On a worker: rename the directories, with one sync for all; returns what removes them."""
@@ -397,6 +382,9 @@ class PartitionManager:
         if not self._counts_here(state):
             self.note(ImageDelta(self._image.revision, partitions_changed=(state,)))
 
+    def _note_damage(self, partition: Partition, reason: str) -> None:
+        self.quarantine(partition.topic_id, partition.index, reason)
+
     def _counts_here(self, state: PartitionImage) -> bool:
         """Whether this replica may be made leader, or holds up the high watermark."""
         return self._config.node_id in (*state.isr, *state.eligible_leader_replicas)
@@ -420,16 +408,6 @@ class PartitionManager:
         else:
             self._unusable.pop(key, None)
             log.warning("%s-%d: what was damaged is kept as %s", topic.name, key[1], path)
-
-    @asynccontextmanager
-    async def cutting(self, partition: Partition, offset: int) -> AsyncGenerator[None]:
-        """While this is entered no checkpoint names an offset of the partition above `offset`. Raises StorageError."""
-        async with self._writing:
-            await self._run(self._directory.lower_offsets, partition.topic, partition.index, offset)
-            yield
-
-    async def _run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        return await run_storage(self._services.threads, function, *args)
 
     # Checkpoints, and the end
 
@@ -481,62 +459,6 @@ class PartitionManager:
 
         if pool.retired_count:
             self._services.spawn(close)
-
-    async def keep_checkpoints(self) -> None:
-        """Write the checkpoints every now and then, for ever. A task of its own: on a slow disk nothing else must wait for it."""
-        while True:
-            await trio.sleep(self._config.high_watermark_checkpoint_interval_ms / 1000)
-            await self.write_checkpoints()
-            await self.save_indexes()
-
-    async def save_indexes(self) -> None:
-        """Write indexes and producer snapshots of the active segments that have grown, so that a start after a kill has little to read."""
-        for partition in [p for p in self._by_name.values() if p.log.unsaved_bytes >= SAVE_AFTER_BYTES]:
-            try:
-                await self._save_indexes(partition)
-            except PenstockError as error:
-                if partition.log.failure is None:
-                    log.warning("%s-%d: indexes can't be saved: %s", partition.topic, partition.index, error)
-
-    async def _save_indexes(self, partition: Partition) -> None:
-        encoded: list[tuple[int, bytes]] = []
-        await partition.run_in_lane(lambda: encoded.append(partition.log.encode_producers()))
-        await self._run(partition.log.save_indexes, *encoded[0])
-
-    async def write_checkpoints(self) -> None:
-        """Write high watermarks and recovery points if they changed since the last time. An error is logged: they only save time."""
-        async with self._writing:
-            high_watermarks = {key: partition.high_watermark for key, partition in self._by_name.items()}
-            recovery_points = {
-                key: partition.log.durable_end_offset for key, partition in self._by_name.items()
-            }
-            try:
-                if high_watermarks != self._written_high_watermarks:
-                    await self._run(self._directory.write_high_watermarks, high_watermarks)
-                    self._written_high_watermarks = high_watermarks
-                if recovery_points != self._written_recovery_points:
-                    await self._run(self._directory.write_recovery_points, recovery_points)
-                    self._written_recovery_points = recovery_points
-            except PenstockError as error:
-                log.error("checkpoints can't be written: %s", error)
-
-    async def move_log_starts(self, targets: Mapping[Partition, int]) -> None:
-        """Make log start offsets durable, then let them hold; those below the present ones change nothing.
-
-        No target is above its partition's high watermark. Raises StorageError, which is logged, too: nothing has moved.
-        """
-        async with self._writing:
-            starts = {
-                key: max(partition.log.log_start_offset, targets.get(partition, 0))
-                for key, partition in self._by_name.items()
-            }
-            try:
-                await self._run(self._directory.write_log_starts, starts)
-            except PenstockError as error:
-                log.error("the log start offsets can't be written: %s", error)
-                raise
-            for partition, offset in targets.items():
-                partition.log.advance_log_start_offset(offset)
 
     async def close(self) -> None:
         """Sync and close every log, write the checkpoints, and mark the folder as cleanly closed if all went well."""

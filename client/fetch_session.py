@@ -59,6 +59,13 @@ class FetchSession:
         self._names = {(part.topic_id, part.index): tp for tp, part in wanted.items()}
         return changed, forgotten
 
+    def epoch_after(self, ahead: int) -> int:
+        """The epoch for a request before which so many have not been answered; only a session that the broker keeps may be that much ahead."""
+        epoch = self.epoch
+        for _ in range(ahead):
+            epoch = 1 if epoch == _EPOCH_MAX else epoch + 1
+        return epoch
+
     def name(self, topic: str, topic_id: bytes | None, index: int) -> TopicPartition | None:
         """The partition that an answer means; None: none that was asked for."""
         if not self._by_id:

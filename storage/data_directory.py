@@ -253,18 +253,21 @@ class DataDirectory:
         """Rename the directory of a damaged partition, durably, so that a new log can take its name; returns its new path. Raises StorageError."""
         return self._put_aside(topic, partition, DAMAGED_DIRECTORY_SUFFIX)
 
-    def topic_id_of(self, topic: str, partition: int) -> bytes | None:
-        """Whose directory that is; None if it does not say. Raises StorageError."""
+    def set_moved_aside(self, moved: Mapping[TopicPartition, bytes]) -> list[str]:
+        """Rename, for removal, the directories of partitions in `moved` that are of the topic id given there; returns their new paths. Raises StorageError."""
+        return [
+            self._put_aside(topic, partition, DELETED_DIRECTORY_SUFFIX)
+            for topic, partition in list(self.partitions())
+            if (topic, partition) in moved and self._topic_id_of(topic, partition) == moved[topic, partition]
+        ]
+
+    def _topic_id_of(self, topic: str, partition: int) -> bytes | None:
+        """None where the directory does not say."""
+        path = f"{self.partition_path(topic, partition)}/{PARTITION_METADATA}"
         try:
-            return read_partition_metadata(
-                self._files, f"{self.partition_path(topic, partition)}/{PARTITION_METADATA}"
-            )
+            return read_partition_metadata(self._files, path)
         except CorruptFile:
             return None
-
-    def put_removed_aside(self, topic: str, partition: int) -> str:
-        """Rename the directory of a partition that has no replica here any more, as a deletion does; returns its new path. Raises StorageError."""
-        return self._put_aside(topic, partition, DELETED_DIRECTORY_SUFFIX)
 
     def set_strays_aside(self, known: AbstractSet[TopicPartition]) -> list[str]:
         """Rename the directories of all partitions that are not in `known`; returns their new paths. Raises StorageError."""
@@ -311,11 +314,16 @@ class DataDirectory:
         with self._checkpoints_lock:
             self.cleaner_offsets = self._write(CLEANER_CHECKPOINT, self.cleaner_offsets, offsets)
 
-    def lower_offsets(self, topic: str, partition: int, offset: int) -> None:
-        """See that no checkpoint names an offset of this partition above `offset`: before its log is cut there. Durable on return. Raises StorageError."""
+    def lower_offsets(self, topic: str, partition: int, offset: int, lowers_log_start: bool) -> None:
+        """See that no checkpoint names an offset of this partition above `offset`: before its log is cut there.
+
+        That of log starts only if `lowers_log_start`: what was deleted stays so. Durable on return. Raises StorageError.
+        """
         key = (topic, partition)
         with self._checkpoints_lock:
             for name, offsets in self._checkpoints():
+                if name == LOG_START_CHECKPOINT and not lowers_log_start:
+                    continue
                 if offsets.get(key, 0) > offset:
                     lowered = {**offsets, key: offset}
                     write_offset_checkpoint(self._files, f"{self.path}/{name}", lowered)

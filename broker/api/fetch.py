@@ -61,6 +61,7 @@ def fetch(
     job = FetchJob(broker, header, request, principal, listener)
     if job.refusal:
         return job.refused()
+    job.hurry_before()
     try:
         results = job.read_now()
     except (NotResident, OffsetOutOfRange, StorageError):
@@ -73,6 +74,7 @@ def fetch(
     release_records(results)
     waiting = PendingFetch(job, missing_bytes)
     waiting.listen()
+    job.wait_in_session(waiting)
     return waiting
 
 
@@ -127,6 +129,18 @@ class FetchJob:
             self.refusal = found
         else:
             self.follower = found
+
+    def hurry_before(self) -> None:
+        """A follower asks again before it was answered: it has more to ask for, so what waits is answered now."""
+        if self.follower is not None and (session := self.plan.session) is not None:
+            waiting, session.waiting = session.waiting, None
+            if waiting is not None:
+                waiting.resolve()
+
+    def wait_in_session(self, waiting: "PendingFetch") -> None:
+        """Have a follower's fetch found by its next one."""
+        if self.follower is not None and self.plan.session is not None:
+            self.plan.session.waiting = waiting
 
     @property
     def deadline(self) -> float:

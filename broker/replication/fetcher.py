@@ -4,8 +4,8 @@ Owns the connections, the order of requests, and which partition is fetched from
 decides; what is done to a log `follower` does.
 
 The next request goes out when the appends of the last answer are done, or after a short while without those that are not: a slow disk under
-one partition holds up no other. While any is at work a request waits at the leader for a moment only, so that its partition is asked for soon
-after it is done.
+one partition holds up no other. It may wait long at the leader; a partition that becomes ready meanwhile is asked for by a second request at
+once, upon which the leader answers the first.
 
 The records of an answer are views into it, so it lives until all its appends are done. At most `UNFINISHED_ANSWERS_MAX` answers of one leader
 live at once: a disk that takes nothing any more stops the fetching, not the memory.
@@ -14,7 +14,7 @@ Source: Kafka's `ReplicaFetcherManager`, `ReplicaFetcherThread`; KIP-227, KIP-59
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVarTuple
@@ -46,7 +46,7 @@ from penstock.broker.replication.follower import (
     standing_of,
 )
 from penstock.broker.replication.log_starts import LogStarts
-from penstock.client.connection import Connection, ConnectionSettings, open_connection
+from penstock.client.connection import Connection, ConnectionSettings, PendingAnswer, open_connection
 from penstock.client.fetch_session import FetchSession
 from penstock.client.metadata import TopicPartition
 from penstock.errors import PenstockError
@@ -62,15 +62,15 @@ from penstock.protocol.fetch_client import (
 )
 from penstock.runtime.environment import Environment
 from penstock.runtime.files import StorageError
-from penstock.runtime.network import AddressError
+from penstock.runtime.network import AddressError, ConnectionLost
 from penstock.storage.errors import CorruptBatch, StaleLeaderEpoch
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 0.01
 """How long the next request waits for the appends of the last answer."""
-BUSY_WAIT_MAX_MS = 10
-"""How long a leader may keep a request while a partition is at work that is not in it."""
+FIRST_WAIT_MAX_MS = 1
+"""How long a leader may keep the request that begins a session: before its answer no second one can be sent."""
 UNFINISHED_ANSWERS_MAX = 4
 SAME_LINE_S = 10.0
 RECONNECT_FIRST_S = 0.05
@@ -188,6 +188,20 @@ class ReplicaFetchers:
                 leader.end()
 
 
+class SessionLost(PenstockError):
+    """The leader has forgotten the session while two requests were under way; all begins anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One that was sent."""
+
+    asks: Mapping[Key, Ask]
+    answer: PendingAnswer
+    version: int
+    wait_ms: int
+
+
 @dataclass(slots=True)
 class _Unfinished:
     """An answer some of whose records are still being appended."""
@@ -206,6 +220,10 @@ class LeaderFetcher:
         self._logs = fetchers.logs
         self._node_id = node_id
         self._session = FetchSession()
+        self._connection: Connection | None = None
+        self._waiting_for: _Request | None = None
+        self._pushed: _Request | None = None
+        """Sent while the one before it waits at the leader."""
         self._unfinished_count = 0
         self._changed = trio.Event()
         self._scope = trio.CancelScope()
@@ -262,25 +280,52 @@ class LeaderFetcher:
         settings = ConnectionSettings(client_id=f"broker-{self._config.node_id}-fetcher")
         connection = await self._fetchers.connect(endpoint, settings)
         try:
-            self._session = FetchSession()
+            self._session, self._connection, self._pushed = FetchSession(), connection, None
             await self._fetch_on(connection)
         finally:
+            self._connection = None
             connection.close()
 
     async def _fetch_on(self, connection: Connection) -> None:
+        while True:
+            request, self._pushed = self._pushed, None
+            if request is None:
+                request = await self._next_request(connection)
+            self._waiting_for = request
+            try:
+                body = await connection.finish(
+                    request.answer, ApiKey.FETCH, request.version, broker_wait_ms=request.wait_ms
+                )
+            finally:
+                self._waiting_for = None
+            self._failure_count = 0
+            self._take(request.asks, decode_fetch_response(request.version, body))
+
+    async def _next_request(self, connection: Connection) -> _Request:
+        """Send one as soon as there is something to ask for."""
         while True:
             await self._wait_for_appends()
             self._changed = trio.Event()
             now_ms = self._now_ms()
             asks = self._asks(now_ms)
             if asks:
-                answer = await self._exchange(connection, asks)
-                self._failure_count = 0
-                self._take(asks, answer)
-                continue
+                return self._send(connection, asks)
             until_ms = self.machine.next_time_ms(now_ms)
             with trio.move_on_after(float("inf") if until_ms is None else max(until_ms - now_ms, 1) / 1000):
                 await self._changed.wait()
+
+    def _note_change(self, key: Key) -> None:
+        """A partition is ready, perhaps. The request under way may wait long without it; so another is sent, once."""
+        self._changed.set()
+        before, connection = self._waiting_for, self._connection
+        if before is None or connection is None or self._pushed is not None or not self._session.session_id:
+            return
+        if not self.machine.is_ready(key):
+            return
+        asks = self._asks(self._now_ms())
+        if asks.get(key) != before.asks.get(key):
+            with suppress(ConnectionLost):  # whoever waits for the answer before learns of it
+                self._pushed = self._send(connection, asks, ahead=1)
 
     async def _wait_for_appends(self) -> None:
         """Give the appends of the last answer a moment; as many answers as may be unfinished are waited for."""
@@ -296,8 +341,8 @@ class LeaderFetcher:
 
     # One request
 
-    def _asks(self, now_ms: float) -> list[Ask]:
-        asks: list[Ask] = []
+    def _asks(self, now_ms: float) -> dict[Key, Ask]:
+        asks: dict[Key, Ask] = {}
         for ask in self.machine.next_asks(now_ms):
             partition = self._fetchers.partitions.by_id(*ask.key)
             if partition is None:
@@ -307,32 +352,15 @@ class LeaderFetcher:
                 self.machine.set_busy(ask.key, ask.leader_epoch)
                 self._fetchers.spawn(self._settle, partition, ask.leader_epoch)
             else:
-                asks.append(ask)
+                asks[ask.key] = ask
         return asks
 
-    async def _exchange(self, connection: Connection, asks: Sequence[Ask]) -> FetchAnswer:
-        config = self._config
-        wanted = {
-            TopicPartition(ask.key[0].hex(), ask.key[1]): FetchPartition(
-                "",
-                ask.key[0],
-                ask.key[1],
-                ask.leader_epoch,
-                ask.standing.end_offset,
-                ask.standing.last_epoch,
-                ask.standing.log_start_offset,
-                config.replica_fetch_max_bytes,
-            )
-            for ask in asks
-        }
-        partitions, forgotten = self._session.next_request(wanted, by_id=True)
-        wait_ms = config.replica_fetch_wait_max_ms
-        if self.machine.busy_count:
-            wait_ms = min(wait_ms, BUSY_WAIT_MAX_MS)
-        now_ms = self._now_ms()
-        next_ms = self.machine.next_time_ms(now_ms)
-        if next_ms is not None:
-            wait_ms = max(1, min(wait_ms, int(next_ms - now_ms)))
+    def _send(self, connection: Connection, asks: Mapping[Key, Ask], *, ahead: int = 0) -> _Request:
+        """Send a request; `ahead` so many have not been answered. Raises ConnectionLost."""
+        config, session = self._config, self._session
+        wanted = {_name_of(key): self._wanted(ask) for key, ask in asks.items()}
+        partitions, forgotten = session.next_request(wanted, by_id=True)
+        wait_ms = self._wait_ms() if session.session_id else FIRST_WAIT_MAX_MS
         request = FetchRequest(
             config.node_id,
             self._fetchers.registration.create_revision,
@@ -340,8 +368,8 @@ class LeaderFetcher:
             config.replica_fetch_min_bytes,
             config.replica_fetch_response_max_bytes,
             READ_UNCOMMITTED,
-            self._session.session_id,
-            self._session.epoch,
+            session.session_id,
+            session.epoch_after(ahead),
             partitions,
             forgotten,
             config.rack or "",
@@ -349,22 +377,41 @@ class LeaderFetcher:
         )
         version = connection.version(ApiKey.FETCH, at_least=REPLICA_FETCH_VERSION_MIN)
         body = encode_fetch_request(version, request)
-        found = await connection.exchange(ApiKey.FETCH, version, [body], broker_wait_ms=wait_ms)
-        return decode_fetch_response(version, found)
+        return _Request(asks, connection.begin(ApiKey.FETCH, version, [body]), version, wait_ms)
 
-    def _take(self, asks: Sequence[Ask], answer: FetchAnswer) -> None:
+    def _wanted(self, ask: Ask) -> FetchPartition:
+        standing = ask.standing
+        return FetchPartition(
+            "",
+            ask.key[0],
+            ask.key[1],
+            ask.leader_epoch,
+            standing.end_offset,
+            standing.last_epoch,
+            standing.log_start_offset,
+            self._config.replica_fetch_max_bytes,
+        )
+
+    def _wait_ms(self) -> int:
+        """How long the leader may keep a request: no longer than until one that was refused may be asked for again."""
+        now_ms, wait_ms = self._now_ms(), self._config.replica_fetch_wait_max_ms
+        next_ms = self.machine.next_time_ms(now_ms)
+        return wait_ms if next_ms is None else max(1, min(wait_ms, int(next_ms - now_ms)))
+
+    def _take(self, asks: Mapping[Key, Ask], answer: FetchAnswer) -> None:
         if not self._session.answered(answer.error_code, answer.session_id):
+            if self._pushed is not None:
+                raise SessionLost(f"broker {self._node_id} has forgotten the session")
             if answer.error_code != ErrorCode.FETCH_SESSION_ID_NOT_FOUND:
                 self._tell(
                     "session",
                     f"broker {self._node_id} refuses to be fetched from: {_name(answer.error_code)}",
                 )
             return
-        by_key = {ask.key: ask for ask in asks}
         unfinished = _Unfinished(0)
         now_ms = self._now_ms()
         for part in answer.partitions:
-            ask = by_key.get((part.topic_id or b"", part.index))
+            ask = asks.get((part.topic_id or b"", part.index))
             decision = None if ask is None else self.machine.take(ask, part, now_ms)
             if decision is not None:
                 self._carry_out(decision, unfinished)
@@ -416,7 +463,7 @@ class LeaderFetcher:
             unfinished.count -= 1
             if not unfinished.count:
                 self._unfinished_count -= 1
-            self._changed.set()
+            self._note_change(decision.key)
 
     async def _do(self, partition: Partition, decision: Work) -> None:
         before = partition.log.log_end_offset
@@ -457,7 +504,7 @@ class LeaderFetcher:
             await self._logs.settle(partition, leader_epoch)
             key = (partition.topic_id, partition.index)
             self.machine.stands(key, leader_epoch, standing_of(partition))
-            self._changed.set()
+            self._note_change(key)
 
     # Small things
 
@@ -470,6 +517,10 @@ class LeaderFetcher:
         if now >= self._next_lines.get(subject, 0.0):
             self._next_lines[subject] = now + SAME_LINE_S
             log.warning("%s", text)
+
+
+def _name_of(key: Key) -> TopicPartition:
+    return TopicPartition(key[0].hex(), key[1])
 
 
 def _name(code: int) -> str:

@@ -144,6 +144,11 @@ class FetcherMachine:
         found = self._followed.get(key)
         return None if found is None else found.leader_epoch
 
+    def is_ready(self, key: Key) -> bool:
+        """Whether its log stands, so that it is asked for, at once or after a while."""
+        found = self._followed.get(key)
+        return found is not None and found.state is _State.READY
+
     # What the image says
 
     def follow(self, key: Key, leader_epoch: int) -> bool:

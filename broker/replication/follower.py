@@ -18,8 +18,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import TypeVar
 
-import trio
-
 from penstock.broker.partition import Partition
 from penstock.broker.partition_events import LeaderTold, LogTruncated
 from penstock.broker.partition_machine import Role
@@ -35,6 +33,7 @@ from penstock.protocol.record_batch import (
 )
 from penstock.runtime.files import StorageError
 from penstock.storage.errors import CorruptBatch, StaleLeaderEpoch
+from penstock.storage.log import Log
 
 T = TypeVar("T")
 
@@ -44,8 +43,8 @@ FOLLOWING = -2
 """In place of the prepared leader epoch: the active segment's file is open, and nothing was prepared that a leader needs."""
 UNPREPARED = -1
 
-Cutting = Callable[[Partition, int], AbstractAsyncContextManager[None]]
-"""Entered once no checkpoint of the partition is above the offset; while it is, none will be."""
+Cutting = Callable[[Partition, int, bool], AbstractAsyncContextManager[None]]
+"""Entered once no checkpoint of the partition is above the offset (that of log starts only if asked to); while it is, none will be."""
 
 
 class NotFollowed(PenstockError):
@@ -156,7 +155,7 @@ class FollowerLogs:
         log = partition.log
         base_offset = read_batch_header(records).base_offset
         start = log.log_start_offset
-        async with self._cutting(partition, base_offset):
+        async with self._cutting(partition, base_offset, False):
             with partition.changing_log():
                 await self._run(lambda: log.truncate_fully_and_start_at(base_offset, log_start_offset=start))
             partition.prepared_epoch = UNPREPARED
@@ -168,13 +167,13 @@ class FollowerLogs:
 
         async def job() -> None:
             self.require_followed(partition, cut.leader_epoch)
-            offset = point_of_divergence(partition, cut.epoch, cut.end_offset)
+            offset = point_of_divergence(partition.log, cut.epoch, cut.end_offset)
             if offset < partition.high_watermark:
                 raise TruncationRefused(
                     f"the leader's epoch {cut.epoch} ends at {cut.end_offset}, so everything from {offset} on would have to go, "
                     f"of which all below {partition.high_watermark} is committed"
                 )
-            async with self._cutting(partition, offset):
+            async with self._cutting(partition, offset, False):
                 self.require_followed(partition, cut.leader_epoch)
                 with partition.changing_log():
                     await self._run(partition.log.truncate_to, offset)
@@ -192,7 +191,7 @@ class FollowerLogs:
                 raise TruncationRefused(
                     f"the leader's log begins at {cut.offset} and ends below {partition.high_watermark}, where all is committed"
                 )
-            async with self._cutting(partition, cut.offset):
+            async with self._cutting(partition, cut.offset, True):
                 self.require_followed(partition, cut.leader_epoch)
                 with partition.changing_log():
                     await self._run(partition.log.truncate_fully_and_start_at, cut.offset)
@@ -247,23 +246,16 @@ class FollowerLogs:
 
     async def _in_lane(self, partition: Partition, job: Callable[[], Awaitable[None]]) -> None:
         """Do `job` in its turn and raise what it raises of ours. Cancellation: it is done all the same."""
-        finished = trio.Event()
-        failures: list[PenstockError] = []
 
-        async def run() -> None:
+        async def told() -> None:
             try:
                 await job()
-            except PenstockError as error:
-                failures.append(error)
-                if isinstance(error, StorageError) and partition.log.failure is not None:
+            except StorageError as error:
+                if partition.log.failure is not None:
                     partition.note_storage_error(error)
-            finally:
-                finished.set()
+                raise
 
-        partition.lane.enqueue(run)
-        await finished.wait()
-        if failures:
-            raise failures[0]
+        await partition.lane.do(told)
 
 
 def _holds_a_batch(records: memoryview) -> bool:
@@ -295,13 +287,12 @@ def standing_of(partition: Partition) -> Standing:
     return Standing(end, last_epoch, log.log_start_offset)
 
 
-def point_of_divergence(partition: Partition, epoch: int, end_offset: int) -> int:
+def point_of_divergence(log: Log, epoch: int, end_offset: int) -> int:
     """Up to where this log can be the leader's, which has `epoch` as its largest at or below ours, ending at `end_offset` (KIP-101, KIP-279).
 
     Where this log knows the epoch, it is the lesser of the two ends. Where it does not, all that is of later epochs must go, and the leader
     is asked again about what is the last epoch then.
     """
-    log = partition.log
     own_epoch, own_end_offset = log.end_offset_for_epoch(epoch)
     if own_epoch == epoch:
         return min(own_end_offset, end_offset, log.log_end_offset)

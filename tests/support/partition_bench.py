@@ -99,7 +99,7 @@ class PartitionBench:
         self.machine = PartitionMachine(
             ME, write_caching=settings.write_caching, min_insync_replicas=settings.min_insync_replicas
         )
-        services = PartitionServices(
+        self.services = PartitionServices(
             self.clock,
             self.threads,
             nursery.start_soon,
@@ -109,7 +109,7 @@ class PartitionBench:
             self.lease,
             self,
         )
-        self.partition = Partition("orders", TOPIC_ID, 0, self.log, settings, self.machine, services)
+        self.partition = Partition("orders", TOPIC_ID, 0, self.log, settings, self.machine, self.services)
 
     def _hold(self, count: int) -> None:
         self.held_bytes += count

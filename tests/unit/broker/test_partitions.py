@@ -11,8 +11,9 @@ from tests.support.memory_files import MemoryFiles
 from tests.support.memory_metadata import MemoryMetadata
 
 from penstock.broker.api import delete_records, metadata
+from penstock.broker.checkpointed_partitions import SAVE_AFTER_BYTES
 from penstock.broker.config_admin import ConfigAdmin
-from penstock.broker.partitions import OPEN_AGAIN_S, SAVE_AFTER_BYTES
+from penstock.broker.partitions import OPEN_AGAIN_S
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message

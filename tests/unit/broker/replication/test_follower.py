@@ -1,0 +1,331 @@
+"""What is done to a follower's log: in order, only for the leader of now, nothing committed cut, and counted before it is said to stand."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from tests.support.logs import batch, fill, new_log, read_batches, read_values, stored
+from tests.support.memory_files import MemoryFiles
+from tests.support.partition_bench import ME, PartitionBench, partition_bench, settle
+
+from penstock.broker.partition import Partition
+from penstock.broker.partition_events import LeaderTold
+from penstock.broker.replication.fetcher_machine import Append, Standing, StartOver, Truncate
+from penstock.broker.replication.follower import (
+    APPEND_AT_ONCE_MAX_BYTES,
+    FollowerLogs,
+    NotFollowed,
+    TruncationRefused,
+    point_of_divergence,
+    standing_of,
+)
+from penstock.runtime.files import DiskError, DiskFull
+from penstock.storage.errors import CorruptBatch
+from penstock.storage.log import Log
+from penstock.storage.log_config import LogConfig
+
+KEY = (b"t" * 16, 0)
+LEADER, EPOCH = 2, 3
+
+
+class FollowerBench:
+    """A partition that follows broker 2 in epoch 3, and what is done to it."""
+
+    def __init__(self, bench: PartitionBench) -> None:
+        self.bench = bench
+        self.partition: Partition = bench.partition
+        self.log: Log = bench.log
+        self.cuts: list[tuple[int, bool]] = []
+        self.logs = FollowerLogs(bench.services, self._cutting)
+
+    @asynccontextmanager
+    async def _cutting(
+        self, partition: Partition, offset: int, lowers_log_start: bool
+    ) -> AsyncGenerator[None]:
+        assert partition.log.log_end_offset >= offset or lowers_log_start, "before the cut"
+        self.cuts.append((offset, lowers_log_start))
+        yield
+
+    def follow(self, epoch: int = EPOCH, leader: int = LEADER) -> None:
+        """What the store says."""
+        self.bench.lead(epoch, leader=leader, isr=(leader,), replicas=(ME, LEADER))
+
+    def fetched(self, *batches: bytes, high_watermark: int = 0, epoch: int = EPOCH) -> Append:
+        """What a leader has answered."""
+        return Append(KEY, epoch, memoryview(b"".join(batches)), high_watermark, 0)
+
+    async def append(self, *batches: bytes, high_watermark: int = 0, epoch: int = EPOCH) -> None:
+        """All of it, as the fetcher does."""
+        work = self.logs.begin(
+            self.partition, self.fetched(*batches, high_watermark=high_watermark, epoch=epoch)
+        )
+        if work is not None:
+            await self.logs.append(self.partition, work)
+
+
+@asynccontextmanager
+async def follower_bench(
+    *, write_caching: bool = False, files: MemoryFiles | None = None
+) -> AsyncGenerator[FollowerBench]:
+    async with partition_bench(files, write_caching=write_caching) as bench:
+        made = FollowerBench(bench)
+        made.follow()
+        yield made
+
+
+def batches(count: int, *, start: int = 0, epoch: int = EPOCH) -> list[bytes]:
+    return [stored(batch([b"v%d" % n]), n, epoch) for n in range(start, start + count)]
+
+
+# Appending
+
+
+@pytest.mark.parametrize("write_caching", [False, True])
+async def test_what_was_appended_counts_when_it_is_said_to_be_done(write_caching: bool) -> None:
+    async with follower_bench(write_caching=write_caching) as follower:
+        for start in range(0, 9, 3):
+            await follower.append(*batches(3, start=start), high_watermark=start)
+            assert follower.partition.machine.counted_end_offset == start + 3
+            assert standing_of(follower.partition) == Standing(start + 3, EPOCH, 0)
+        assert read_batches(follower.log) == batches(9)
+        assert follower.log.durable_end_offset == (0 if write_caching else 9)
+        assert follower.partition.high_watermark == 6
+
+
+async def test_one_sync_serves_all_that_came_with_an_answer() -> None:
+    async with follower_bench() as follower:
+        await follower.append(*batches(1))
+        before = follower.bench.threads.calls["sync"]
+        await follower.append(*batches(200, start=1))
+        assert follower.bench.threads.calls["sync"] == before + 1
+
+
+async def test_small_answers_take_no_worker_where_caching_is_on() -> None:
+    async with follower_bench(write_caching=True) as follower:
+        await follower.append(*batches(1))
+        before = follower.bench.threads.calls.copy()
+        assert follower.logs.begin(follower.partition, follower.fetched(*batches(5, start=1))) is None
+        assert follower.bench.threads.calls == before
+        assert follower.log.log_end_offset == 6
+
+
+async def test_what_does_not_fit_at_once_is_appended_behind_what_did() -> None:
+    async with follower_bench(write_caching=True) as follower:
+        await follower.append(*batches(1))
+        sent = batches(8, start=1)
+        follower.bench.change(log_config=LogConfig(segment_bytes=len(sent[0]) * 3))
+        await follower.append(*sent)
+        assert read_batches(follower.log) == batches(9)
+        assert len(follower.log.segments) == 3
+
+
+async def test_a_large_answer_is_a_workers() -> None:
+    async with follower_bench(write_caching=True) as follower:
+        await follower.append(*batches(1))
+        large = stored(batch([b"x" * APPEND_AT_ONCE_MAX_BYTES]), 1, EPOCH)
+        append = follower.fetched(large)
+        assert follower.logs.begin(follower.partition, append) is append
+        await follower.logs.append(follower.partition, append)
+        assert follower.log.log_end_offset == 2
+
+
+async def test_a_torn_last_batch_is_left_out() -> None:
+    async with follower_bench() as follower:
+        sent = batches(3)
+        await follower.append(*sent[:2], sent[2][:-1])
+        await follower.append(*sent[2:], sent[0][:40])
+        assert read_batches(follower.log) == sent
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("write_caching", [False, True])
+async def test_a_bad_batch_is_not_appended_and_those_before_it_are(warm: bool, write_caching: bool) -> None:
+    async with follower_bench(write_caching=write_caching) as follower:
+        if warm:
+            await follower.append(*batches(1))
+        start = follower.log.log_end_offset
+        sent = batches(3, start=start)
+        damaged = bytearray(sent[1])
+        damaged[-1] ^= 1
+        with pytest.raises(CorruptBatch, match="CRC"):
+            await follower.append(sent[0], bytes(damaged), sent[2])
+        await follower.logs.settle(follower.partition, EPOCH)
+        assert follower.log.log_end_offset == start + 1
+        await follower.append(*sent[1:])
+        assert read_batches(follower.log) == batches(start + 3)
+
+
+async def test_records_of_an_older_epoch_are_dropped() -> None:
+    async with follower_bench() as follower:
+        await follower.append(*batches(2))
+        follower.follow(EPOCH + 1)
+        with pytest.raises(NotFollowed):
+            await follower.append(*batches(2, start=2))
+        follower.follow(EPOCH + 2, leader=ME)
+        with pytest.raises(NotFollowed):
+            await follower.append(*batches(2, start=2), epoch=EPOCH + 2)
+        assert follower.log.log_end_offset == 2
+
+
+async def test_who_becomes_leader_while_a_worker_appends_leads_behind_that() -> None:
+    async with follower_bench() as follower, trio.open_nursery() as nursery:
+        await follower.append(*batches(2))
+        follower.bench.threads.hold("append_on_worker")
+        large = stored(batch([b"x" * APPEND_AT_ONCE_MAX_BYTES]), 2, EPOCH)
+
+        nursery.start_soon(follower.append, large)
+        await settle()
+        follower.follow(EPOCH + 1, leader=ME)
+        assert follower.log.latest_epoch == EPOCH
+        follower.bench.threads.release("append_on_worker")
+        await settle()
+        assert follower.log.epoch_entries == ((EPOCH, 0), (EPOCH + 1, 3))
+        assert follower.partition.machine.epoch_start_offset == 3
+
+
+async def test_a_full_disk_refuses_and_takes_the_rest_when_there_is_room() -> None:
+    async with follower_bench() as follower:
+        await follower.append(*batches(1))
+        files = follower.bench.files
+        files.capacity_bytes, room = files.used_bytes(), files.capacity_bytes
+        with pytest.raises(DiskFull):
+            await follower.append(*batches(2, start=1))
+        assert follower.log.failure is None
+        files.capacity_bytes = room
+        await follower.append(*batches(2, start=1))
+        assert read_batches(follower.log) == batches(3)
+
+
+async def test_a_failed_sync_takes_the_replica_out_of_service() -> None:
+    async with follower_bench() as follower:
+        await follower.append(*batches(1))
+        follower.bench.files.fail("datasync", DiskError)
+        with pytest.raises(NotFollowed):
+            await follower.append(*batches(2, start=1))
+        assert follower.partition.is_offline
+        assert follower.bench.has_left
+
+
+async def test_a_log_may_begin_inside_of_the_first_batch() -> None:
+    """Records below 53 were deleted, and batches come whole."""
+    async with follower_bench() as follower:
+        await follower.logs.start_over(follower.partition, StartOver(KEY, EPOCH, 53))
+        assert follower.partition.high_watermark == 53
+        await follower.append(stored(batch(10), 50, EPOCH), high_watermark=60)
+        assert (follower.log.log_start_offset, follower.log.log_end_offset) == (53, 60)
+        assert [offset for offset, _ in read_values(follower.log)] == list(range(53, 60))
+        assert follower.cuts == [(53, True), (50, False)]
+        assert follower.partition.high_watermark == 60
+
+
+async def test_a_log_that_was_being_written_as_leader_is_counted_before_it_is_asked_for() -> None:
+    async with partition_bench() as bench, trio.open_nursery() as nursery:
+        await bench.warm_up()
+        bench.threads.hold("sync")
+        bench.send()
+        await settle()
+        follower = FollowerBench(bench)
+        follower.follow()
+        is_settled = trio.Event()
+
+        async def wait() -> None:
+            await follower.logs.settle(follower.partition, EPOCH)
+            is_settled.set()
+
+        nursery.start_soon(wait)
+        await settle()
+        assert not is_settled.is_set()
+        bench.threads.release("sync")
+        await is_settled.wait()
+        assert standing_of(follower.partition).end_offset == follower.log.durable_end_offset == 2
+
+
+# Cutting
+
+
+async def test_what_the_leader_does_not_have_is_cut_after_the_checkpoints() -> None:
+    async with follower_bench() as follower:
+        await follower.append(*batches(4, epoch=1), *batches(4, start=4, epoch=2))
+        await follower.logs.truncate(follower.partition, Truncate(KEY, EPOCH, 1, 3))
+        assert follower.cuts == [(3, False)]
+        assert standing_of(follower.partition) == Standing(3, 1, 0)
+        assert follower.partition.machine.counted_end_offset == 3
+        await follower.append(*batches(2, start=3))
+        assert read_values(follower.log) == [(n, b"v%d" % n) for n in range(5)]
+
+
+async def test_nothing_below_the_high_watermark_is_cut() -> None:
+    async with follower_bench() as follower:
+        await follower.append(*batches(4, epoch=1), high_watermark=3)
+        with pytest.raises(TruncationRefused):
+            await follower.logs.truncate(follower.partition, Truncate(KEY, EPOCH, 1, 2))
+        with pytest.raises(TruncationRefused):
+            await follower.logs.start_over(follower.partition, StartOver(KEY, EPOCH, 0))
+        assert follower.log.log_end_offset == 4
+        await follower.logs.truncate(follower.partition, Truncate(KEY, EPOCH, 1, 3))
+        assert follower.log.log_end_offset == 3
+
+
+async def test_a_cut_for_a_leader_of_yesterday_is_not_made() -> None:
+    async with follower_bench() as follower:
+        await follower.append(*batches(4))
+        follower.follow(EPOCH + 1)
+        with pytest.raises(NotFollowed):
+            await follower.logs.truncate(follower.partition, Truncate(KEY, EPOCH, EPOCH, 1))
+        with pytest.raises(NotFollowed):
+            await follower.logs.start_over(follower.partition, StartOver(KEY, EPOCH, 9))
+        assert follower.log.log_end_offset == 4
+
+
+async def test_starting_over_raises_the_high_watermark_to_where_the_leader_begins() -> None:
+    async with follower_bench() as follower:
+        await follower.append(*batches(4), high_watermark=2)
+        await follower.logs.start_over(follower.partition, StartOver(KEY, EPOCH, 70))
+        assert standing_of(follower.partition) == Standing(70, -1, 70)
+        assert follower.partition.high_watermark == 70
+        follower.partition.step(LeaderTold(10))
+        assert follower.partition.high_watermark == 70
+
+
+# Where two logs part
+
+
+def log_of(*epochs: tuple[int, int]) -> Log:
+    """A log with so many batches of each (epoch, count)."""
+    log = new_log(MemoryFiles())
+    for epoch, count in epochs:
+        fill(log, count, epoch=epoch)
+    return log
+
+
+def test_kip_101_a_follower_that_was_ahead_loses_what_the_new_leader_never_had() -> None:
+    """It had (1, 0..4), and was not committed from 3 on; the other was elected with 3 and wrote on in epoch 2."""
+    follower, leader = log_of((1, 5)), log_of((1, 3), (2, 4))
+    assert point_of_divergence(follower, *leader.end_offset_for_epoch(1)) == 3
+
+
+def test_kip_101_a_follower_that_only_lacks_the_end_loses_nothing() -> None:
+    """Truncation to the high watermark would have cut what the next leader needed."""
+    follower, leader = log_of((1, 3)), log_of((1, 5))
+    assert leader.end_offset_for_epoch(1) == (1, 5)
+    assert point_of_divergence(follower, 1, 5) == 3
+
+
+def test_kip_279_two_fast_failovers_part_at_the_last_epoch_that_both_know() -> None:
+    """The follower led in epoch 2, the leader in epochs 1 and 3: an answer for epoch 2 names epoch 1, and so does the cut."""
+    follower, leader = log_of((0, 2), (2, 3)), log_of((0, 2), (1, 2), (3, 3))
+    epoch, end_offset = leader.end_offset_for_epoch(2)
+    assert (epoch, end_offset) == (1, 4)
+    cut = point_of_divergence(follower, epoch, end_offset)
+    assert cut == 2, "epoch 1 is unknown here: all that is of epoch 2 goes"
+    follower.truncate_to(cut)
+    assert leader.end_offset_for_epoch(0) == (0, 2)
+
+
+def test_an_epoch_in_which_nothing_was_written_parts_nobody() -> None:
+    follower = log_of((1, 3))
+    follower.start_leader_epoch(2)
+    leader = log_of((1, 3), (3, 1))
+    assert leader.end_offset_for_epoch(2) == (1, 3)
+    assert point_of_divergence(follower, 1, 3) == 3
