@@ -43,6 +43,7 @@ def test_added_partitions_go_on_where_the_first_ones_ended() -> None:
 
 # Racks.
 
+
 def test_racks_give_what_kafka_documents() -> None:
     racks = {0: "rack1", 1: "rack3", 2: "rack3", 3: "rack2", 4: "rack2", 5: "rack1"}
     assert assign_replicas(12, 3, racks, start=0) == [
