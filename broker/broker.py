@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 PARALLEL_SYNCS_MAX = 4
 """Syncs of different logs at once; more of them only queue at the disk, and workers are for other work, too."""
+SEEN_PATIENCE_S = 2.0
+"""How long a start waits until its own image shows it as it has registered."""
 
 
 @dataclass(slots=True)
@@ -187,7 +189,7 @@ async def _come_up(
     needed_topics = NeededTopics(environment.network, config, watch, topics)
     groups = GroupCoordinator(environment, config, image, watch, needed_topics, partitions, spawn)
     await background.start(groups.run)
-    await registration.ready()
+    await _be_unfenced(config, registration, watch)
     return Broker(
         environment,
         config,
@@ -267,3 +269,13 @@ async def _start_controller(
     watch.listen(controller.note)
     await background.start(watch.run)
     background.start_soon(controller.run)
+
+
+async def _be_unfenced(config: BrokerConfig, registration: Registration, watch: MetadataWatch) -> None:
+    """Be open to leadership, and see it: whoever asks this broker from now on finds it in its image."""
+    await registration.ready()
+    if not config.is_clustered:
+        return
+    with trio.move_on_after(SEEN_PATIENCE_S):
+        while (me := watch.image.brokers.get(config.node_id)) is None or me.is_fenced:
+            await watch.wait_for(watch.image.revision + 1)

@@ -285,6 +285,14 @@ class BrokerConfig(MetadataConfig):
         low=0,
         synonyms=("follower.replication.throttled.rate",),
     )
+    replica_alter_log_dirs_rate: float = option(
+        "replica.alter.log.dirs.io.max.bytes.per.second",
+        1.7976931348623157e308,
+        "The most bytes in a second when a replica moves from one directory to another: there is one. Kafka's tools set and clear it.",
+        low=1,
+        synonyms=("replica.alter.log.dirs.io.max.bytes.per.second",),
+        acted_on=False,
+    )
     broker_session_timeout_ms: int = fixed_option(
         "broker.session.timeout.ms",
         9_000,

@@ -18,6 +18,7 @@ class BrokerView:
     node_id: int
     endpoint: Endpoint
     rack: str | None
+    is_fenced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class PartitionView:
     replicas: tuple[int, ...]
     isr: tuple[int, ...]
     offline_replicas: tuple[int, ...]
+    eligible_leader_replicas: tuple[int, ...] = ()
 
 
 NO_CONTROLLER = -1
@@ -59,7 +61,7 @@ class ClusterView:
         self._node_id = node_id
         self._is_offline = is_offline
         self.brokers = [
-            BrokerView(broker.node_id, broker.endpoints[listener], broker.rack)
+            BrokerView(broker.node_id, broker.endpoints[listener], broker.rack, broker.is_fenced)
             for _, broker in sorted(image.brokers.items())
             if listener in broker.endpoints
         ]
@@ -97,4 +99,5 @@ class ClusterView:
                 for node_id in state.replicas
                 if node_id not in self._reachable or (is_offline_here and node_id == self._node_id)
             ),
+            state.eligible_leader_replicas,
         )

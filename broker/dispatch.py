@@ -58,6 +58,10 @@ _MODULES = {
     int(ApiKey.LIST_GROUPS): "list_groups",
     int(ApiKey.DESCRIBE_GROUPS): "describe_groups",
     int(ApiKey.DELETE_GROUPS): "delete_groups",
+    int(ApiKey.ELECT_LEADERS): "elect_leaders",
+    int(ApiKey.ALTER_PARTITION_REASSIGNMENTS): "alter_partition_reassignments",
+    int(ApiKey.LIST_PARTITION_REASSIGNMENTS): "list_partition_reassignments",
+    int(ApiKey.UNREGISTER_BROKER): "unregister_broker",
 }
 _PRODUCE = int(ApiKey.PRODUCE)
 _FETCH = int(ApiKey.FETCH)

@@ -6,15 +6,14 @@ controller's configs decide. Source: Kafka's `AutoTopicCreationManager`.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import trio
 
 from penstock.broker.broker_config import BrokerConfig
+from penstock.broker.controller_requests import ask_controller
 from penstock.broker.errors import ApiError
 from penstock.broker.groups.offsets_topic import OFFSETS_TOPIC, new_offsets_topic
-from penstock.broker.image import ClusterImage, ControllerImage
-from penstock.broker.keys import Endpoint
+from penstock.broker.image import ClusterImage
 from penstock.broker.metadata_watch import MetadataWatch
 from penstock.broker.topic_admin import DEFAULT, NewTopic, TopicAdmin
 from penstock.errors import PenstockError
@@ -23,11 +22,8 @@ from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
 from penstock.runtime.network import Network
 
-if TYPE_CHECKING:
-    from penstock.client.connection import Connection
-
 RETRY_DELAY_S = 0.1
-REQUEST_TIMEOUT_MS = 5_000
+TIMEOUT_MS = 2_000
 FIRST_VERSION_WITH_DEFAULTS = 4
 
 Failures = dict[str, ApiError]
@@ -73,13 +69,13 @@ class NeededTopics:
         controller = self._image.controller
         if controller is not None and controller.node_id == self._config.node_id:
             return await self._make_here(names)
-        endpoint = self._endpoint(controller)
-        if endpoint is None:
-            return _all_failed(names, "there is no controller at the moment")
         try:
-            return await self._make_there(endpoint, names)
+            return await self._make_there(names)
+        except ApiError as error:
+            return dict.fromkeys(names, error)
         except PenstockError as error:
-            return _all_failed(names, f"the controller can't be asked: {error}")
+            failure = ApiError(ErrorCode.NOT_CONTROLLER, f"the controller can't be asked: {error}")
+            return dict.fromkeys(names, failure)
 
     async def _make_here(self, names: Sequence[str]) -> Failures:
         failures: Failures = {}
@@ -90,53 +86,28 @@ class NeededTopics:
                 failures[name] = error
         return failures
 
-    def _endpoint(self, controller: ControllerImage | None) -> Endpoint | None:
-        broker = None if controller is None else self._image.brokers.get(controller.node_id)
-        return None if broker is None else broker.endpoints.get(self._config.inter_broker_listener_name)
+    async def _make_there(self, names: Sequence[str]) -> Failures:
+        def by_default(name: str) -> Message:
+            return Message(
+                name=name, num_partitions=DEFAULT, replication_factor=DEFAULT, assignments=[], configs=[]
+            )
 
-    async def _make_there(self, endpoint: Endpoint, names: Sequence[str]) -> Failures:
-        from penstock.client.connection import ConnectionSettings, open_connection  # only in a cluster
-
-        settings = ConnectionSettings(
-            client_id=f"penstock-broker-{self._config.node_id}",
-            connect_timeout_ms=REQUEST_TIMEOUT_MS,
-            request_timeout_ms=2 * REQUEST_TIMEOUT_MS,
+        topics = [by_default(name) for name in names]
+        answer = await ask_controller(
+            self._network,
+            self._config,
+            self._image,
+            ApiKey.CREATE_TOPICS,
+            Message(topics=topics, timeout_ms=TIMEOUT_MS, validate_only=False),
+            at_least=FIRST_VERSION_WITH_DEFAULTS,
         )
-        async with trio.open_nursery() as nursery:
-            connection = await open_connection(nursery, self._network, endpoint.host, endpoint.port, settings)
-            try:
-                return await _request(connection, names)
-            finally:
-                connection.close()
-        raise AssertionError("a nursery swallows nothing")
-
-
-async def _request(connection: "Connection", names: Sequence[str]) -> Failures:
-    def by_default(name: str) -> Message:
-        return Message(
-            name=name, num_partitions=DEFAULT, replication_factor=DEFAULT, assignments=[], configs=[]
-        )
-
-    answer = await connection.request(
-        ApiKey.CREATE_TOPICS,
-        Message(
-            topics=[by_default(name) for name in names],
-            timeout_ms=REQUEST_TIMEOUT_MS,
-            validate_only=False,
-        ),
-        at_least=FIRST_VERSION_WITH_DEFAULTS,
-    )
-    return {
-        topic.name: ApiError(ErrorCode(topic.error_code), topic.error_message)
-        for topic in answer.topics
-        if topic.error_code
-    }
+        return {
+            topic.name: ApiError(ErrorCode(topic.error_code), topic.error_message)
+            for topic in answer.topics
+            if topic.error_code
+        }
 
 
 def wanted_topic(name: str, config: BrokerConfig) -> NewTopic:
     """A topic as the controller makes it where nothing but its name is said."""
     return new_offsets_topic(config) if name == OFFSETS_TOPIC else NewTopic(name)
-
-
-def _all_failed(names: Sequence[str], reason: str) -> Failures:
-    return {name: ApiError(ErrorCode.NOT_CONTROLLER, reason) for name in names}

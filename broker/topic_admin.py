@@ -155,15 +155,17 @@ class TopicAdmin:
         )
 
     def _assign(self, partition_count: int, factor: int, *, first_index: int = 0) -> list[tuple[int, ...]]:
-        node_ids = sorted(self._image.brokers)
-        if not 1 <= factor <= len(node_ids):
+        racks = {
+            broker.node_id: broker.rack for broker in self._image.brokers.values() if not broker.is_fenced
+        }
+        if not 1 <= factor <= len(racks):
             raise ApiError(
                 ErrorCode.INVALID_REPLICATION_FACTOR,
-                f"A replication factor of {factor} can't be had: it must be above 0, and {len(node_ids)} "
+                f"A replication factor of {factor} can't be had: it must be above 0, and {len(racks)} "
                 "broker(s) are registered.",
             )
-        start = self._random.randrange(0, len(node_ids))
-        return assign_replicas(partition_count, factor, node_ids, start=start, first_index=first_index)
+        start = self._random.randrange(0, len(racks))
+        return assign_replicas(partition_count, factor, racks, start=start, first_index=first_index)
 
     def _check_assignments(
         self, assignments: Assignments, *, first_index: int, factor: int | None = None
@@ -185,6 +187,8 @@ class TopicAdmin:
                 raise _bad_assignment(
                     f"Partition {index} names broker {unknown[0]}, which is not registered."
                 )
+            if all(self._image.brokers[node_id].is_fenced for node_id in replicas):
+                raise _bad_assignment(f"All brokers of partition {index} are starting or about to stop.")
         return [by_index[index] for index in wanted]
 
     async def _store_topic(
@@ -193,7 +197,7 @@ class TopicAdmin:
         name = keys.topic_key(new.name)
         compares = [guard, Compare(name, mod_revision=0)]
         puts = [
-            Put(keys.partition_key(topic_id, index), _first_state(assigned))
+            Put(keys.partition_key(topic_id, index), self._first_state(assigned))
             for index, assigned in enumerate(replicas)
         ]
         while len(puts) > BATCH_SIZE:
@@ -299,7 +303,11 @@ class TopicAdmin:
             )
         _check_new_count(added)
         seen = self._image.partitions(topic.topic_id)
-        factor = len(seen[0].replicas) if seen else self._config.default_replication_factor
+        factor = (
+            len(seen[0].replicas) - len(seen[0].removing_replicas)
+            if seen
+            else self._config.default_replication_factor
+        )
         if assignments is None:
             return self._assign(added, factor, first_index=present)
         if len(assignments) != added:
@@ -318,7 +326,7 @@ class TopicAdmin:
         stored = await self._store.range(keys.partitions_prefix(topic.topic_id))
         revisions = {entry.key: entry.mod_revision for entry in stored.entries}
         puts = [
-            Put(keys.partition_key(topic.topic_id, topic.partition_count + n), _first_state(assigned))
+            Put(keys.partition_key(topic.topic_id, topic.partition_count + n), self._first_state(assigned))
             for n, assigned in enumerate(replicas)
         ]
         for start in range(0, len(puts), BATCH_SIZE):
@@ -340,19 +348,26 @@ class TopicAdmin:
     # What all share.
 
     def _controller_guard(self) -> Compare:
-        controller = self._image.controller
-        if controller is None or controller.node_id != self._config.node_id:
-            raise _not_controller()
-        return Compare(keys.CONTROLLER_KEY, create_revision=controller.create_revision)
+        return controller_guard(self._image, self._config)
+
+    def _first_state(self, replicas: Iterable[int]) -> bytes:
+        """All replicas are in sync, but for those that are starting or about to stop; the first of them leads."""
+        assigned = tuple(replicas)
+        brokers = self._image.brokers
+        isr = tuple(i for i in assigned if i not in brokers or not brokers[i].is_fenced) or assigned
+        return keys.encode_partition(PartitionState(assigned, isr, isr[0], FIRST_LEADER_EPOCH))
 
     def _broker_layers(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
         image = self._image
         return image.broker_configs(self._config.node_id), image.broker_configs(None)
 
 
-def _first_state(replicas: Iterable[int]) -> bytes:
-    assigned = tuple(replicas)
-    return keys.encode_partition(PartitionState(assigned, assigned, assigned[0], FIRST_LEADER_EPOCH))
+def controller_guard(image: ClusterImage, config: BrokerConfig) -> Compare:
+    """What every transaction of the controller compares. Raises ApiError where this broker is not the controller."""
+    controller = image.controller
+    if controller is None or controller.node_id != config.node_id:
+        raise _not_controller()
+    return Compare(keys.CONTROLLER_KEY, create_revision=controller.create_revision)
 
 
 def _check_not_internal(name: str) -> None:

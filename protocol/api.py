@@ -242,6 +242,7 @@ _TABLE = (
     ),
     Api(ApiKey.CREATE_PARTITIONS, "CreatePartitions", _versions(0, 3), "0.1.0"),
     Api(ApiKey.DELETE_GROUPS, "DeleteGroups", _versions(0, 2), "0.1.0"),
+    Api(ApiKey.ELECT_LEADERS, "ElectLeaders", _versions(0, 2), "0.1.0"),
     Api(
         ApiKey.INCREMENTAL_ALTER_CONFIGS,
         "IncrementalAlterConfigs",
@@ -249,8 +250,27 @@ _TABLE = (
         "0.1.0",
         "resources other than topics and brokers",
     ),
+    Api(
+        ApiKey.ALTER_PARTITION_REASSIGNMENTS,
+        "AlterPartitionReassignments",
+        _versions(0, 1),
+        "0.1.0",
+    ),
+    Api(
+        ApiKey.LIST_PARTITION_REASSIGNMENTS,
+        "ListPartitionReassignments",
+        _versions(0, 0),
+        "0.1.0",
+    ),
     Api(ApiKey.OFFSET_DELETE, "OffsetDelete", _versions(0, 0), "0.1.0"),
     Api(ApiKey.DESCRIBE_CLUSTER, "DescribeCluster", _versions(0, 2), "0.1.0", "controllers as endpoints"),
+    Api(
+        ApiKey.UNREGISTER_BROKER,
+        "UnregisterBroker",
+        _versions(0, 0),
+        "0.1.0",
+        "a live broker (refused); the replicas that a dead one has are reassigned, not removed",
+    ),
     Api(ApiKey.CONSUMER_GROUP_HEARTBEAT, "ConsumerGroupHeartbeat", _versions(0, 1), "0.1.0"),
     Api(ApiKey.CONSUMER_GROUP_DESCRIBE, "ConsumerGroupDescribe", _versions(0, 1), "0.1.0"),
     Api(
@@ -258,7 +278,7 @@ _TABLE = (
         "DescribeTopicPartitions",
         _versions(0, 0),
         "0.1.0",
-        "eligible leader replicas (the lists are empty)",
+        "the last known eligible leader replicas (the list is empty)",
     ),
 )
 

@@ -1,7 +1,8 @@
 """DescribeCluster, versions 0 to 2: cluster id, controller and brokers, through the listener that the request came in by (KIP-700).
 
 Only brokers are endpoints here: asking for controllers (version 1, KIP-919) is MISMATCHED_ENDPOINT_TYPE. A broker whose lease has ended is
-not registered, so there are no fenced ones to include (version 2).
+not registered, so it is not told of. Those that start or are about to stop are told of like all others, since they answer; version 2 says that
+they are fenced.
 """
 
 from typing import TYPE_CHECKING
@@ -40,7 +41,11 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
         controller_id=view.controller_id,
         brokers=[
             Message(
-                broker_id=b.node_id, host=b.endpoint.host, port=b.endpoint.port, rack=b.rack, is_fenced=False
+                broker_id=b.node_id,
+                host=b.endpoint.host,
+                port=b.endpoint.port,
+                rack=b.rack,
+                is_fenced=b.is_fenced,
             )
             for b in view.brokers
         ],

@@ -2,7 +2,8 @@
 
 At most `response_partition_limit` partitions, and no more than `max.request.partition.size.limit`; where they end, `next_cursor` names the first one
 left out. No topics means all. With a list, the cursor's topic must be in it (INVALID_REQUEST for every topic otherwise). Without it, a cursor
-at a topic that is gone goes on with the next one. There are no eligible leader replicas: the lists are empty, never null, since Java's client would fail over null.
+at a topic that is gone goes on with the next one. Without eligible leader replicas the
+list is empty, never null, since Java's client would fail over null; so is always that of the last known ones.
 """
 
 from typing import TYPE_CHECKING
@@ -74,7 +75,7 @@ def _partition(partition: PartitionView) -> Message:
         leader_epoch=partition.leader_epoch,
         replica_nodes=partition.replicas,
         isr_nodes=partition.isr,
-        eligible_leader_replicas=[],
+        eligible_leader_replicas=partition.eligible_leader_replicas,
         last_known_elr=[],
         offline_replicas=partition.offline_replicas,
     )

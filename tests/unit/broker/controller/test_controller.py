@@ -45,8 +45,13 @@ async def test_whoever_comes_back_first_leads_after_all_have_died(autojump_clock
             await broker.kill()
         await trio.sleep(10)
     async with cluster(3, store=store) as (store, brokers):
-        # Its own start has seen no leader of its own; the rest is the controller's.
-        await brokers[3].until(S((1, 2, 3), (3,), 3, 1, (), (), (1, 2)))
+        with trio.fail_after(10):
+            while (state := brokers[3].states()[0]).leader != 3:
+                await brokers[3].watch.wait_for(brokers[3].image.revision + 1)
+        assert (state.isr, state.eligible_leader_replicas) == ((3,), (1, 2))
+        assert state.leader_epoch in (1, 2), (
+            "there may have been a moment without a leader before it was unfenced"
+        )
 
 
 async def test_a_move_ends_when_the_target_is_in_sync(autojump_clock: MockClock) -> None:
