@@ -154,6 +154,7 @@ def list_(environment: Environment | None, internal: bool, bootstrap: str, as_js
 @click.pass_obj
 def describe(
     environment: Environment | None,
+    /,
     names: tuple[str, ...],
     all_configs: bool,
     bootstrap: str,
