@@ -137,17 +137,43 @@ def list_(environment: Environment | None, internal: bool, bootstrap: str, as_js
 
 
 @command.command()
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", nargs=-1)
 @click.option("--all-configs", is_flag=True, help="Configs that have their default, too.")
+@click.option(
+    "--under-replicated-partitions",
+    is_flag=True,
+    help="Only partitions of which not all replicas are in sync, of all topics if none is named.",
+)
+@click.option("--unavailable-partitions", is_flag=True, help="Only partitions without a leader.")
+@click.option(
+    "--under-min-isr-partitions", is_flag=True, help="Only partitions with less than min.insync.replicas."
+)
+@click.option("--at-min-isr-partitions", is_flag=True, help="Only partitions with just min.insync.replicas.")
 @bootstrap_option
 @json_option
 @click.pass_obj
 def describe(
-    environment: Environment | None, names: tuple[str, ...], all_configs: bool, bootstrap: str, as_json: bool
+    environment: Environment | None,
+    /,
+    names: tuple[str, ...],
+    all_configs: bool,
+    bootstrap: str,
+    as_json: bool,
+    **filters: bool,
 ) -> None:
-    """Show partitions, offsets and configs of topics."""
-    from penstock.cli import topic_description
+    """Show partitions, offsets and configs of topics, or the partitions that lack something."""
+    from penstock.cli import topic_description, topic_health
 
+    lacks = [lack for lack in topic_health.Lack if filters[lack.value.replace("-", "_")]]
+    if lacks:
+        picked, errors = with_admin(
+            bootstrap, environment, lambda admin: topic_health.pick(admin, names, lacks)
+        )
+        topic_health.show(picked, as_json=as_json)
+        end(errors)
+        return
+    if not names:
+        raise CalledWrongly("name a topic, or ask for partitions that lack something")
     found = with_admin(bootstrap, environment, lambda admin: topic_description.ask(admin, names))
     topic_description.show(found.topics, all_configs=all_configs, as_json=as_json)
     end(found.errors)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import click
 
+from penstock.cli.asking import counted
 from penstock.cli.output import Column, print_json, print_table, topic_id_text
+from penstock.cli.topic_health import Lack, ids
 from penstock.client.admin import Admin
 from penstock.client.admin_values import (
     EARLIEST,
@@ -112,8 +114,17 @@ def _show(topic: TopicDescription, all_configs: bool) -> None:
         Column("START", is_number=True),
         Column("END", is_number=True),
     ]
-    partitions = sorted(metadata.partitions.items())
-    print_table(columns, [_row(topic, partition) for _, partition in partitions])
+    partitions = [partition for _, partition in sorted(metadata.partitions.items())]
+    rows = [_row(topic, partition) for partition in partitions]
+    if any(partition.offline_replicas for partition in partitions):
+        columns.append(Column("OFFLINE"))
+        rows = [
+            (*row, ids(partition.offline_replicas)) for row, partition in zip(rows, partitions, strict=True)
+        ]
+    print_table(columns, rows)
+    lacking = [partition for partition in partitions if Lack.UNDER_REPLICATED.fits(partition, 1)]
+    if lacking:
+        click.echo(f"\nunder-replicated: {len(lacking)} of {counted(len(partitions), 'partition')}")
     configs = _shown_configs(topic, all_configs)
     if configs:
         click.echo()
@@ -128,8 +139,8 @@ def _row(topic: TopicDescription, partition: PartitionMetadata) -> Sequence[obje
         partition.index,
         _leader(partition),
         partition.leader_epoch if partition.leader_epoch >= 0 else None,
-        ",".join(map(str, partition.replicas)),
-        ",".join(map(str, partition.isr)),
+        ids(partition.replicas),
+        ids(partition.isr),
         topic.start_offsets.get(partition.index),
         topic.end_offsets.get(partition.index),
     )

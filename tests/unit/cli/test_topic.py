@@ -270,3 +270,69 @@ def test_a_broker_that_can_not_be_reached_is_one_line_with_address_and_reason(
         "",
         "penstock: no broker to be reached: can't connect to elsewhere:1: Connection refused\n",
     )
+
+
+def thin(partition: Message, replicas: list[int], isr: list[int]) -> None:
+    """Let a partition have lost replicas."""
+    partition.replica_nodes, partition.isr_nodes = replicas, isr
+    partition.offline_replicas = sorted(set(replicas) - set(isr))
+
+
+class ThinCluster(Cluster):
+    """orders-0 has all, orders-1 has no leader and one of three in sync, bills-0 two of three; two are wanted."""
+
+    def metadata(self, version: int, request: Message) -> Message:
+        answer = super().metadata(version, request)
+        for topic in answer.topics:
+            for partition in topic.partitions:
+                isr = {("orders", 0): [1, 2, 3], ("orders", 1): [2]}.get(
+                    (topic.name, partition.partition_index), [1, 2]
+                )
+                thin(partition, [1, 2, 3], isr)
+        return answer
+
+    def configs(self, version: int, request: Message) -> Message:
+        answer = super().configs(version, request)
+        for result in answer.results:
+            result.configs.append(Message(name="min.insync.replicas", value="2", config_source=5))
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("--under-replicated-partitions", ["bills-0", "orders-1"]),
+        ("--unavailable-partitions", ["orders-1"]),
+        ("--under-min-isr-partitions", ["orders-1"]),
+        ("--at-min-isr-partitions", ["bills-0"]),
+    ],
+)
+def test_partitions_that_lack_something_are_picked_from_all_topics(
+    capsys: pytest.CaptureFixture[str], option: str, expected: list[str]
+) -> None:
+    assert ThinCluster().run("describe", option, "--json") == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [f"{one['topic']}-{one['partition']}" for one in found] == expected
+
+
+def test_what_is_picked_shows_who_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ThinCluster().run("describe", "orders", "--under-replicated-partitions") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "TOPIC   PARTITION  LEADER  REPLICAS  ISR  OFFLINE",
+        "orders          1       -  1,2,3     2    1,3",
+    ]
+    assert Cluster().run("describe", "--under-replicated-partitions") == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_topic_that_lacks_replicas_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ThinCluster().run("describe", "orders") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[-1] == "OFFLINE"
+    assert lines[3].split()[-1] == "1,3"
+    assert "under-replicated: 1 of 2 partitions" in lines
+
+
+def test_nothing_named_and_nothing_asked_for_is_a_wrong_call(capsys: pytest.CaptureFixture[str]) -> None:
+    assert Cluster().run("describe") == 2
+    assert "name a topic" in capsys.readouterr().err
