@@ -16,8 +16,6 @@ from tests.support.logs import read_values
 from tests.support.machine_cluster import MemoryCluster, machine_cluster
 
 from penstock import Producer
-from penstock.client.admin import Admin
-from penstock.client.admin_values import NewTopic
 
 RUNS = int(os.environ.get("REPLICATION_RUNS", "6"))
 FIRST_RUN = int(os.environ.get("REPLICATION_FIRST_RUN", "0"))
@@ -31,13 +29,6 @@ def _silence() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
-
-
-async def make_topic(cluster: MemoryCluster, **configs: str) -> None:
-    given = {"min.insync.replicas": "2", **{key.replace("_", "."): value for key, value in configs.items()}}
-    topic = NewTopic(name=TOPIC, partition_count=1, replication_factor=3, configs=given)
-    async with Admin(cluster.bootstrap, environment=cluster.client("admin")) as admin:
-        await admin.create_topics([topic])
 
 
 class Writer:
@@ -91,7 +82,7 @@ async def one_end(cluster: MemoryCluster, node_id: int) -> None:
 async def survive(seed: int) -> None:
     """Rounds of death with a writer, then everything is compared."""
     async with machine_cluster(3, Random(seed)) as cluster:
-        await make_topic(cluster)
+        await cluster.make_topic(TOPIC)
         writer = Writer(cluster)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(writer.run)
