@@ -119,6 +119,21 @@ class CrashBroker:
         info = append(self.log, as_sent(raw), epoch=self.ledger.epoch)
         assert (info.base_offset, info.is_duplicate) == (offset, True)
 
+    def fetch(self) -> None:
+        """As a follower does: some batches of a leader at once, perhaps of several epochs."""
+        ledger, records = self.ledger, bytearray()
+        offset = self.log.log_end_offset
+        for _ in range(self.random.choice((1, 2, 5))):
+            if self.random.random() < 0.3:
+                ledger.epoch += 1
+            values = [b"%d:" % offset + self.random.randbytes(self.random.choice(self.value_sizes))]
+            raw = stored(batch(values, timestamps_ms=1000 + offset), offset, ledger.epoch)
+            ledger.batches.append(raw)
+            records += raw
+            offset += 1
+        self.log.append_as_follower(memoryview(records), now_ms=NOW_MS)
+        assert self.log.log_end_offset == offset
+
     def begin_epoch(self) -> None:
         """Lead anew."""
         self._begin_epoch()
@@ -277,6 +292,7 @@ OPERATIONS: dict[str, Callable[[CrashBroker], None]] = {
     "append three": lambda broker: broker.append(3),
     "append idempotently": CrashBroker.append_idempotently,
     "append again": CrashBroker.append_again,
+    "fetch": CrashBroker.fetch,
     "begin epoch": CrashBroker.begin_epoch,
     "sync": CrashBroker.sync,
     "roll": CrashBroker.roll,
