@@ -40,7 +40,7 @@ from penstock.runtime.threads import Threads
 from penstock.storage.data_directory import DataDirectory
 
 if TYPE_CHECKING:
-    from penstock.broker.replication.fetcher import ReplicaFetchers
+    from penstock.broker.replication.fetchers import ReplicaFetchers
 
 log = logging.getLogger(__name__)
 
@@ -234,7 +234,7 @@ async def _start_fetchers(
     """Fetch what this broker follows; None where there is no other broker."""
     if not config.is_clustered:
         return None
-    from penstock.broker.replication.fetcher import ReplicaFetchers  # only in a cluster
+    from penstock.broker.replication.fetchers import ReplicaFetchers  # only in a cluster
     from penstock.broker.replication.follower import FollowerLogs
 
     logs = FollowerLogs(services, partitions.cutting)

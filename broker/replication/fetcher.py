@@ -1,7 +1,7 @@
-"""Fetching from leaders: one task, one connection and one fetch session for each broker that this one follows anything of.
+"""Fetching from one leader: a task, a connection and a fetch session for all that this broker follows of it.
 
-Owns the connections, the order of requests, and which partition is fetched from whom. What to ask and what an answer means `fetcher_machine`
-decides; what is done to a log `follower` does.
+Owns the connection and the order of requests. What to ask and what an answer means `fetcher_machine` decides; what is done to a log `follower`
+does; which partition is fetched from whom `fetchers` knows.
 
 The next request goes out when the appends of the last answer are done, or after a short while without those that are not: a slow disk under
 one partition holds up no other. It may wait long at the leader; a partition that becomes ready meanwhile is asked for by a second request at
@@ -14,20 +14,15 @@ Source: Kafka's `ReplicaFetcherManager`, `ReplicaFetcherThread`; KIP-227, KIP-59
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol, TypeVarTuple
+from typing import TYPE_CHECKING
 
 import trio
 
-from penstock.broker.broker_config import BrokerConfig
-from penstock.broker.image import ClusterImage, ImageDelta
-from penstock.broker.keys import Endpoint
 from penstock.broker.partition import Partition
 from penstock.broker.partition_events import LeaderTold
-from penstock.broker.partition_machine import Role
-from penstock.broker.partitions import PartitionManager
 from penstock.broker.replication.fetcher_machine import (
     Append,
     Ask,
@@ -40,13 +35,11 @@ from penstock.broker.replication.fetcher_machine import (
     Truncate,
 )
 from penstock.broker.replication.follower import (
-    FollowerLogs,
     NotFollowed,
     TruncationRefused,
     standing_of,
 )
-from penstock.broker.replication.log_starts import LogStarts
-from penstock.client.connection import Connection, ConnectionSettings, PendingAnswer, open_connection
+from penstock.client.connection import Connection, ConnectionSettings, PendingAnswer
 from penstock.client.fetch_session import FetchSession
 from penstock.client.metadata import TopicPartition
 from penstock.errors import PenstockError
@@ -56,14 +49,15 @@ from penstock.protocol.fetch import FetchPartition, FetchRequest
 from penstock.protocol.fetch_client import (
     REPLICA_FETCH_VERSION_MIN,
     FetchAnswer,
-    FetchedPartition,
     decode_fetch_response,
     encode_fetch_request,
 )
-from penstock.runtime.environment import Environment
 from penstock.runtime.files import StorageError
 from penstock.runtime.network import AddressError, ConnectionLost
 from penstock.storage.errors import CorruptBatch, StaleLeaderEpoch
+
+if TYPE_CHECKING:
+    from penstock.broker.replication.fetchers import ReplicaFetchers
 
 log = logging.getLogger(__name__)
 
@@ -77,115 +71,7 @@ RECONNECT_FIRST_S = 0.05
 READ_UNCOMMITTED = 0
 
 
-Ts = TypeVarTuple("Ts")
 Work = Append | Truncate | StartOver
-
-
-class Registered(Protocol):
-    """What a fetch says of this broker (`broker.registration.Registration`)."""
-
-    @property
-    def create_revision(self) -> int:
-        """Of the registration key; 0 while there is none."""
-        ...
-
-
-class ReplicaFetchers:
-    """See the module. `run` in a nursery; told of changes by the partition manager that it is made with."""
-
-    def __init__(
-        self,
-        environment: Environment,
-        config: BrokerConfig,
-        image: ClusterImage,
-        partitions: PartitionManager,
-        registration: Registered,
-        logs: FollowerLogs,
-    ) -> None:
-        self.environment = environment
-        self.config = config
-        self.image = image
-        self.partitions = partitions
-        self.registration = registration
-        self.logs = logs
-        self.log_starts = LogStarts(partitions)
-        self._leaders: dict[int, LeaderFetcher] = {}
-        self._placed: dict[Key, tuple[int, Partition]] = {}
-        """The leader that each is fetched from."""
-        self._nursery: trio.Nursery | None = None
-        partitions.listen(self._note)
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Fetch what this broker follows, for ever. Cancellation: an append that has begun is done all the same."""
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                nursery.start_soon(self.log_starts.run)
-                for partition in self.partitions:
-                    self._place(partition)
-                task_status.started()
-                await trio.sleep_forever()
-        finally:
-            self._nursery = None
-
-    def stop(self) -> None:
-        """Ask for nothing any more; what has begun in a log is done all the same."""
-        if self._nursery is not None:
-            self._nursery.cancel_scope.cancel()
-
-    def spawn(self, job: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> None:
-        """Run a job that outlives the connection its work came by."""
-        assert self._nursery is not None
-        self._nursery.start_soon(job, *args)
-
-    async def connect(self, endpoint: Endpoint, settings: ConnectionSettings) -> Connection:
-        """Raises as `open_connection`."""
-        assert self._nursery is not None
-        network = self.environment.network
-        return await open_connection(self._nursery, network, endpoint.host, endpoint.port, settings)
-
-    def _note(self, delta: ImageDelta) -> None:
-        """The image changed, and the partitions know it."""
-        if self._nursery is None:
-            return
-        for state in delta.partitions_changed:
-            partition = self.partitions.by_id(state.topic_id, state.index)
-            if partition is None:
-                self._unfollow((state.topic_id, state.index))
-            else:
-                self._place(partition)
-        for topic in delta.topics_removed:
-            for key in [key for key in self._placed if key[0] == topic.topic_id]:
-                self._unfollow(key)
-        for node_id in delta.brokers_changed:
-            if node_id in self._leaders:
-                self._leaders[node_id].moved()
-
-    def _place(self, partition: Partition) -> None:
-        """See that a partition is fetched from its leader, and from nobody else."""
-        key, machine = (partition.topic_id, partition.index), partition.machine
-        if machine.role is not Role.FOLLOWER:
-            self._unfollow(key)
-            return
-        place = (machine.leader, partition)
-        if self._placed.get(key, place) != place:
-            self._unfollow(key)
-        leader = self._leaders.get(machine.leader)
-        if leader is None:
-            leader = self._leaders[machine.leader] = LeaderFetcher(self, machine.leader)
-            self.spawn(leader.run)
-        self._placed[key] = place
-        leader.follow(partition, machine.leader_epoch)
-
-    def _unfollow(self, key: Key) -> None:
-        place = self._placed.pop(key, None)
-        if place is not None:
-            node_id, _ = place
-            leader = self._leaders[node_id]
-            leader.machine.unfollow(key)
-            if not len(leader.machine):
-                del self._leaders[node_id]
-                leader.end()
 
 
 class SessionLost(PenstockError):
@@ -212,12 +98,13 @@ class _Unfinished:
 class LeaderFetcher:
     """All that this broker follows of one leader."""
 
-    def __init__(self, fetchers: ReplicaFetchers, node_id: int) -> None:
+    def __init__(self, fetchers: "ReplicaFetchers", node_id: int) -> None:
         self.machine = FetcherMachine(backoff_max_ms=fetchers.config.replica_fetch_backoff_ms)
         self._fetchers = fetchers
         self._config = fetchers.config
         self._clock = fetchers.environment.clock
         self._logs = fetchers.logs
+        self._throttle = fetchers.throttle
         self._node_id = node_id
         self._session = FetchSession()
         self._connection: Connection | None = None
@@ -310,8 +197,7 @@ class LeaderFetcher:
             asks = self._asks(now_ms)
             if asks:
                 return self._send(connection, asks)
-            until_ms = self.machine.next_time_ms(now_ms)
-            with trio.move_on_after(float("inf") if until_ms is None else max(until_ms - now_ms, 1) / 1000):
+            with trio.move_on_after(self._idle_ms(now_ms) / 1000):
                 await self._changed.wait()
 
     def _note_change(self, key: Key) -> None:
@@ -343,7 +229,7 @@ class LeaderFetcher:
 
     def _asks(self, now_ms: float) -> dict[Key, Ask]:
         asks: dict[Key, Ask] = {}
-        for ask in self.machine.next_asks(now_ms):
+        for ask in self.machine.next_asks(now_ms, has_room=not self._throttle.is_spent()):
             partition = self._fetchers.partitions.by_id(*ask.key)
             if partition is None:
                 continue
@@ -393,10 +279,14 @@ class LeaderFetcher:
         )
 
     def _wait_ms(self) -> int:
-        """How long the leader may keep a request: no longer than until one that was refused may be asked for again."""
-        now_ms, wait_ms = self._now_ms(), self._config.replica_fetch_wait_max_ms
+        """How long the leader may keep a request."""
+        return int(min(self._config.replica_fetch_wait_max_ms, self._idle_ms(self._now_ms())))
+
+    def _idle_ms(self, now_ms: float) -> float:
+        """How long until one that was refused, or is throttled, may be asked for again."""
         next_ms = self.machine.next_time_ms(now_ms)
-        return wait_ms if next_ms is None else max(1, min(wait_ms, int(next_ms - now_ms)))
+        refused_ms = float("inf") if next_ms is None else next_ms - now_ms
+        return max(1.0, min(refused_ms, self._throttle.wait_ms()))
 
     def _take(self, asks: Mapping[Key, Ask], answer: FetchAnswer) -> None:
         if not self._session.answered(answer.error_code, answer.session_id):
@@ -429,10 +319,14 @@ class LeaderFetcher:
                 f"{decision.code}",
                 f"{partition.topic}-{partition.index}: broker {self._node_id} gives nothing, trying again: {_name(decision.code)}",
             )
-        elif isinstance(decision, TakeNote):
+            return
+        if isinstance(decision, TakeNote):
             partition.step(LeaderTold(decision.high_watermark))
             self._fetchers.log_starts.follow(partition, decision.log_start_offset)
-        elif (work := self._begin(partition, decision)) is not None:
+            return
+        if isinstance(decision, Append) and self.machine.is_throttled(decision.key):
+            self._throttle.record(len(decision.records))
+        if (work := self._begin(partition, decision)) is not None:
             unfinished.count += 1
             self._fetchers.spawn(self._work, partition, work, unfinished)
 
@@ -530,4 +424,4 @@ def _name(code: int) -> str:
         return f"error {code}"
 
 
-__all__ = ["FetchedPartition", "ReplicaFetchers"]
+__all__ = ["LeaderFetcher"]

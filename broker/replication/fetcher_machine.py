@@ -18,7 +18,6 @@ Source: Kafka's `AbstractFetcherThread`, `PartitionFetchState`.
 """
 
 import enum
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from penstock.protocol.errors import ErrorCode
@@ -163,11 +162,16 @@ class FetcherMachine:
         """Ask for it no more; no error if it is not followed."""
         self._followed.pop(key, None)
 
-    def throttle(self, keys: Iterable[Key]) -> None:
-        """From now on exactly these partitions go by the throttle: they are asked for only while `next_asks` is told that there is room."""
-        throttled = set(keys)
-        for key, followed in self._followed.items():
-            followed.is_throttled = key in throttled
+    def throttle(self, key: Key, is_throttled: bool) -> None:
+        """Whether a partition is asked for only while `next_asks` is told that there is room."""
+        followed = self._followed.get(key)
+        if followed is not None:
+            followed.is_throttled = is_throttled
+
+    def is_throttled(self, key: Key) -> bool:
+        """See `throttle`."""
+        followed = self._followed.get(key)
+        return followed is not None and followed.is_throttled
 
     # What the log says
 

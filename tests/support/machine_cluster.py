@@ -43,7 +43,7 @@ POLL_S = 0.05
 FOR_EVER = Plan(End.KILL, float("inf"))
 PROPERTIES = {
     "log.dirs": "/data",
-    "metadata.store": "memory://cluster",
+    "metadata.store": "etcd://memory",
     "log.segment.bytes": "2000",
     "log.index.interval.bytes": "200",
     "broker.session.timeout.ms": "3000",

@@ -205,8 +205,9 @@ def test_throttled_partitions_are_left_out_while_there_is_no_room() -> None:
     made = machine()
     made.follow(OTHER, EPOCH)
     made.stands(OTHER, EPOCH, STANDING)
-    made.throttle([KEY])
+    made.throttle(KEY, True)
+    assert (made.is_throttled(KEY), made.is_throttled(OTHER)) == (True, False)
     assert [ask.key for ask in made.next_asks(0, has_room=False)] == [OTHER]
     assert len(made.next_asks(0)) == 2
-    made.throttle([])
+    made.throttle(KEY, False)
     assert len(made.next_asks(0, has_room=False)) == 2
