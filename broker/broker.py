@@ -151,12 +151,7 @@ async def _come_up(
     def spawn(task: Callable[[], Awaitable[None]]) -> None:
         background.start_soon(task)
 
-    registration = Registration(
-        store, config, environment.clock, environment.random, directory_id=directory.directory_id
-    )
-    endpoints = config.endpoints({name: port for name, (_, port) in addresses.items()})
-    register = partial(registration.start, endpoints, await _remains(environment, config, directory))
-    await (until_stored(register, stop) if config.is_clustered else register())
+    registration = await _register(environment, config, addresses, directory, store, stop)
     background.start_soon(registration.run)
     budget = ByteBudget(config.queued_max_request_bytes)
     image = ClusterImage()
@@ -210,6 +205,24 @@ async def _come_up(
         shares,
         fetchers=fetchers,
     )
+
+
+async def _register(
+    environment: Environment,
+    config: BrokerConfig,
+    addresses: Mapping[str, tuple[str, int]],
+    directory: DataDirectory,
+    store: MetadataStore,
+    stop: trio.Event,
+) -> Registration:
+    """Join the brokers of the cluster; a store that can't be reached is waited for. Raises StartAbandoned."""
+    registration = Registration(
+        store, config, environment.clock, environment.random, directory_id=directory.directory_id
+    )
+    endpoints = config.endpoints({name: port for name, (_, port) in addresses.items()})
+    register = partial(registration.start, endpoints, await _remains(environment, config, directory))
+    await (until_stored(register, stop) if config.is_clustered else register())
+    return registration
 
 
 def _start_deletions(
