@@ -215,6 +215,7 @@ async def _register(
     store: MetadataStore,
     stop: trio.Event,
 ) -> Registration:
+    """Join the brokers of the cluster; a store that can't be reached is waited for. Raises StartAbandoned."""
     registration = Registration(
         store, config, environment.clock, environment.random, directory_id=directory.directory_id
     )

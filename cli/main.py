@@ -19,6 +19,7 @@ EXIT_INTERRUPTED = 130
 
 _COMMANDS = {
     "consume": ("penstock.cli.consume", "Print records."),
+    "dev-cluster": ("penstock.cli.dev_cluster", "Run a cluster on this machine."),
     "group": ("penstock.cli.group", "List, describe, delete and reset consumer groups."),
     "log": ("penstock.cli.log", "Look into the files of partitions, and repair them."),
     "offsets": ("penstock.cli.offsets", "Show where partitions stand, and how far groups are behind."),

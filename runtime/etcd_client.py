@@ -62,6 +62,23 @@ class HttpTransport(Protocol):
         ...
 
 
+class _Body(httpx.AsyncByteStream):
+    """A request's body. httpx's own is a generator, of which trio warns when a connection breaks before it is sent."""
+
+    def __init__(self, content: bytes) -> None:
+        self._rest = content
+
+    def __aiter__(self) -> "_Body":
+        return self
+
+    async def __anext__(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        if not self._rest:
+            raise StopAsyncIteration
+        content, self._rest = self._rest, b""
+        return content
+
+
 class Reply:
     """The response to one request: its status, and its body as it comes. One task at a time."""
 
@@ -175,9 +192,13 @@ class EtcdClient:
                     self.suspect(member)
                     failures.append(f"{member.name}: {failure}")
             if self.clock.monotonic() + pause >= ends:
-                raise MetadataUnavailable(f"etcd can't be reached: {'; '.join(failures)}")
+                raise MetadataUnavailable(f"etcd can't be reached: {'; '.join(failures)}{self._hint()}")
             await trio.sleep(pause * (0.5 + self.random.random() / 2))
             pause = min(2 * pause, PAUSE_MAX_S)
+
+    def _hint(self) -> str:
+        # A server that misses the certificate breaks the connection, often without a word that reaches us.
+        return " (with TLS, without a client certificate)" if self.location.lacks_certificate else ""
 
     def members(self) -> Sequence[Member]:
         """All members in the order in which to ask them: those that answer, then those suspected, longest ago first."""
@@ -220,8 +241,8 @@ class EtcdClient:
         request = httpx.Request(
             "POST",
             member.url + path,
-            headers=_headers(token),
-            content=content,
+            headers={"Host": member.name, "Content-Length": str(len(content)), **_headers(token)},
+            stream=_Body(content),
             extensions={"timeout": {"connect": CONNECT_LIMIT_S}},
         )
         with _mapped_errors():
@@ -305,4 +326,4 @@ def _reason(error: Exception) -> str:
         if isinstance(inner, OSError) and inner.strerror:
             return inner.strerror
         inner = inner.__cause__ or inner.__context__
-    return str(error) or type(error).__name__
+    return str(error) or "the connection broke"

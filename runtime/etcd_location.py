@@ -36,6 +36,11 @@ class EtcdLocation:
         """The base URL of each member."""
         return tuple(f"http{'s' if self.is_tls else ''}://{address}" for address in self.addresses)
 
+    @property
+    def lacks_certificate(self) -> bool:
+        """Whether the server is not shown who asks, and could be."""
+        return self.is_tls and not self.certificate
+
     def __str__(self) -> str:
         who = f"{quote(self.user, safe='')}@" if self.user else ""
         return f"{self._scheme}://{who}{self._where}"

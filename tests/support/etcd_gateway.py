@@ -64,7 +64,8 @@ class EtcdGateway(httpx.AsyncBaseTransport):
         """How often each path was called."""
         self.asked: list[str] = []
         """The member that each call reached, in order."""
-        self.seen: list[httpx.Request] = []
+        self.seen: list[tuple[httpx.Request, Mapping[str, Any]]] = []
+        """Requests with their messages."""
         self.events_per_message_max = 1_000_000
         """Above it, a message is sent in fragments."""
         self.users: dict[str, str] = {}
@@ -137,7 +138,8 @@ class EtcdGateway(httpx.AsyncBaseTransport):
         path = request.url.path
         self.calls[path] += 1
         self.asked.append(address)
-        self.seen.append(request)
+        message = json.loads(b"".join([chunk async for chunk in _stream_of(request)]))
+        self.seen.append((request, message))
         fault = self._faults.popleft() if self._faults and path != "/v3/watch" else None
         if fault is CallFault.NO_CONNECTION:
             await trio.lowlevel.checkpoint()
@@ -149,7 +151,7 @@ class EtcdGateway(httpx.AsyncBaseTransport):
             raise httpx.ReadError("told to fail")
         if fault is CallFault.GARBAGE:
             return httpx.Response(502, stream=_Whole(b"<html>Bad gateway</html>"))
-        response = await self._answer(path, request, address, fault)
+        response = await self._answer(path, message, request, address, fault)
         await trio.sleep(self.latency_s)
         if fault is CallFault.LOST_REPLY:
             raise httpx.RemoteProtocolError("told to fail")
@@ -166,9 +168,13 @@ class EtcdGateway(httpx.AsyncBaseTransport):
         return len(self._streams)
 
     async def _answer(
-        self, path: str, request: httpx.Request, address: str, fault: CallFault | None
+        self,
+        path: str,
+        message: Mapping[str, Any],
+        request: httpx.Request,
+        address: str,
+        fault: CallFault | None,
     ) -> httpx.Response:
-        message = json.loads(request.content)
         try:
             if fault is CallFault.NO_LEADER:
                 raise GrpcError(14, "etcdserver: no leader", 503)
@@ -294,7 +300,9 @@ class EtcdGateway(httpx.AsyncBaseTransport):
             yield _line({**created, "canceled": True, "cancel_reason": reason})
             return
         yield _line(created)
-        after = int(asked["start_revision"]) - 1
+        begin = int(asked["start_revision"])
+        # As etcd: to begin at the very revision of the compaction is no error.
+        after = max(begin - 1, self.store.compacted_revision if begin == self.store.compacted_revision else 0)
         while True:
             try:
                 batches = await self._changes(after)
@@ -339,6 +347,11 @@ class _Stream(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._chunks.aclose()
+
+
+def _stream_of(request: httpx.Request) -> httpx.AsyncByteStream:
+    assert isinstance(request.stream, httpx.AsyncByteStream)
+    return request.stream
 
 
 def _line(result: Mapping[str, Any]) -> bytes:

@@ -51,7 +51,7 @@ class MemoryMetadata:
         self.revision = 0
         self.transaction_count = 0
         self._history: list[WatchBatch] = []
-        self._compacted_revision = 0
+        self.compacted_revision = 0
         self._leases: dict[int, Lease] = {}
         self._next_lease_id = 1
         self._faults: deque[Fault | None] = deque()
@@ -65,7 +65,7 @@ class MemoryMetadata:
 
     def compact(self) -> None:
         """Forget the history: watches that have not seen all of it end with Compacted."""
-        self._compacted_revision = self.revision
+        self.compacted_revision = self.revision
         self._history.clear()
         self._changed.unpark_all()
 
@@ -137,8 +137,8 @@ class MemoryMetadata:
         """What came after a revision; waits until there is something."""
         while True:
             self._expire_leases()
-            if after_revision < self._compacted_revision:
-                raise Compacted(f"revisions up to {self._compacted_revision} are gone")
+            if after_revision < self.compacted_revision:
+                raise Compacted(f"revisions up to {self.compacted_revision} are gone")
             if after_revision < self.revision:
                 return [batch for batch in self._history if batch.revision > after_revision]
             deadlines = (lease.deadline for lease in self._leases.values())

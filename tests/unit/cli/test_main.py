@@ -8,7 +8,7 @@ import pytest
 from penstock import __version__
 from penstock.cli.main import run
 
-COMMANDS = ("consume", "group", "log", "offsets", "produce", "serve", "topic")
+COMMANDS = ("consume", "dev-cluster", "group", "log", "offsets", "produce", "serve", "topic")
 Capture = pytest.CaptureFixture[str]
 
 
