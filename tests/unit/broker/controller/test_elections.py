@@ -18,14 +18,29 @@ def brokers(*fit: int, fenced: tuple[int, ...] = ()) -> Members:
     [
         ("all is well", S((1, 2, 3), (1, 2, 3), 1, 4), brokers(1, 2, 3), None),
         ("a leader that is not the first replica stays", S((1, 2), (1, 2), 2, 4), brokers(1, 2), None),
-        ("a dead leader is replaced", S((1, 2, 3), (1, 2, 3), 1, 4), brokers(2, 3), S((1, 2, 3), (2, 3), 2, 5)),
-        ("in the order of replicas", S((1, 3, 2), (2, 3, 1), 1, 4), brokers(2, 3), S((1, 3, 2), (3, 2), 3, 5)),
+        (
+            "a dead leader is replaced",
+            S((1, 2, 3), (1, 2, 3), 1, 4),
+            brokers(2, 3),
+            S((1, 2, 3), (2, 3), 2, 5),
+        ),
+        (
+            "in the order of replicas",
+            S((1, 3, 2), (2, 3, 1), 1, 4),
+            brokers(2, 3),
+            S((1, 3, 2), (3, 2), 3, 5),
+        ),
         ("only from the ISR", S((1, 2, 3), (1, 3), 1, 4), brokers(2, 3), S((1, 2, 3), (3,), 3, 5)),
         ("a dead follower leaves", S((1, 2, 3), (1, 2, 3), 1, 4), brokers(1, 3), S((1, 2, 3), (1, 3), 1, 4)),
         ("nobody left: the ISR stays", S((1, 2, 3), (1, 2), 1, 4), brokers(3), S((1, 2, 3), (1, 2), -1, 5)),
         ("still nobody", S((1, 2, 3), (1, 2), -1, 5), brokers(3), None),
         ("the first back leads", S((1, 2, 3), (1, 2), -1, 5), brokers(2, 3), S((1, 2, 3), (2,), 2, 6)),
-        ("a fenced leader hands over", S((1, 2), (1, 2), 1, 4), brokers(2, fenced=(1,)), S((1, 2), (2,), 2, 5)),
+        (
+            "a fenced leader hands over",
+            S((1, 2), (1, 2), 1, 4),
+            brokers(2, fenced=(1,)),
+            S((1, 2), (2,), 2, 5),
+        ),
         ("a fenced follower leaves", S((1, 2), (1, 2), 1, 4), brokers(1, fenced=(2,)), S((1, 2), (1,), 1, 4)),
         ("a fenced leader stays if it must", S((1, 2), (1,), 1, 4), brokers(2, fenced=(1,)), None),
         (
@@ -105,6 +120,10 @@ def test_a_preferred_election_wants_the_first_replica_alive_and_in_sync() -> Non
 
 
 def test_what_is_settled_stays_as_it_is() -> None:
-    for state in (S((1, 2, 3), (1, 2, 3), 1, 4), S((1, 2, 3), (1, 2), -1, 5), S((1, 2), (2,), 2, 1, (), (), (1,))):
+    for state in (
+        S((1, 2, 3), (1, 2, 3), 1, 4),
+        S((1, 2, 3), (1, 2), -1, 5),
+        S((1, 2), (2,), 2, 1, (), (), (1,)),
+    ):
         once = settled(state, brokers(2, 3), Rules(2))
         assert settled(once, brokers(2, 3), Rules(2)) == once
