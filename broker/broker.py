@@ -165,10 +165,7 @@ async def _come_up(
         budget.hold,
     )
     if config.is_clustered:
-        from penstock.broker.replication.isr_changes import IsrChanges  # a single broker does not load it
-
-        changes = IsrChanges(config.node_id, store, image, watch, registration, environment.clock, spawn)
-        services = replace(services, lease=registration, isr_changes=changes)
+        services = _with_replication(environment, config, store, watch, registration, services)
     deleted = _start_deletions(environment, directory, background)
     partitions = PartitionManager(config, image, directory, services, deleted)
     watch.listen(partitions.note)
@@ -223,6 +220,23 @@ async def _register(
     register = partial(registration.start, endpoints, await _remains(environment, config, directory))
     await (until_stored(register, stop) if config.is_clustered else register())
     return registration
+
+
+def _with_replication(
+    environment: Environment,
+    config: BrokerConfig,
+    store: MetadataStore,
+    watch: MetadataWatch,
+    registration: Registration,
+    services: PartitionServices,
+) -> PartitionServices:
+    """What partitions need in a cluster besides: the lease, and the way to change an ISR."""
+    from penstock.broker.replication.isr_changes import IsrChanges  # a single broker does not load it
+
+    changes = IsrChanges(
+        config.node_id, store, watch.image, watch, registration, environment.clock, services.spawn
+    )
+    return replace(services, lease=registration, isr_changes=changes)
 
 
 def _start_deletions(
