@@ -154,6 +154,7 @@ class EtcdClient:
         self._first = random.randrange(0, len(self._members))
         self._token = ""
         self._wants_token = bool(location.user)
+        self._was_let_in = False
         self._authenticating = trio.Lock()
         self._cluster_id = ""
 
@@ -290,11 +291,16 @@ class EtcdClient:
         except MaybeDone as failure:
             raise NotDone(str(failure)) from failure  # of the call that needs the token, nothing was sent
         except Refused as failure:
-            if not is_authentication_off(failure):
+            if is_authentication_off(failure):
+                self._wants_token = False
+            elif self._was_let_in:
+                # The password is being changed, perhaps. A start with a wrong one fails; what runs goes on as long as its lease does.
+                raise NotDone(str(failure)) from failure
+            else:
                 raise metadata_error(failure, f"{self}, user {self.location.user!r}") from failure
-            self._wants_token = False
         else:
-            self._token = str(answer["token"])
+            self._token = str(answer.get("token", ""))
+            self._was_let_in = True
 
 
 def _headers(token: str) -> Mapping[str, str]:

@@ -163,7 +163,7 @@ def _operation(operation: Put | Delete, keys: Keys) -> Json:
 
 def answer_of(status: int, body: bytes) -> Json:
     """The message in a reply. Raises the CallFailed that it means."""
-    message = _object(body)
+    message = object_of(body)
     if message is None:
         if status == 404:
             raise Refused(_FAILED_PRECONDITION, "no etcd v3 with a JSON gateway (3.4 or newer) answers there")
@@ -174,7 +174,8 @@ def answer_of(status: int, body: bytes) -> Json:
     return message
 
 
-def _object(body: bytes) -> Json | None:
+def object_of(body: bytes) -> Json | None:
+    """A JSON object; None where these bytes are none."""
     try:
         message = json.loads(body)
     except ValueError:

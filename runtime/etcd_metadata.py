@@ -49,6 +49,8 @@ from penstock.runtime.metadata_checks import check_lease_ttl, check_transaction
 from penstock.runtime.threads import Threads
 
 PAGE_KEY_COUNT = 1000
+PARALLEL_WRITE_COUNT_MAX = 16
+"""Transactions at once; each takes a connection."""
 KEPT_CONNECTION_COUNT_MAX = 4
 IDLE_CONNECTION_S = 30.0
 _SOCKET_OPTIONS = (
@@ -67,12 +69,13 @@ class EtcdMetadata:
     def __init__(self, client: EtcdClient) -> None:
         self._client = client
         self._keys = Keys(client.location.prefix)
+        self._writing = trio.CapacityLimiter(PARALLEL_WRITE_COUNT_MAX)
         self._revision = 0
         """The highest that a linearizable answer has shown."""
 
     async def get(self, key: str) -> Entry | None:
         """Linearizable read of one key. Raises MetadataUnavailable."""
-        answer = await self._read({"key": self._keys.outside(key)})
+        answer, _ = await self._read({"key": self._keys.outside(key)})
         pairs = answer.get("kvs", ())
         return entry_of(pairs[0], self._keys) if pairs else None
 
@@ -95,7 +98,8 @@ class EtcdMetadata:
         check_transaction(compares, operations)
         least = self._revision
         message = transaction(compares, operations, self._keys)
-        answer = await self._call("/v3/kv/txn", message, repeatable=not operations, limit_s=WRITE_LIMIT_S)
+        async with self._writing:
+            answer = await self._call("/v3/kv/txn", message, repeatable=not operations, limit_s=WRITE_LIMIT_S)
         return TransactionResult(bool(answer.get("succeeded")), self._revision_of(answer, least))
 
     async def grant_lease(self, ttl_s: int) -> int:
@@ -130,24 +134,24 @@ class EtcdMetadata:
         message = {**self._keys.span(prefix), "limit": str(PAGE_KEY_COUNT)}
         entries: list[Entry] = []
         while True:
-            page = await self._read(message)
+            page, revision = await self._read(message)
             pairs = page.get("kvs", ())
             entries += (entry_of(pair, self._keys) for pair in pairs)
             # A later page's header has the newest revision, not the one that was asked for.
-            message.setdefault("revision", page["header"]["revision"])
+            message.setdefault("revision", str(revision))
             if not page.get("more"):
                 return Snapshot(entries, int(message["revision"]))
             message["key"] = key_after(pairs[-1]["key"])
 
-    async def _read(self, message: Json) -> Json:
+    async def _read(self, message: Json) -> tuple[Json, int]:
+        """The answer to a range, and the revision that the store has by now."""
         least = self._revision
         answer = await self._call("/v3/kv/range", message)
-        self._revision_of(answer, least)
-        return answer
+        return answer, self._revision_of(answer, least)
 
     def _revision_of(self, answer: Json, least: int) -> int:
         """The store's revision at a linearizable answer. Raises MetadataError if it is below one known before the question."""
-        revision = number(answer["header"], "revision")
+        revision = number(answer.get("header", {}), "revision")
         if revision < least:
             raise MetadataError(
                 f"{self._client} has gone back from revision {least} to {revision}: was it restored from a backup?"

@@ -34,6 +34,7 @@ from penstock.runtime.etcd_messages import (
     is_permission,
     metadata_error,
     number,
+    object_of,
 )
 from penstock.runtime.metadata import Compacted, WatchBatch, WatchEvent
 
@@ -100,9 +101,11 @@ class _Messages:
             if not chunk:
                 raise MaybeDone("the connection was closed")
             self._take(chunk)
-        message = json.loads(self._lines.popleft())
-        if "error" in message:
+        message = object_of(self._lines.popleft())
+        if message is not None and "error" in message:
             raise failure_of(message)
+        if message is None or "result" not in message:
+            raise MaybeDone("what is no etcd answers there")
         result: Json = message["result"]
         return result
 

@@ -13,8 +13,10 @@ from typing import Protocol
 from penstock.errors import PenstockError
 
 OPERATIONS_PER_TRANSACTION_MAX = 128
-"""Compares and operations each; etcd's default bound."""
+"""Compares (a compare of both revisions is two) and operations each; etcd's default bound."""
 VALUE_SIZE_BYTES_MAX = 1_000_000
+TRANSACTION_SIZE_BYTES_MAX = 1_400_000
+"""Keys and values of all compares and operations together; with what is sent around them, etcd's default bound of 1.5 MiB."""
 
 
 class MetadataError(PenstockError):
@@ -71,7 +73,7 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """Store a value; `lease_id` 0 means without a lease."""
+    """Store a value; `lease_id` 0 means without a lease. A key begins with a slash."""
 
     key: str
     value: bytes
@@ -134,15 +136,24 @@ class MetadataStore(Protocol):
         ...
 
     async def grant_lease(self, ttl_s: int) -> int:
-        """A new lease that ends `ttl_s` seconds (at least 2) after its last keep-alive. Returns its id (never 0)."""
+        """A new lease that ends `ttl_s` seconds (at least 2) after its last keep-alive. Returns its id (never 0).
+
+        Raises MetadataUnavailable; a lease that was made all the same has no keys and ends unseen.
+        """
         ...
 
     async def keep_alive(self, lease_id: int) -> None:
-        """Renew. Raises LeaseNotFound when it has ended, MetadataUnavailable when the store can't be reached."""
+        """Renew: the lease lives for its ttl from some moment within this call, so count from before it.
+
+        Raises LeaseNotFound when it has ended, MetadataUnavailable when no answer came.
+        """
         ...
 
     async def revoke_lease(self, lease_id: int) -> None:
-        """End a lease and delete its keys, in one revision. No error if it has ended."""
+        """End a lease and delete its keys, in one revision. No error if it has ended.
+
+        Raises MetadataUnavailable when no answer came: then it has ended or ends by itself.
+        """
         ...
 
     def watch(
@@ -150,6 +161,7 @@ class MetadataStore(Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[WatchBatch]]:
         """Every change under `prefix` with a revision above `after_revision`, in order, none twice, none left out.
 
-        The iterator survives reconnects by itself. Raises Compacted from the iteration when the past is gone.
+        The iterator survives reconnects by itself. Cancelling it loses no batch. Raises Compacted from the iteration when the past is
+        gone, MetadataUnavailable when the store was closed.
         """
         ...

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from penstock.runtime.metadata import (
     OPERATIONS_PER_TRANSACTION_MAX,
+    TRANSACTION_SIZE_BYTES_MAX,
     VALUE_SIZE_BYTES_MAX,
     Compare,
     Delete,
@@ -17,10 +18,12 @@ LEASE_TTL_MIN_S = 2
 
 def check_transaction(compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> None:
     """Raise TransactionTooLarge for what is over the bounds, MetadataError for what has no meaning."""
-    if max(len(compares), len(operations)) > OPERATIONS_PER_TRANSACTION_MAX:
+    compared = sum((one.mod_revision is not None) + (one.create_revision is not None) for one in compares)
+    if max(compared, len(operations)) > OPERATIONS_PER_TRANSACTION_MAX:
         raise TransactionTooLarge(
-            f"{len(compares)} compares and {len(operations)} operations: at most {OPERATIONS_PER_TRANSACTION_MAX} of each"
+            f"{compared} compares and {len(operations)} operations: at most {OPERATIONS_PER_TRANSACTION_MAX} of each"
         )
+    size_bytes = sum(len(each.key.encode()) for each in (*compares, *operations))
     named: set[str] = set()
     for operation in operations:
         if not operation.key.startswith("/"):
@@ -28,10 +31,16 @@ def check_transaction(compares: Sequence[Compare], operations: Sequence[Put | De
         if operation.key in named:
             raise MetadataError(f"two operations name the key {operation.key!r}")
         named.add(operation.key)
-        if isinstance(operation, Put) and len(operation.value) > VALUE_SIZE_BYTES_MAX:
-            raise TransactionTooLarge(
-                f"{operation.key}: a value of {len(operation.value)} bytes, at most {VALUE_SIZE_BYTES_MAX}"
-            )
+        if isinstance(operation, Put):
+            size_bytes += len(operation.value)
+            if len(operation.value) > VALUE_SIZE_BYTES_MAX:
+                raise TransactionTooLarge(
+                    f"{operation.key}: a value of {len(operation.value)} bytes, at most {VALUE_SIZE_BYTES_MAX}"
+                )
+    if size_bytes > TRANSACTION_SIZE_BYTES_MAX:
+        raise TransactionTooLarge(
+            f"a transaction of {size_bytes} bytes, at most {TRANSACTION_SIZE_BYTES_MAX}"
+        )
 
 
 def check_lease_ttl(ttl_s: int) -> None:

@@ -8,6 +8,7 @@ from tests.support.metadata_stores import StorePlace
 
 from penstock.runtime.metadata import (
     OPERATIONS_PER_TRANSACTION_MAX,
+    TRANSACTION_SIZE_BYTES_MAX,
     VALUE_SIZE_BYTES_MAX,
     Compare,
     Delete,
@@ -139,6 +140,25 @@ async def test_the_bound_of_a_value_is_exact(place: StorePlace) -> None:
         with pytest.raises(TransactionTooLarge):
             await store.transact([], [Put("/b", b""), Put("/a", bytes(VALUE_SIZE_BYTES_MAX + 1))])
         assert await store.get("/b") is None
+
+
+async def test_a_compare_of_both_revisions_counts_twice(place: StorePlace) -> None:
+    async with place.open() as store:
+        half = OPERATIONS_PER_TRANSACTION_MAX // 2
+        compares = [Compare(f"/{i}", mod_revision=0, create_revision=0) for i in range(half)]
+        assert (await store.transact(compares, [Put("/a", b"")])).succeeded
+        with pytest.raises(TransactionTooLarge):
+            await store.transact([*compares, Compare("/one/more", mod_revision=0)], [Put("/a", b"")])
+
+
+async def test_the_bound_of_a_whole_transaction_is_exact(place: StorePlace) -> None:
+    async with place.open() as store:
+        rest = TRANSACTION_SIZE_BYTES_MAX - VALUE_SIZE_BYTES_MAX - len("/a") - len("/b") - len("/c")
+        compares = [Compare("/c", mod_revision=0)]
+        most = [Put("/a", bytes(VALUE_SIZE_BYTES_MAX)), Put("/b", bytes(rest))]
+        assert (await store.transact(compares, most)).succeeded
+        with pytest.raises(TransactionTooLarge):
+            await store.transact(compares, [most[0], Put("/b", bytes(rest + 1))])
 
 
 async def test_a_range_is_what_starts_with_the_prefix_in_order(place: StorePlace) -> None:

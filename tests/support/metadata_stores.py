@@ -133,7 +133,7 @@ class GatewayPlace:
 
     def open(self) -> AbstractAsyncContextManager[MetadataStore]:
         return open_etcd_metadata(
-            "etcd://one,two/prefix",
+            "etcd://one,two",
             clock=TrioClock(),
             random=self._environment.random,
             threads=self._environment.threads,

@@ -274,6 +274,17 @@ async def test_a_wrong_password_is_an_error_that_does_not_show_it(autojump_clock
     assert "wrong" not in str(caught.value)
 
 
+async def test_a_password_that_changes_under_way_is_an_outage_and_no_end(autojump_clock: MockClock) -> None:
+    gateway = with_user(EtcdGateway())
+    async with opened(gateway, "etcd://me:s3cret@one") as store:
+        await store.get("/a")
+        with_user(gateway, "new").expire_tokens()
+        with pytest.raises(MetadataUnavailable, match="invalid user ID or password"):
+            await store.get("/a")
+        with_user(gateway)
+        await store.get("/a")
+
+
 async def test_an_etcd_that_wants_a_user_says_so(autojump_clock: MockClock) -> None:
     async with opened(with_user(EtcdGateway()), "etcd://one") as store:
         with pytest.raises(MetadataError, match="wants a user and a password"):
