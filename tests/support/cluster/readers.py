@@ -17,6 +17,7 @@ from bench.peers.kafka import PeerMissing, Tool, tool_command
 from confluent_kafka import Message, TopicPartition
 from tests.support.churn import history
 from tests.support.clients import librdkafka
+from tests.support.deadline import until
 from tests.support.load.actors import Actor
 from tests.support.requirements import need
 
@@ -63,11 +64,14 @@ class Observer(Actor):
 
 
 class Group:
-    """A group that reads along. `clients`: names of `tests.support.churn.member`, or `java`."""
+    """A group that reads along. `clients`: names of `tests.support.churn.member`, or `java`. `protocol`: "classic" or "consumer" (KIP-848)."""
 
-    def __init__(self, bootstrap: str, topic: str, clients: Sequence[str], folder: Path) -> None:
-        self.group = f"readers-of-{topic}"
+    def __init__(
+        self, bootstrap: str, topic: str, clients: Sequence[str], folder: Path, protocol: str = "classic"
+    ) -> None:
+        self.group = f"{protocol}-readers-of-{topic}"
         self.bootstrap, self.topic = bootstrap, topic
+        self._protocol = protocol
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._processes = [self._start(client) for client in clients]
@@ -87,18 +91,22 @@ class Group:
         return [
             *(sys.executable, "-W", "ignore", "-m", "tests.support.churn.member", client),
             *("--bootstrap", self.bootstrap, "--group", self.group, "--topic", self.topic),
-            *("--protocol", "classic", "--assignor", "range", "--notes", str(notes)),
+            *("--protocol", self._protocol, "--assignor", "range", "--notes", str(notes)),
             *("--session-timeout-ms", str(GROUP_SESSION_MS)),
         ]
 
     def _java(self) -> list[str]:
         config = self._folder / "java.properties"
         config.write_text("retry.backoff.ms=20\nmetadata.max.age.ms=1000\nreconnect.backoff.max.ms=200\n")
+        session = ("--session-timeout", str(GROUP_SESSION_MS))
+        if self._protocol == "consumer":
+            session = ("--group-protocol", "consumer")  # the broker says how long a session is
         try:
             return tool_command(
                 Tool.VERIFIABLE_CONSUMER,
                 *("--bootstrap-server", self.bootstrap, "--topic", self.topic, "--group-id", self.group),
-                *("--session-timeout", str(GROUP_SESSION_MS), "--command-config", str(config)),
+                *session,
+                *("--command-config", str(config)),
             )
         except PeerMissing as missing:
             need(False, str(missing))
@@ -116,6 +124,15 @@ class Group:
         """AssertionError when a member ended by itself."""
         for process in self._processes:
             assert process.poll() is None, f"a member ended with {process.returncode}: {self.errors()}"
+
+    def await_commits(self, more: int = 1, limit_s: float = 60.0) -> None:
+        """Wait until the group has had `more` further commits acked."""
+        before = self._commit_count()
+        until(lambda: self._commit_count() >= before + more, f"commits of {self.group}", limit_s=limit_s)
+
+    def _commit_count(self) -> int:
+        self.check_alive()
+        return sum(map(len, self.acked_commits().values()))
 
     def stop(self) -> None:
         """All leave; returns when they have ended."""

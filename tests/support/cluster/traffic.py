@@ -7,7 +7,7 @@ with traffic(cluster, topic, PARTITIONS, folder, clients=("librdkafka", "java"))
     load.check(cluster)
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,7 @@ class Traffic:
         self._await_readers(ends)
         self.observer.stop()
         if self.group is not None:
-            self._await_group(self.group, ends)
+            self.await_group(self.group, ends)
             self.group.stop()
 
     def end_offsets(self) -> list[int]:
@@ -112,7 +112,8 @@ class Traffic:
 
         until(caught_up, f"the observer at {ends}", limit_s=LIMIT_S)
 
-    def _await_group(self, group: Group, ends: Sequence[int]) -> None:
+    def await_group(self, group: Group, ends: Sequence[int]) -> None:
+        """Wait until commits at these ends were acked to the group's members."""
         behind = dict(enumerate(ends))
 
         def caught_up() -> bool:
@@ -134,14 +135,18 @@ class Traffic:
 
         PROPERTIES D1, D2, D7, T1, G2: from the consumers' view and by the logs of all replicas.
         """
-        found = {index: self._read(index, end) for index, end in enumerate(self.end_offsets())}
+        found = self.stored()
         acked = check_once_and_in_order([writer.ledger for writer in self.writers], found)
         seen = sum(check_seen(index, self.observer.seen[index], found[index]) for index in found)
         commits = 0
         if self.group is not None:
-            commits = self._check_group(self.group, found)
+            commits = self.check_group(self.group, found)
         size_bytes = replica_logs.check_replicas(cluster, self.topic, self.partition_count)
         return f"{acked} acks, {seen} records seen, {commits} commits compared; logs of {size_bytes} bytes are equal"
+
+    def stored(self) -> dict[int, list[Stored]]:
+        """What the topic holds."""
+        return {index: self._read(index, end) for index, end in enumerate(self.end_offsets())}
 
     def _read(self, index: int, end: int) -> list[Stored]:
         consumer = librdkafka.make_consumer(self.bootstrap)
@@ -154,7 +159,8 @@ class Traffic:
         assert [record.offset for record in records] == list(range(end)), f"partition {index} has gaps"
         return records
 
-    def _check_group(self, group: Group, found: dict[int, list[Stored]]) -> int:
+    def check_group(self, group: Group, found: Mapping[int, Sequence[Stored]]) -> int:
+        """Hold a group to what it must have processed and committed; returns how many commits were compared."""
         history.check_everything_processed(group.processed(), [len(found[index]) for index in found])
         commits = [
             commit
