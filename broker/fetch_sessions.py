@@ -59,6 +59,8 @@ class FetchSession:
             if known is None:
                 self.partitions[key] = SessionPartition(entry)
             else:
+                if entry.current_leader_epoch != known.request.current_leader_epoch:
+                    known.high_watermark = -1  # a follower forgets with the epoch what it was told in it
                 known.request = entry
         for topic, topic_id, index in request.forgotten:
             self.partitions.pop(partition_key(topic, topic_id, index), None)
@@ -81,8 +83,10 @@ class FetchSession:
                 or known.log_start_offset != result.log_start_offset
                 or result.preferred_read_replica >= 0
             ):
-                # an error must be told again next time, so what was known before it is forgotten
-                known.high_watermark = -1 if result.error_code else result.high_watermark
+                # an error must be told again next time, so what was known before it is forgotten; and whoever has to cut its log
+                # first can't make use of the high watermark yet
+                is_lost = result.error_code or result.diverging_epoch is not None
+                known.high_watermark = -1 if is_lost else result.high_watermark
                 known.log_start_offset = result.log_start_offset
                 kept.append(result)
                 if has_data:

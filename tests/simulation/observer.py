@@ -166,14 +166,21 @@ class Observer:
         if self.is_kept(partition.topic_id):
             self._check_members(partition, seen)
             self._commit(partition, seen)
-        lease: Any = vars(partition).get("_lease")
-        if lease is not None:
-            self._deadlines.decided(
-                f"moved the high watermark of {seen.place}",
-                seen.replica,
-                self.cluster.kernel.now,
-                lease.deadline,
-            )
+        self._check_lease(partition, seen)
+
+    def _check_lease(self, partition: Partition, seen: _Seen) -> None:
+        """M2, by the broker's own deadline, and by the store, which knows better."""
+        broker = seen.host.broker
+        if broker is None:
+            return
+        what = f"moved the high watermark of {seen.place}"
+        now = self.cluster.kernel.now
+        self._deadlines.decided(what, seen.replica, now, broker.registration.deadline)
+        entry = self.cluster.store.entries.get(keys.broker_key(seen.host.node_id))
+        is_registered = entry is not None and entry.create_revision == broker.registration.create_revision
+        self._deadlines.decided(
+            f"{what} (its registration is gone)", seen.replica, now, now if is_registered else -1.0
+        )
 
     def _check_members(self, partition: Partition, seen: _Seen) -> None:
         machine = partition.machine
@@ -308,11 +315,36 @@ class Observer:
 
     def _look(self, host: BrokerHost, partition: Partition) -> None:
         seen = self._seen.get(partition)
-        if seen is None or partition.is_offline or host.process is None or host.process.is_frozen:
+        if seen is None or partition.is_offline or host.process is None:
             return
+        if host.process.is_frozen:
+            if partition.is_leader:
+                self._laggards.forget(seen.place)
+            return
+        self._check_reach(host, partition, seen)
         self._starts.seen(seen.place, seen.replica, partition.log.log_start_offset, partition.high_watermark)
         if partition.is_leader:
             self._look_for_laggards(host, partition, seen)
+
+    def _check_reach(self, host: BrokerHost, partition: Partition, seen: _Seen) -> None:
+        """D3: who is in sync has all that is committed, also between two moves of the high watermark."""
+        self.report.check(
+            "D3",
+            partition.high_watermark <= partition.log.log_end_offset,
+            f"{seen.place}: {seen.replica}'s high watermark {partition.high_watermark} is above its log's end",
+        )
+        stored = self.states.get((partition.topic_id, partition.index))
+        if not partition.is_leader or stored is None or not self.is_kept(partition.topic_id):
+            return
+        if (stored.leader, stored.leader_epoch) != (host.node_id, partition.machine.leader_epoch):
+            return
+        for node in stored.isr:
+            end = self._counted_end(node, partition)
+            self.report.check(
+                "D3",
+                end is None or end >= partition.high_watermark,
+                f"{seen.place}: {node} is in sync, and its log ends at {end}, below the high watermark {partition.high_watermark}",
+            )
 
     def _look_for_laggards(self, host: BrokerHost, partition: Partition, seen: _Seen) -> None:
         stored = self.states.get((partition.topic_id, partition.index))
@@ -335,7 +367,8 @@ class Observer:
             end = self._end(node, partition.topic_id, partition.index)
             if node != host.node_id and end is not None:
                 ends[node] = end.log_end_offset
-        self._laggards.looked(seen.place, self.cluster.kernel.now, partition.log.log_end_offset, ends, ())
+        leader = f"{seen.replica} in epoch {stored.leader_epoch}"
+        self._laggards.looked(seen.place, leader, self.cluster.kernel.now, partition.log.log_end_offset, ends)
 
 
 __all__ = ["Observer"]

@@ -46,6 +46,8 @@ class Options:
     faults: tuple[str, ...] | None = None
     """None: a subset, by the seed."""
     bug: str = ""
+    stops_early: bool = False
+    """End at the first violation."""
 
 
 @dataclass(slots=True)
@@ -153,6 +155,12 @@ class Simulation:
         )
 
     async def _main(self) -> None:
+        with trio.CancelScope() as scope:
+            if self.options.stops_early:
+                self.report.on_violation = scope.cancel
+            await self._live_and_die()
+
+    async def _live_and_die(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.observer.look_around)
             if await self._start(nursery):

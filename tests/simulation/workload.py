@@ -225,11 +225,15 @@ class Workload:
     async def consume_in_group(self, environment: Environment, name: str, group: str, protocol: str) -> None:
         """A member that commits what it has processed."""
         history, kernel = self.history, self.cluster.kernel
+        self._numbers["lives " + name] += 1
+        life = f"{name}#{self._numbers['lives ' + name]}"
 
         async def assigned(partitions: frozenset[TopicPartition]) -> None:
             places = frozenset(place_of(p.topic, p.partition) for p in partitions)
             kernel.note(f"{name} is assigned {sorted(places)}")
             history.assignments.assign(group, name, places)
+            for place in places:  # it begins at what was committed
+                history.consumed.restart(life, place)
 
         async def given_up(partitions: frozenset[TopicPartition]) -> None:
             places = frozenset(place_of(p.topic, p.partition) for p in partitions)
@@ -237,8 +241,6 @@ class Workload:
             history.assignments.give_up(group, name, places)
 
         history.assignments.excuse(name)
-        self._numbers["lives " + name] += 1
-        life = f"{name}#{self._numbers['lives ' + name]}"
         async with Consumer(
             self.cluster.bootstrap,
             "kept",
@@ -288,7 +290,9 @@ class Workload:
         """A reader without a group."""
         history = self.history
         stable = {topic.name: topic.acks == "all" and not topic.is_caching for topic in TOPICS}
-        history.consumed.restart(name)
+        for topic in stable:
+            for index in range(2):
+                history.consumed.restart(name, place_of(topic, index))
         async with Consumer(
             self.cluster.bootstrap,
             "kept",

@@ -91,10 +91,9 @@ class ConsumedRecords:
         self._positions: dict[tuple[str, str], int] = {}
         self.count = 0
 
-    def restart(self, reader: str) -> None:
-        """A reader begins anew."""
-        for key in [key for key in self._positions if key[0] == reader]:
-            del self._positions[key]
+    def restart(self, reader: str, place: str) -> None:
+        """A reader begins anew with a partition."""
+        self._positions.pop((reader, place), None)
 
     def read(self, reader: str, place: str, offset: int, value: str, *, is_stable: bool = True) -> None:
         """One record was handed out. `is_stable`: what was visible stays."""

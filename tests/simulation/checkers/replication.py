@@ -1,6 +1,6 @@
 """D3, D4, D5, D6, M1, M2: high watermarks, leaders, in-sync replicas, and the transactions that change them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tests.simulation.checkers.report import Report
@@ -146,29 +146,28 @@ class Laggards:
     def __init__(self, report: Report, limit_s: float) -> None:
         self._report = report
         self._limit_s = limit_s
-        self._behind_since: dict[tuple[str, int], tuple[float, int]] = {}
+        self._behind: dict[str, tuple[str, dict[int, tuple[float, int]]]] = {}
 
-    def looked(
-        self, place: str, now: float, end_offset: int, ends: Mapping[int, int], exempt: Collection[int]
-    ) -> None:
-        """A leader that could act, its end, and how far its in-sync followers are. `exempt`: where nothing can be said of."""
-        for key in [key for key in self._behind_since if key[0] == place and key[1] not in ends]:
-            del self._behind_since[key]
+    def looked(self, place: str, leader: str, now: float, end_offset: int, ends: Mapping[int, int]) -> None:
+        """A leader that can act (`leader` names process and epoch), its end, and how far its in-sync followers are."""
+        before_leader, before = self._behind.get(place, (leader, {}))
+        known = before if before_leader == leader else {}
+        behind: dict[int, tuple[float, int]] = {}
         for node, end in ends.items():
-            since, wanted = self._behind_since.get((place, node), (now, end_offset))
-            if node in exempt or end >= wanted:
+            since, wanted = known.get(node, (now, end_offset))
+            if end >= wanted:
                 since, wanted = now, end_offset
-            self._behind_since[place, node] = (since, wanted)
+            behind[node] = (since, wanted)
             self._report.check(
                 "D13",
                 now - since <= self._limit_s,
-                f"{place}: {node} is in the ISR, but for {now - since:.1f} s it has not come to {wanted} (it is at {end})",
+                f"{place}: {node} is in the ISR of {leader}, but for {now - since:.1f} s it has not come to {wanted} (it is at {end})",
             )
+        self._behind[place] = (leader, behind)
 
     def forget(self, place: str) -> None:
         """Nobody leads it who could act."""
-        for key in [key for key in self._behind_since if key[0] == place]:
-            del self._behind_since[key]
+        self._behind.pop(place, None)
 
 
 __all__ = ["NO_LEADER", "Deadlines", "HighWatermarks", "Laggards", "Leaders", "State", "StateChanges"]

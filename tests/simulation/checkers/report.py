@@ -28,12 +28,14 @@ class Report:
         self.count = 0
         self.checked: dict[str, int] = {}
         """How often each property was put to the test: a checker that is never told of anything shows nothing."""
+        self.on_violation: Callable[[], None] = lambda: None
         self._now = now
         self._note = note
 
     def violate(self, property_name: str, text: str) -> None:
         """That must not be."""
         self.count += 1
+        self.on_violation()
         if len(self.violations) < REPORTED_MAX:
             violation = Violation(property_name, text, self._now())
             self.violations.append(violation)

@@ -1,6 +1,7 @@
 """Fetch sessions: what is remembered, what is left out, and when a session is refused or given up (KIP-227)."""
 
 import random
+from dataclasses import replace
 
 from penstock.broker.fetch_sessions import FetchSession, FetchSessions
 from penstock.protocol.errors import ErrorCode
@@ -116,6 +117,23 @@ def test_error_is_told_every_time_and_its_end_as_well() -> None:
     assert len(session.changed([failed])) == 1
     assert len(session.changed([failed])) == 1
     assert len(session.changed([result()])) == 1
+
+
+def test_high_watermark_told_beside_a_divergence_is_told_again_after_the_cut() -> None:
+    session = opened(sessions(), entry(offset=14))
+    diverging = result()
+    diverging.diverging_epoch = (0, 2)
+    assert session.changed([diverging]) == [diverging]
+    assert [r.high_watermark for r in session.changed([result()])] == [5]
+    assert session.changed([result()]) == []
+
+
+def test_high_watermark_is_told_again_in_a_new_leader_epoch() -> None:
+    where = sessions()
+    session = opened(where, entry())
+    session.changed([result()])
+    where.plan(request(session.session_id, 1, [replace(entry(), current_leader_epoch=7)]), 1.0)
+    assert [r.high_watermark for r in session.changed([result()])] == [5]
 
 
 def test_partition_that_got_data_goes_to_the_end_so_that_others_get_their_turn() -> None:

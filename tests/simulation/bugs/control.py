@@ -1,0 +1,94 @@
+"""Bugs in what brokers do with the metadata store."""
+
+from typing import Any
+
+import trio
+from tests.simulation.bugs.planting import Bug, Patch
+
+from penstock.broker import keys, registration
+from penstock.broker.controller import rules
+from penstock.broker.controller.elections import Rules
+from penstock.broker.metadata_watch import MetadataWatch
+from penstock.broker.replication.isr_changes import IsrChanges
+from penstock.runtime.metadata import MetadataUnavailable
+
+
+def _skip_what_was_missed(_: Any) -> Any:
+    async def load_patiently(self: Any) -> None:
+        while True:
+            try:
+                snapshot = await self._store.range(keys.ROOT)
+            except MetadataUnavailable:
+                await trio.sleep(0.5)
+            else:
+                self.image.revision = snapshot.revision
+                self._moved.unpark_all()
+                return
+
+    return load_patiently
+
+
+def _anybody_may_lead(original: Any) -> Any:
+    def of(self: Any, topic: str) -> Rules:
+        return Rules(original(self, topic).min_insync_replicas, True)
+
+    return of
+
+
+def _lead_on(original: Any) -> Any:
+    def rejoined(state: Any, node_id: int, *, has_lost: bool) -> Any:
+        return None if state.leader == node_id else original(state, node_id, has_lost=has_lost)
+
+    return rejoined
+
+
+def _trust_what_is_left(original: Any) -> Any:
+    def rejoined(state: Any, node_id: int, *, has_lost: bool) -> Any:
+        return original(state, node_id, has_lost=False)
+
+    return rejoined
+
+
+def _deadline_from_reply(_: Any) -> Any:
+    async def beat(self: Any) -> None:
+        await self._store.keep_alive(self.lease_id)
+        self.deadline = self._clock.monotonic() + 2 * self._session_s
+
+    return beat
+
+
+def _transact_blindly(original: Any) -> Any:
+    def transaction(self: Any, batch: Any) -> Any:
+        _, puts = original(self, batch)
+        return [], puts
+
+    return transaction
+
+
+BUGS = (
+    Bug(
+        "lost watch events",
+        "after a compaction of the store's history a broker goes on from where the store is, without reading what it missed",
+        [Patch(MetadataWatch, "_load_patiently", _skip_what_was_missed)],
+    ),
+    Bug(
+        "elections from anywhere",
+        "whoever lives may lead, in sync or not",
+        [Patch(rules.TopicRules, "of", _anybody_may_lead)],
+    ),
+    Bug(
+        "epoch not raised at start",
+        "a leader that comes back quickly leads on in the epoch that it led in",
+        [Patch(registration, "rejoined", _lead_on)],
+    ),
+    Bug(
+        "deadline from the reply",
+        "a broker takes itself for registered for longer than the store does",
+        [Patch(registration.Registration, "_beat", _deadline_from_reply)],
+    ),
+    Bug(
+        "ISR stored without compares",
+        "an ISR change does not compare what it was decided on",
+        [Patch(IsrChanges, "_transaction", _transact_blindly)],
+    ),
+)

@@ -1,0 +1,49 @@
+"""How a bug is planted: an attribute of the code under test is another one while the run lasts."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class Patch(NamedTuple):
+    """`wrap` is given what was there (a function, a property) and returns what takes its place."""
+
+    target: object
+    name: str
+    wrap: Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """A mistake that somebody has made, or could have."""
+
+    name: str
+    text: str
+    patches: Sequence[Patch]
+    faults: tuple[str, ...] | None = None
+    """The faults that seeds for it are drawn with; None: a subset, as ever."""
+    seed: int = 0
+    """A seed that finds it."""
+
+    @contextmanager
+    def planted(self) -> Generator[None]:
+        """Make the mistake while the block lasts."""
+        with ExitStack() as stack:
+            for patch in self.patches:
+                stack.enter_context(_patched(patch))
+            yield
+
+
+@contextmanager
+def _patched(patch: Patch) -> Generator[None]:
+    target: Any = patch.target
+    original = vars(target)[patch.name]
+    setattr(target, patch.name, patch.wrap(original))
+    try:
+        yield
+    finally:
+        setattr(target, patch.name, original)
+
+
+__all__ = ["Bug", "Patch"]

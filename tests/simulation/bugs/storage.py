@@ -1,0 +1,76 @@
+"""Bugs in what is on disk."""
+
+from typing import Any
+
+from tests.simulation.bugs.planting import Bug, Patch
+
+from penstock.runtime.files import StorageError
+from penstock.storage import log_follower, recovery
+from penstock.storage.log_writer import LogWriter
+
+
+def _no_rewrite(_: Any) -> Any:
+    def rewrite(self: Any, found: Any) -> None:
+        segment = found.segment
+        segment.size_bytes = found.end_position
+        segment.trusted_from = found.start_position
+        if found.end_position < found.file_size_bytes:
+            file = self._files.open(segment.path, write=True)
+            file.truncate(found.end_position)
+            file.close()
+
+    return rewrite
+
+
+def _sync_again(original: Any) -> Any:
+    def sync(self: Any) -> int:
+        try:
+            return int(original(self))
+        except StorageError:
+            self._failure = None
+            return int(original(self))
+
+    return sync
+
+
+def _append_without_producers(original: Any) -> Any:
+    def append(self: Any, *args: Any, **more: Any) -> Any:
+        producers, self._producers = self._producers, _Pass(self._producers)
+        try:
+            return original(self, *args, **more)
+        finally:
+            self._producers = producers
+
+    return append
+
+
+class _Pass:
+    """The table of producers, but for updates."""
+
+    def __init__(self, producers: Any) -> None:
+        self._producers = producers
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producers, name)
+
+    def update(self, *_: object) -> None:
+        return
+
+
+BUGS = (
+    Bug(
+        "no fsync after recovery",
+        "what recovery has found is served without writing and syncing it again",
+        [Patch(recovery._Opening, "_rewrite", _no_rewrite)],
+    ),
+    Bug(
+        "failed fsync tried again",
+        "fsyncgate: the second sync says yes over pages that never reached the disk",
+        [Patch(LogWriter, "_sync", _sync_again)],
+    ),
+    Bug(
+        "followers know no producers",
+        "a follower does not note who produced what, and takes a retry for something new once it leads",
+        [Patch(log_follower.LogFollower, "append_as_follower", _append_without_producers)],
+    ),
+)
