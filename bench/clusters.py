@@ -3,7 +3,6 @@
 Owns how a cluster is started: Penstock with its etcd, Apache Kafka with its own quorum. Knows nothing of what is measured.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -263,8 +262,7 @@ def kafka_nodes(
             for index, broker in enumerate(brokers)
         ]
         for node, broker in zip(nodes, brokers, strict=True):
-            assert isinstance(broker.process.args, list)
-            node.command = [os.fspath(part) for part in broker.process.args]
+            node.command = broker.command
         try:
             yield _subject("kafka", durability, told, kafka_version(), nodes)
         finally:

@@ -28,7 +28,7 @@ from rich.console import Console
 
 from bench import driver, librdkafka
 from bench.clusters import COUNT, LEADER, ClusterSubject, Node, create_topic, kafka_nodes, penstock_cluster
-from bench.driver import Limits, Load
+from bench.driver import Limits, Load, wait_for_topic
 from bench.frames import Batch
 from bench.lone_write import VALUE
 from bench.peers import PeerFailed, PeerMissing
@@ -36,7 +36,7 @@ from bench.processes import on_cores
 from bench.produce_frames import batch_of, limits, one_record
 from bench.report import file_system_of, git_state, machine, show_case, write_json
 from bench.rounds import TINY, Case, Scale, Series, ratios, run_case
-from bench.subjects import CACHING, DURABLE, Subject
+from bench.subjects import CACHING, DURABLE, TOPIC_TIMEOUT_S, Subject
 
 BENCH = "replication"
 MB = 1_000_000
@@ -227,8 +227,9 @@ def beside_follower(subject: ClusterSubject, how: str, row: Beside) -> None:
 
 def measure_beside(subject: ClusterSubject, plan: Plan) -> Beside:
     """All turns of one cluster."""
-    create_topic(subject, HOT, [[LEADER]])
-    create_topic(subject, FETCHED, [[LEADER, FOLLOWER]])
+    for topic, nodes in ((HOT, [LEADER]), (FETCHED, [LEADER, FOLLOWER])):
+        create_topic(subject, topic, [nodes])
+        wait_for_topic(subject.address, topic, TOPIC_TIMEOUT_S)
     fill(subject, FETCHED, plan.cold_mb)
     row = Beside()
     write_while(subject, lambda: True, plan.scale.seconds)

@@ -183,6 +183,8 @@ class KafkaBroker:
     port: int
     directory: Path
     process: subprocess.Popen[bytes]
+    command: Sequence[str] = ()
+    """That started it, and would start it anew."""
 
     @property
     def bootstrap(self) -> str:
@@ -301,7 +303,7 @@ def _running(
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=home
                 )
-            broker = KafkaBroker("127.0.0.1", node.port, home, process)
+            broker = KafkaBroker("127.0.0.1", node.port, home, process, command)
             stack.callback(broker.kill)
             brokers.append(broker)
         for broker in brokers:

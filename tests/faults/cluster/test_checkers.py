@@ -122,6 +122,7 @@ def test_a_difference_between_replicas_is_not_named() -> None:
         (encode_batch([b"a"], leader_epoch=0)[:-1] + b"x", "CRC"),
         (encode_batch([b"a"], leader_epoch=0) + b"torn", "torn"),
     ],
+    ids=["a gap", "a lower epoch", "a flipped bit", "a torn batch"],
 )
 def test_a_broken_chain_of_batches_is_overlooked(log: bytes, told: str) -> None:
     with pytest.raises(AssertionError, match=told):

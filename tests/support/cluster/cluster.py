@@ -158,6 +158,15 @@ class Cluster:
         wished = self.await_partition(topic, index, lambda view: view.leader not in (-1, old), limit_s)
         return wished.leader
 
+    def await_no_leader_is(self, node_id: int, *topics: str, limit_s: float = LIMIT_S) -> None:
+        """Wait until all partitions are led, and none by that broker."""
+
+        def moved() -> bool:
+            views = [view for topic in topics for view in self.partitions(topic).values()]
+            return bool(views) and all(view.leader not in (-1, node_id) for view in views)
+
+        until(moved, f"all of {topics} led, and none by broker {node_id}", limit_s=limit_s)
+
     def await_whole(self, *topics: str, limit_s: float = LIMIT_S) -> None:
         """Wait until every replica of all partitions is in sync, as every running broker tells it."""
 

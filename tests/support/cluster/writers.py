@@ -8,6 +8,7 @@ import asyncio
 import importlib
 import itertools
 import json
+import logging
 import subprocess
 import threading
 from pathlib import Path
@@ -120,6 +121,7 @@ class AiokafkaWriter(Writer):
 
     async def _write(self) -> None:
         library: Any = importlib.import_module("aiokafka")
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a line for each attempt at a dead broker
         producer = library.AIOKafkaProducer(
             bootstrap_servers=self.bootstrap,
             enable_idempotence=True,
