@@ -39,7 +39,9 @@ def test_a_full_disk_loses_what_was_acked_or_stops_the_others(
     cluster = start_cluster(log_segment_bytes="1000000")
     topic = cluster.create_topic("full", partitions=PARTITIONS)
     writers = ("librdkafka", "penstock")
-    with traffic(cluster.bootstrap, topic, PARTITIONS, tmp_path / "clients", writers=writers, members=()) as load:
+    with traffic(
+        cluster.bootstrap, topic, PARTITIONS, tmp_path / "clients", writers=writers, members=()
+    ) as load:
         load.await_acks()
         leader = cluster.brokers[cluster.leader_of(topic, 0)]
         follower = next(broker for broker in cluster.brokers.values() if broker is not leader)

@@ -38,7 +38,9 @@ def test_what_was_acked_is_lost_doubled_or_out_of_order_after_leaders_died(
             leader.start()
             cluster.await_whole(topic)
             load.await_acks()
-            print(f"kill {number} of seed {SEED}: broker {leader.node_id}, {load.acked_count} acked", flush=True)
+            print(
+                f"kill {number} of seed {SEED}: broker {leader.node_id}, {load.acked_count} acked", flush=True
+            )
         load.finish()
         print(f"{count} kills; {load.check(cluster)}")
     for broker in cluster.brokers.values():
