@@ -34,15 +34,17 @@ types: $(VENV)/.test ## mypy and pyright, both strict
 	$(BIN)/mypy
 	$(BIN)/pyright --warnings
 
-unit: $(VENV)/.test ## the tests alone, two at a time
-	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+unit: $(VENV)/.test ## the tests alone, three at a time: some only wait
+	$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 long: $(VENV)/.test ## groups under churn, kills and power cuts in full counts (an hour; docs/long-runs.md)
 	CHURN_SECONDS=120 CHURN_EXAMPLES=500 CLUSTER_GROUP_RUNS=200 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \
 		tests/faults/test_group_churn.py tests/property/consumer/test_groups_in_virtual_time.py \
 		tests/property/consumer/test_groups_on_a_cluster.py
+	EXAMPLES=1 $(BIN)/pytest -q -rA --no-header tests/property/broker tests/property/consumer tests/property/producer \
+		tests/property/protocol tests/property/storage/test_log_model.py tests/unit/protocol
 	MANY_PARTITIONS=5000 $(BIN)/pytest -q -rA --no-header tests/faults/test_many_partitions.py
-	PENSTOCK_TRIALS=build/trials.json CRASH_LIVES=200 CRASH_SECOND_EVERY=10 CRASH_TORN_BYTES_MAX=5000 DISK_ERROR_EVERY=1 DISK_ERROR_LIVES=30 \
+	PENSTOCK_TRIALS=build/trials.json BIT_FLIP_EVERY=1 CRASH_LIVES=200 CRASH_SECOND_EVERY=10 CRASH_TORN_BYTES_MAX=5000 DISK_ERROR_EVERY=1 DISK_ERROR_LIVES=30 \
 		$(BIN)/pytest -q --no-header -o faulthandler_timeout=0 tests/property/storage/test_crash_small.py \
 		tests/property/storage/test_crashes.py tests/property/storage/test_disk_errors.py tests/property/storage/test_bit_flips.py
 	KILLS=200 CUTS=500 FAULT_CUTS=200 FULL_DISKS=100 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \

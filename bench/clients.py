@@ -233,6 +233,7 @@ def _document(
 @click.option("--clients", default="", help="A comma-separated part of the clients.")
 @click.option("--compiled", default="", help="The Python of an environment with Penstock's compiled wheel.")
 @click.option("--direction", type=click.Choice(["produce", "consume", "both"]), default="both")
+@click.option("--row", "part_of_name", default="", help="Only rows whose name has this text.")
 @click.option("--broker-cores", default="0", help="Cores of the broker.")
 @click.option("--driver-cores", default="1", help="Cores of the clients.")
 @click.option("--data-dir", default=tempfile.gettempdir(), help="Where the broker writes.")
@@ -243,6 +244,7 @@ def main(
     clients: str,
     compiled: str,
     direction: str,
+    part_of_name: str,
     broker_cores: str,
     driver_cores: str,
     data_dir: str,
@@ -260,7 +262,7 @@ def main(
         penstock(CACHING, Path(scratch), _cores(broker_cores)) as subject,
         on_cores(_cores(driver_cores)),
     ):
-        for row in rows:
+        for row in [row for row in rows if part_of_name in row.name]:
             series = run_row(row, subject, chosen, rounds, seconds, compiled)
             show(console, row, series)
             found.append((row, series))

@@ -15,12 +15,13 @@ if (
 ):  # `bench.peers` and `tests.support` are found from the root, wherever pytest was called
     sys.path.append(ROOT)
 
+from tests.support.examples import examples
 from tests.support.processes import IS_KAFKA
 from tests.support.requirements import IN_CI
 from tests.support.trial_counts import PATH_VARIABLE, TRIALS, count_trials, told, write_trials
 
 # How long an example takes says what else the machine is doing. Speed is a matter of the benches.
-settings.register_profile("penstock", deadline=None)
+settings.register_profile("penstock", deadline=None, max_examples=examples(100))
 settings.load_profile("penstock")
 
 

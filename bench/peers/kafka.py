@@ -7,6 +7,7 @@ The jars are kept in `$PENSTOCK_PEERS` (default: `penstock/peers` in the user's 
 pom, which appears by rename: a folder that is there is complete.
 """
 
+import functools
 import hashlib
 import os
 import re
@@ -17,12 +18,13 @@ import time
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from bench.peers import PeerFailed, PeerMissing
+from bench.peers.class_archive import reading_archive, writing_archive
 from bench.processes import answers_api_versions, free_ports, on_cores, tail
 
 __all__ = [
@@ -42,6 +44,13 @@ __all__ = [
 HERE = Path(__file__).parent / "kafka"
 POM = HERE / "pom.xml"
 JAVA_VERSION_MIN = 17
+_QUICK = ("-Xmx256M", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""For processes that live for a second."""
+_LOGGING = (
+    "-Djava.awt.headless=true",
+    f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}",
+    "-Dpenstock.log.level=info",
+)
 
 
 class Tool(StrEnum):
@@ -89,11 +98,16 @@ def find_java() -> str:
     path = shutil.which("java", path=f"{home}/bin" if home else None)
     if path is None:
         raise PeerMissing("Apache Kafka needs a Java runtime: no `java` on the PATH")
-    told = subprocess.run([path, "-version"], capture_output=True, text=True, check=False).stderr
-    version = re.search(r'version "(\d+)', told)
-    if version is None or int(version.group(1)) < JAVA_VERSION_MIN:
+    if _java_version(path) < JAVA_VERSION_MIN:
         raise PeerMissing(f"Apache Kafka needs Java {JAVA_VERSION_MIN} or later: {path} is not")
     return path
+
+
+@functools.cache
+def _java_version(path: str) -> int:
+    told = subprocess.run([path, "-version"], capture_output=True, text=True, check=False).stderr
+    version = re.search(r'version "(\d+)', told)
+    return 0 if version is None else int(version.group(1))
 
 
 def libraries() -> Path:
@@ -143,7 +157,7 @@ def tool_command(tool: str, *arguments: str, jvm: Sequence[str] = (), log_level:
     fixed = ["-Djava.awt.headless=true", f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"]
     return [
         find_java(),
-        *(jvm or ("-Xmx256M", "-XX:TieredStopAtLevel=1")),
+        *(jvm or _QUICK),
         *fixed,
         f"-Dpenstock.log.level={log_level}",
         "-cp",
@@ -162,10 +176,11 @@ def run_tool(
         PeerMissing: no Java or no jars.
         PeerFailed: it ended with another code than 0 and `check` is set, or it took longer than `timeout_s`.
     """
-    command = tool_command(tool, *arguments)
     name = tool.rpartition(".")[2]
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, timeout=timeout_s, check=False)
+        with _archive(speaks="--bootstrap-server" in arguments) as options:
+            command = tool_command(tool, *arguments, jvm=(*_QUICK, *options))
+            done = subprocess.run(command, input=stdin, capture_output=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired as late:
         told = ((late.stdout or b"") + (late.stderr or b"")).decode(errors="replace")
         raise PeerFailed(f"{name} took longer than {timeout_s} s: {told[-2000:]}") from None
@@ -173,6 +188,12 @@ def run_tool(
         told = (done.stdout + done.stderr).decode(errors="replace")
         raise PeerFailed(f"{name} ended with {done.returncode}: {told[-2000:]}")
     return done
+
+
+def _archive(*, speaks: bool) -> AbstractContextManager[list[str]]:
+    """Only a tool that speaks to a broker has loaded what all others need."""
+    java, jars = find_java(), libraries()
+    return writing_archive(java, jars) if speaks else nullcontext(reading_archive(java, jars))
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +249,7 @@ def kafka_broker(
     cores: Iterable[int] | None = None,
     heap: str = "1G",
     timeout_s: float = 60,
+    is_measured: bool = True,
 ) -> Generator[KafkaBroker]:
     """A fresh single-node broker on free loopback ports; ended (SIGKILL) when the block is left.
 
@@ -239,6 +261,7 @@ def kafka_broker(
         cores: CPUs that the process may use; by default all.
         heap: the JVM's heap, from the start.
         timeout_s: how long formatting and starting may take.
+        is_measured: whether its speed matters. If not, it starts with half the CPU time and is slower afterwards.
 
     Raises:
         PeerMissing: no Java or no jars.
@@ -247,7 +270,8 @@ def kafka_broker(
     with tempfile.TemporaryDirectory(prefix="penstock-kafka-", ignore_cleanup_errors=True) as scratch:
         home = Path(scratch) if directory is None else directory
         node = _Node(1, home, *free_ports(2))
-        with _running([node], {**_ALONE, **(settings or {})}, cores, heap, timeout_s) as (broker,):
+        jvm = _jvm_options(heap) if is_measured else _quick_options()
+        with _running([node], {**_ALONE, **(settings or {})}, cores, jvm, timeout_s) as (broker,):
             yield broker
 
 
@@ -267,7 +291,8 @@ def kafka_cluster(
         _Node(index + 1, directory / f"kafka-{index + 1}", ports[2 * index], ports[2 * index + 1])
         for index in range(count)
     ]
-    with _running(nodes, {**_SEVERAL, **(settings or {})}, cores, heap, timeout_s) as brokers:
+    all_settings = {**_SEVERAL, **(settings or {})}
+    with _running(nodes, all_settings, cores, _jvm_options(heap), timeout_s) as brokers:
         yield brokers
 
 
@@ -284,7 +309,7 @@ def _running(
     nodes: Sequence[_Node],
     settings: Mapping[str, str],
     cores: Iterable[int] | None,
-    heap: str,
+    jvm: Sequence[str],
     timeout_s: float,
 ) -> Generator[list[KafkaBroker]]:
     java, jars, cluster_id = find_java(), libraries(), _new_cluster_id()
@@ -297,8 +322,8 @@ def _running(
             home.mkdir(parents=True, exist_ok=True)
             properties, log_path = home / "server.properties", home / "broker.log"
             _write_properties(properties, node, voters, settings)
-            _format(java, jars, properties, log_path, cluster_id, timeout_s)
-            command = [java, *_jvm_options(heap), "-cp", f"{jars}/*", Tool.SERVER, str(properties)]
+            _format(properties, log_path, cluster_id, timeout_s)
+            command = [java, *jvm, "-cp", f"{jars}/*", Tool.SERVER, str(properties)]
             with log_path.open("ab") as log, on_cores(pinned):
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=home
@@ -321,10 +346,12 @@ def _jvm_options(heap: str) -> list[str]:
         "-XX:MaxGCPauseMillis=20",
         "-XX:InitiatingHeapOccupancyPercent=35",
         "-XX:+ExplicitGCInvokesConcurrent",
-        "-Djava.awt.headless=true",
-        f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}",
-        "-Dpenstock.log.level=info",
+        *_LOGGING,
     ]
+
+
+def _quick_options() -> list[str]:
+    return ["-Xmx512M", *_QUICK[1:], *reading_archive(find_java(), libraries()), *_LOGGING]
 
 
 _ALONE = {
@@ -365,30 +392,12 @@ def _new_cluster_id() -> str:
     return cluster_id
 
 
-def _format(
-    java: str, jars: Path, properties: Path, log_path: Path, cluster_id: str, timeout_s: float
-) -> None:
-    quick = [
-        "-Xmx256M",
-        "-XX:TieredStopAtLevel=1",
-        f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}",
-    ]
-    command = [
-        java,
-        *quick,
-        "-cp",
-        f"{jars}/*",
-        Tool.STORAGE,
-        "format",
-        "-t",
-        cluster_id,
-        "-c",
-        str(properties),
-    ]
-    with log_path.open("ab") as log:
-        done = subprocess.run(command, stdout=log, stderr=log, timeout=timeout_s, check=False)
-    if done.returncode != 0:
-        raise PeerFailed(f"Kafka could not format its folder:\n{tail(log_path)}")
+def _format(properties: Path, log_path: Path, cluster_id: str, timeout_s: float) -> None:
+    try:
+        told = run_tool(Tool.STORAGE, "format", "-t", cluster_id, "-c", str(properties), timeout_s=timeout_s)
+    except PeerFailed as failed:
+        raise PeerFailed(f"Kafka could not format its folder: {failed}") from None
+    log_path.write_bytes(told.stdout + told.stderr)
 
 
 def _wait_until_ready(broker: KafkaBroker, timeout_s: float) -> None:

@@ -146,7 +146,7 @@ def test_kafkas_decoder_can_not_read_our_offsets_topic(
         (json.loads(key), json.loads(payload))
         for key, payload in re.findall(r"key: (\{.*?\}) payload: (\{.*\})", out)
     ]
-    mine = [(key, value) for key, value in payloads if key["data"]["group"] == committed_group]
+    mine = [(key, value) for key, value in payloads if key["data"].get("group") == committed_group]
     offsets = {key["data"]["partition"]: value["data"]["offset"] for key, value in mine if key["type"] == "1"}
     assert offsets == {0: 4, 1: 7}
     groups = [value["data"] for key, value in mine if key["type"] == "2"]

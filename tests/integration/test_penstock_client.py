@@ -49,7 +49,7 @@ def bootstrap(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
             yield server.bootstrap
         return
     try:
-        broker = kafka_broker(heap="512M")
+        broker = kafka_broker(is_measured=False)
         with broker as kafka:
             yield kafka.bootstrap
     except PeerMissing as missing:

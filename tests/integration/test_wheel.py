@@ -56,10 +56,18 @@ class Installed:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the build backend in it."""
+    folder = tmp_path_factory.mktemp("backend")
+    pip("install", "--target", str(folder), BACKEND)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(backend: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("wheel")
     copy_sources(folder / "tree")
-    sdist = build_sdist(folder / "tree", folder / "dist")
+    sdist = build_sdist(backend, folder / "tree", folder / "dist")
     wheel = build_wheel(sdist, folder / "dist")
     venv = folder / "venv"
     check_call(sys.executable, "-m", "venv", "--without-pip", str(venv))
@@ -95,10 +103,8 @@ def copy_sources(target: Path) -> None:
         )
 
 
-def build_sdist(tree: Path, target: Path) -> Path:
+def build_sdist(backend: Path, tree: Path, target: Path) -> Path:
     """Ask the build backend itself: pip builds wheels only."""
-    backend = target.parent / "backend"
-    fetch_backend(backend)
     program = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
     check_call(sys.executable, "-c", program, str(target), cwd=tree, PYTHONPATH=str(backend))
     (sdist,) = target.glob("*.tar.gz")
@@ -109,10 +115,6 @@ def build_wheel(source: Path, target: Path) -> Path:
     pip("wheel", "--no-deps", "--wheel-dir", str(target), str(source))
     (wheel,) = target.glob("*.whl")
     return wheel
-
-
-def fetch_backend(target: Path) -> None:
-    pip("install", "--target", str(target), BACKEND)
 
 
 def pip(*arguments: str, **variables: str) -> None:
@@ -210,16 +212,15 @@ for codec in Codec:
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled(backend: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the compiled wheel in it."""
     need_program("gcc")
     folder = tmp_path_factory.mktemp("compiled")
     copy_sources(folder / "tree")
-    fetch_backend(folder / "backend")
     pip(
         *("wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(folder), str(folder / "tree")),
         PENSTOCK_COMPILE="1",
-        PYTHONPATH=str(folder / "backend"),
+        PYTHONPATH=str(backend),
     )
     (wheel,) = folder.glob("*.whl")
     assert not wheel.name.endswith("-none-any.whl")

@@ -8,21 +8,23 @@ Owns that it is the copy which is tried: the process looks at every module of Pe
 once, so that one which fits no longer is no silence.
 """
 
+import functools
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.support.forks import ForkServer
 from tests.support.house_rules import package_folders
 
 ROOT = Path(__file__).parents[2]
 FOLDER_VARIABLE = "PENSTOCK_BUILD"
 LIMIT_S = 120.0
 WRONG_BUILD = 70
+ALREADY_THERE = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +68,22 @@ class Build:
 
     def run(self, *tests: str, environment: Mapping[str, str] | None = None) -> Outcome:
         """Run tests of this tree against the build, up to the first failure."""
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-p", __name__, "-p", "no:cacheprovider", *tests],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                **(environment or {}),
-                "PYTHONPATH": os.pathsep.join((str(self.folder / "src"), str(ROOT))),
-                FOLDER_VARIABLE: str(self.folder),
-            },
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
+        ended = _forks().run(
+            "pytest:main",
+            ["-q", "-x", "-p", __name__, "-p", "no:cacheprovider", "-W", ALREADY_THERE, *tests],
+            {**os.environ, **(environment or {}), FOLDER_VARIABLE: str(self.folder)},
+            LIMIT_S,
+            folders=[self.folder / "src", ROOT],
         )
-        return Outcome(done.returncode, done.stdout + done.stderr)
+        return Outcome(ended.status, (ended.out + ended.err).decode())
+
+
+@functools.cache
+def _forks() -> ForkServer:
+    """What each run would import first, and nothing of Penstock."""
+    return ForkServer(
+        ["pytest", "hypothesis.stateful", "trio.testing", "sqlite3", "crc32c", "zstandard", "cramjam"]
+    )
 
 
 def is_of_build(folder: str) -> bool:

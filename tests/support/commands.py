@@ -1,6 +1,7 @@
 """The `penstock` command as a process, the way people meet it."""
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -8,7 +9,10 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.forks import ForkServer
+
 LIMIT_S = 60.0
+LOADED = ("consume_work", "group", "log", "offsets", "produce_work", "topic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +41,9 @@ class Commands:
         return [str(Path(sys.executable).with_name("penstock")), *arguments]
 
     def run(self, *arguments: str, stdin: bytes = b"") -> Done:
-        """Run a command to its end."""
-        done = subprocess.run(
-            self.line(*arguments),
-            check=False,
-            input=stdin,
-            capture_output=True,
-            env=self._variables,
-            timeout=LIMIT_S,
-        )
-        return Done(done.returncode, done.stdout, done.stderr.decode())
+        """Run a command to its end, in a fork of a process that has loaded the commands (`running` and `in_shell` start a whole one)."""
+        ended = _forks().run("penstock.cli.main:main", arguments, self._variables, LIMIT_S, stdin=stdin)
+        return Done(ended.status, ended.out, ended.err.decode())
 
     def good(self, *arguments: str, stdin: bytes = b"") -> Done:
         """Run a command that must succeed."""
@@ -86,3 +83,8 @@ class Commands:
             timeout=LIMIT_S,
         )
         return Done(done.returncode, done.stdout, done.stderr.decode())
+
+
+@functools.cache
+def _forks() -> ForkServer:
+    return ForkServer(["penstock.cli.main", *(f"penstock.cli.{name}" for name in LOADED), "trio", "penstock"])

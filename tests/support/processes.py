@@ -161,7 +161,9 @@ class KafkaServer:
 
         own = {key: value for key, value in settings.items() if key not in PENSTOCK_ONLY}
         try:
-            self._broker = stack.enter_context(kafka_broker(own, directory=directory / "kafka"))
+            self._broker = stack.enter_context(
+                kafka_broker(own, directory=directory / "kafka", is_measured=False)
+            )
         except PeerMissing as missing:
             need(False, str(missing))
             raise

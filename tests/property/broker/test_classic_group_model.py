@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from tests.support.classic_groups import GroupBench, Reply
+from tests.support.examples import examples
 
 from penstock.broker.groups.classic_events import (
     ClassicLimits,
@@ -557,7 +558,7 @@ def test_a_group_is_right_whatever_its_members_do() -> None:
     run_state_machine_as_test(
         GroupModel,
         settings=settings(
-            max_examples=200,
+            max_examples=examples(200),
             stateful_step_count=60,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 from tests.support.consumer_group_members import Partition, flat
+from tests.support.examples import examples
 
 from penstock.broker.groups.consumer_assignors import (
     ASSIGNORS,
@@ -99,7 +100,7 @@ def best_squares(members: Mapping[str, AssignedMember], counts: Mapping[bytes, i
     return min(sum(size * size for size in state) for state in states)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.data())
 def test_uniform_is_as_even_as_can_be_where_they_want_different_things(data: st.DataObject) -> None:
     counts = data.draw(st.dictionaries(st.sampled_from(TOPICS[:3]), st.integers(1, 4), min_size=1))

@@ -12,6 +12,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from tests.support.consumer_group_members import Client, FakeTopics, GroupBench, Partition, flat, restored
+from tests.support.examples import examples
 
 from penstock.broker.groups.consumer_group_events import (
     LEAVE_EPOCH,
@@ -268,5 +269,5 @@ class GroupTrial(RuleBasedStateMachine):
         return frozenset(name for name in client.names if self.topics.topic(name)) | matched
 
 
-GroupTrial.TestCase.settings = settings(max_examples=250, stateful_step_count=60, deadline=None)
+GroupTrial.TestCase.settings = settings(max_examples=examples(250), stateful_step_count=60, deadline=None)
 TestGroupTrial = GroupTrial.TestCase

@@ -8,6 +8,7 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 from tests.support.streams import ScriptedStream
 
 from penstock.broker.broker import Broker
@@ -72,7 +73,7 @@ class Recorder:
         return [struct.pack(">i", len(frame))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(bodies, max_size=6), st.lists(st.integers(0, 2_000_000), max_size=8))
 def test_any_cut_of_frames_gives_each_frame_once_and_in_order(frames: list[bytes], places: list[int]) -> None:
     frames = [PRODUCE_KEY + body for body in frames]
@@ -84,7 +85,7 @@ def test_any_cut_of_frames_gives_each_frame_once_and_in_order(frames: list[bytes
     assert budget.held_bytes == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.binary(max_size=60), min_size=1, max_size=6))
 def test_any_bytes_end_in_frames_or_a_closed_connection(pieces: list[bytes]) -> None:
     recorder = Recorder()
@@ -96,7 +97,7 @@ def test_any_bytes_end_in_frames_or_a_closed_connection(pieces: list[bytes]) -> 
         assert frame in data
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.binary(max_size=80), min_size=1, max_size=4))
 def test_any_request_is_refused_by_the_dispatcher_before_it_needs_a_broker(requests: list[bytes]) -> None:
     """Header and body decoders behind the reader: garbage closes the connection, with no exception of another kind."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import hypothesis.strategies as st
 import trio
 from hypothesis import given, settings
+from tests.support.examples import examples
 from tests.support.logs import batch, read_values, reopen
 from tests.support.partition_bench import ME, PartitionBench, Sent, partition_bench, settle
 
@@ -183,7 +184,7 @@ RARE_STEPS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.lists(st.tuples(STEPS, st.booleans()), max_size=40),
     st.none() | st.tuples(RARE_STEPS, st.integers(0, 40)),

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 
 from penstock.client.metadata import TopicPartition
 from penstock.consumer.assignors.assignor import Assignment, Assignor, GroupSubscription
@@ -127,7 +128,7 @@ def test_an_unchanged_group_keeps_everything(
     assert frozen(STICKY.assign(group_of(subscriptions, before, STICKY), counts)) == before
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     first=any_subscriptions,
     second=any_subscriptions,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 
 from penstock.client.errors import BootstrapFailed
 from penstock.client.metadata import TopicPartition
@@ -264,7 +265,7 @@ class World:
 
 @pytest.mark.parametrize("is_static", [False, True], ids=["dynamic", "static"])
 @pytest.mark.parametrize("assignor", ["range", "sticky", "cooperative-sticky"])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(seed=st.integers(0, 2**32), kindness=st.sampled_from([0.0, 0.5, 0.9]))
 def test_whatever_the_coordinator_does_the_member_stays_safe_and_comes_to_rest(
     assignor: str, is_static: bool, seed: int, kindness: float

@@ -9,6 +9,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 
 from penstock.client.metadata import TopicPartition
 from penstock.consumer.consumer_events import (
@@ -237,7 +238,7 @@ class World:
             member.step(SubscriptionChanged(wanted))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(seed=st.integers(0, 2**32), kindness=st.sampled_from([0.2, 0.6, 0.9]))
 def test_no_partition_has_two_owners_and_in_the_end_all_have_one(seed: int, kindness: float) -> None:
     world = World(seed)

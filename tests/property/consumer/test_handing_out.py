@@ -7,6 +7,7 @@ import trio
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.support.examples import examples
 
 from penstock.client.metadata import TopicPartition
 from penstock.consumer.assignment_state import AssignmentState, PartitionState
@@ -238,5 +239,5 @@ class HandingOut(RuleBasedStateMachine):
         self.expected[index] = offset + 1
 
 
-HandingOut.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+HandingOut.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)
 TestHandingOut = HandingOut.TestCase

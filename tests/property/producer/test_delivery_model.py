@@ -6,6 +6,7 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 from tests.support.producing_brokers import GOOD, HANG_UP, SILENCE, TOPIC, Fate, ProducingCluster
 from trio.testing import MockClock
 
@@ -162,7 +163,7 @@ def check_partition(log: list[bytes | None], sent: list[tuple[bytes, Delivery]],
 
 
 @pytest.mark.parametrize("trouble", [0.0, 0.1, 0.5])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_idempotent_each_record_is_there_once_and_in_order_whatever_fails(trouble: float, seed: int) -> None:
     cluster, sent = run(seed, trouble)
@@ -170,7 +171,7 @@ def test_idempotent_each_record_is_there_once_and_in_order_whatever_fails(troubl
         check_partition(log.values, records, is_exact=True)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_idempotent_a_given_up_batch_does_not_bar_the_way_nor_come_twice(seed: int) -> None:
     cluster, sent = run(seed, 0.4, delivery_timeout_ms=1_500)
@@ -178,7 +179,7 @@ def test_idempotent_a_given_up_batch_does_not_bar_the_way_nor_come_twice(seed: i
         check_partition(log.values, records, is_exact=True)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_without_idempotence_nothing_acked_is_lost(seed: int) -> None:
     cluster, sent = run(seed, 0.3, is_idempotent=False)

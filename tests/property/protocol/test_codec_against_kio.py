@@ -2,6 +2,7 @@
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 from tests.support.messages import Kio, all_versions, each, messages, reference, served_versions
 
 from penstock.protocol.api import SERVED
@@ -27,14 +28,14 @@ def check(data: st.DataObject, api_key: int, version: int, *, request: bool) -> 
 
 
 @each(served_versions())
-@settings(QUICK, max_examples=15)
+@settings(QUICK, max_examples=examples(15))
 @given(data=st.data())
 def test_served_request_is_what_kio_writes_and_reads(api_key: int, version: int, data: st.DataObject) -> None:
     check(data, api_key, version, request=True)
 
 
 @each(served_versions())
-@settings(QUICK, max_examples=15)
+@settings(QUICK, max_examples=examples(15))
 @given(data=st.data())
 def test_served_response_is_what_kio_writes_and_reads(
     api_key: int, version: int, data: st.DataObject
@@ -43,7 +44,7 @@ def test_served_response_is_what_kio_writes_and_reads(
 
 
 @each(NOT_SERVED)
-@settings(QUICK, max_examples=4)
+@settings(QUICK, max_examples=examples(4))
 @given(data=st.data())
 def test_message_for_later_is_what_kio_writes_and_reads(
     api_key: int, version: int, data: st.DataObject

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 from tests.support.messages import all_versions, messages, sample
 
 from penstock.protocol.api import ApiKey
@@ -53,27 +54,27 @@ def mutated(draw: st.DrawFn, valid: bytes) -> bytes:
     return bytes(data)
 
 
-@settings(FUZZ, max_examples=300)
+@settings(FUZZ, max_examples=examples(300))
 @given(data=st.binary(max_size=64))
 def test_garbage_header_is_a_decode_error(data: bytes) -> None:
     decode_or_refuse(read_request_header, data)
 
 
-@settings(FUZZ, max_examples=400)
+@settings(FUZZ, max_examples=examples(400))
 @given(api=VERSIONS, data=st.binary(max_size=200))
 def test_garbage_body_is_a_decode_error(api: tuple[int, int], data: bytes) -> None:
     decode_or_refuse(lambda body: decode_request(*api, body), data)
     decode_or_refuse(lambda body: decode_response(*api, body), data)
 
 
-@settings(FUZZ, max_examples=600)
+@settings(FUZZ, max_examples=examples(600))
 @given(api=VERSIONS, data=st.data())
 def test_damaged_request_is_a_decode_error_at_worst(api: tuple[int, int], data: st.DataObject) -> None:
     valid = encode_request(*api, data.draw(messages(load_schema(*api, request=True), 2)))
     decode_or_refuse(lambda body: decode_request(*api, body), data.draw(mutated(valid)))
 
 
-@settings(FUZZ, max_examples=400)
+@settings(FUZZ, max_examples=examples(400))
 @given(api=VERSIONS, data=st.data())
 def test_damaged_response_is_a_decode_error_at_worst(api: tuple[int, int], data: st.DataObject) -> None:
     valid = encode_response(*api, data.draw(messages(load_schema(*api, request=False), 2)))
@@ -87,7 +88,7 @@ HOT: dict[ApiKey, tuple[range, Callable[[int, memoryview], object]]] = {
 
 
 @pytest.mark.parametrize("key", HOT, ids=lambda key: key.name.lower())
-@settings(FUZZ, max_examples=400)
+@settings(FUZZ, max_examples=examples(400))
 @given(data=st.data())
 def test_damaged_hot_request_is_a_decode_error_at_worst(key: ApiKey, data: st.DataObject) -> None:
     versions, decode = HOT[key]
@@ -100,7 +101,7 @@ def test_damaged_hot_request_is_a_decode_error_at_worst(key: ApiKey, data: st.Da
     decode_or_refuse(lambda body: decode(version, body), data.draw(st.binary(max_size=100)))
 
 
-@settings(FUZZ, max_examples=200)
+@settings(FUZZ, max_examples=examples(200))
 @given(api=VERSIONS, data=st.data())
 def test_cut_request_is_a_decode_error(api: tuple[int, int], data: st.DataObject) -> None:
     valid = encode_request(*api, sample(load_schema(*api, request=True)))

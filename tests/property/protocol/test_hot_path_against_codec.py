@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 from tests.support.messages import messages
 
 from penstock.protocol import fetch, produce
@@ -24,7 +25,7 @@ names = st.text(max_size=200)
 topic_ids = st.binary(min_size=16, max_size=16)
 pairs = st.tuples(int32, int32)
 endpoints = st.lists(st.builds(NodeEndpoint, int32, names, int32, st.none() | names), max_size=3)
-QUICK = settings(deadline=None, max_examples=30)
+QUICK = settings(deadline=None, max_examples=examples(30))
 
 
 @pytest.mark.parametrize("version", range(3, 14))

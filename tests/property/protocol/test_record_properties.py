@@ -7,6 +7,7 @@ from collections.abc import Callable
 import crc32c
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 
 from penstock.protocol.compression import Codec, compress, decompress
 from penstock.protocol.errors import DecodeError, InvalidBatch
@@ -44,9 +45,9 @@ RECORDS = st.lists(
 )
 
 
-def examples(count: int) -> settings:
+def tried(count: int) -> settings:
     """How many; a busy machine may take its time over them."""
-    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    return settings(max_examples=examples(count), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def numbered(records: list[Record], offsets: list[int]) -> list[Record]:
@@ -57,7 +58,7 @@ def numbered(records: list[Record], offsets: list[int]) -> list[Record]:
 
 
 @given(RECORDS, CODECS, st.integers(0, 2**62))
-@examples(150)
+@tried(150)
 def test_any_records_come_back(records: list[Record], codec: Codec, base_offset: int) -> None:
     batch = encode_batch(records, codec=codec, base_offset=base_offset)
     expected = numbered(records, list(range(base_offset, base_offset + len(records))))
@@ -71,7 +72,7 @@ def test_any_records_come_back(records: list[Record], codec: Codec, base_offset:
 
 
 @given(RECORDS, st.data())
-@examples(50)
+@tried(50)
 def test_any_gaps_between_offsets_come_back(records: list[Record], data: st.DataObject) -> None:
     gaps = data.draw(st.lists(st.integers(1, 10**6), min_size=len(records), max_size=len(records)))
     offsets = [5_000_000_000 + sum(gaps[: place + 1]) for place in range(len(records))]
@@ -81,14 +82,14 @@ def test_any_gaps_between_offsets_come_back(records: list[Record], data: st.Data
 
 
 @given(st.binary(max_size=5_000), CODECS, st.integers(1, 40))
-@examples(150)
+@tried(150)
 def test_any_bytes_survive_a_codec_within_exactly_their_size(data: bytes, codec: Codec, times: int) -> None:
     repeated = data * times
     assert decompress(codec, compress(codec, repeated), output_max_bytes=len(repeated)) == repeated
 
 
 @given(st.binary(max_size=300), CODECS)
-@examples(300)
+@tried(300)
 def test_any_bytes_into_a_codec_give_bytes_or_our_error(data: bytes, codec: Codec) -> None:
     with contextlib.suppress(DecodeError):
         assert len(decompress(codec, data, output_max_bytes=MAX_BYTES)) <= MAX_BYTES
@@ -111,7 +112,7 @@ def feed_to_all_readers(batch: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-@examples(200)
+@tried(200)
 def test_any_bytes_give_our_errors_and_no_others(data: bytes) -> None:
     feed_to_all_readers(data)
 
@@ -135,7 +136,7 @@ ANY_HEADER = st.tuples(
 
 
 @given(ANY_HEADER, st.binary(max_size=100))
-@examples(300)
+@tried(300)
 def test_any_header_fields_under_a_right_checksum_give_our_errors(
     header: tuple[int, ...], payload: bytes
 ) -> None:
@@ -143,7 +144,7 @@ def test_any_header_fields_under_a_right_checksum_give_our_errors(
 
 
 @given(RECORDS.map(lambda records: records[:5]), CODECS, st.data())
-@examples(300)
+@tried(300)
 def test_any_damage_under_a_right_checksum_gives_our_errors(
     records: list[Record], codec: Codec, data: st.DataObject
 ) -> None:
@@ -156,7 +157,7 @@ def test_any_damage_under_a_right_checksum_gives_our_errors(
 
 
 @given(RECORDS.map(lambda records: records[:5]), st.data())
-@examples(200)
+@tried(200)
 def test_any_damage_to_the_records_themselves_gives_our_errors(
     records: list[Record], data: st.DataObject
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 from tests.support.bit_flip_trials import CUT, FOUND_AT_OPENING, FOUND_AT_READING, BitFlipTrials
 from tests.support.trial_counts import count_trials
 
-EVERY = int(os.environ.get("BIT_FLIP_EVERY", "1"))
+EVERY = int(os.environ.get("BIT_FLIP_EVERY", "3"))
 
 
 @pytest.mark.parametrize("clean", [True, False], ids=["after a clean stop", "after a kill"])

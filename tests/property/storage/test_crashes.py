@@ -14,10 +14,10 @@ from tests.support.trial_counts import count_trials
 
 from penstock.storage.log_config import LogConfig
 
-LIVES = int(os.environ.get("CRASH_LIVES", "16"))
+LIVES = int(os.environ.get("CRASH_LIVES", "8"))
 TORN_BYTES_MAX = int(os.environ.get("CRASH_TORN_BYTES_MAX", "400"))
 """In lives with larger values writes are not torn at every byte."""
-SECOND_EVERY = int(os.environ.get("CRASH_SECOND_EVERY", "25"))
+SECOND_EVERY = int(os.environ.get("CRASH_SECOND_EVERY", "50"))
 OPERATIONS_PER_LIFE = 12
 
 EVERYTHING_ONCE = [

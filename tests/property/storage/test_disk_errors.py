@@ -15,7 +15,7 @@ from tests.support.trial_counts import count_trials
 
 from penstock.storage.log_config import LogConfig
 
-EVERY = int(os.environ.get("DISK_ERROR_EVERY", "2"))
+EVERY = int(os.environ.get("DISK_ERROR_EVERY", "4"))
 LIVES = int(os.environ.get("DISK_ERROR_LIVES", "1"))
 
 

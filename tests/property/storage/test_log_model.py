@@ -3,6 +3,7 @@
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.support.examples import examples
 from tests.support.logs import (
     DIRECTORY,
     NOW_MS,
@@ -288,5 +289,5 @@ def read_all_stored(log: Log) -> list[bytes]:
     return found
 
 
-LogMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+LogMachine.TestCase.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)
 TestLogMachine = LogMachine.TestCase

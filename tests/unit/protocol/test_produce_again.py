@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 
 from penstock.protocol.api import ApiKey
 from penstock.protocol.codec import encode_request
@@ -67,7 +68,7 @@ def test_request_that_differs_is_not_recognised(version: int) -> None:
     assert known.records_in(other) is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.sampled_from(VERSIONS), st.binary(max_size=300), st.data())
 def test_damage_is_left_to_the_decoder_or_read_as_the_decoder_reads_it(
     version: int, records: bytes, data: st.DataObject
