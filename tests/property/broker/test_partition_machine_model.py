@@ -1,0 +1,358 @@
+"""The leader's machine against the store and the followers as they really are, in any order of events (PROPERTIES D3, D4, D5).
+
+The world of a run: what is stored (the truth), how far each broker's log really counts, which registrations are current, and what may
+still reach the store (a transaction whose reply was lost may be applied at any later time, as its compares allow, or never). The machine
+sees only what it is told, late. After every event the properties are checked literally:
+
+- D3: the high watermark never falls; a leader's never passes what counts on any member of the ISR that is stored or may yet be; and it does
+  not move while the ISR, as stored or as asked, is too small, while somebody outside of it may be elected, or past the deadline.
+- D5: who is asked to join has all up to max(high watermark, start of the epoch), under its present registration.
+- An ISR change is asked one at a time, keeps the leader, and is stored only on the state that it was asked on.
+- D1, D7: whoever is elected by the rules has all that this leader ever called committed; following it cuts nothing of that.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import hypothesis.strategies as st
+from hypothesis import given, settings
+
+from penstock.broker.isr import with_isr
+from penstock.broker.keys import NO_LEADER, PartitionState
+from penstock.broker.partition_machine import (
+    AdvanceHighWatermark,
+    Appended,
+    BecomeLeader,
+    ChangeIsr,
+    EpochStarted,
+    Event,
+    FollowerFetched,
+    IsrChangeFailed,
+    LeaderTold,
+    PartitionMachine,
+    Role,
+    SettingsChanged,
+    StateLearned,
+    Synced,
+    TimePassed,
+)
+
+ME, REPLICAS = 1, (1, 2, 3)
+LAG_MS = 1000
+
+
+@dataclass
+class World:
+    """Everything outside the machine."""
+
+    min_insync: int
+    state: PartitionState = field(default_factory=lambda: PartitionState(REPLICAS, REPLICAS, NO_LEADER, 0))
+    partition_epoch: int = 1
+    seen: PartitionState | None = None
+    news: list[tuple[PartitionState, int, int]] = field(default_factory=list)
+    """What the watch has yet to bring: the state, its partition epoch, and where the log of its leader ended then."""
+    history: list[tuple[PartitionState, int]] = field(default_factory=list)
+    other_epoch: int = 0
+    """The latest epoch that another broker was elected in."""
+    registered: dict[int, int] = field(default_factory=lambda: {2: 1, 3: 1})
+    counted: dict[int, int] = field(default_factory=lambda: {2: 0, 3: 0})
+    """What each follower's log really has of the leader's."""
+    log_end: int = 0
+    durable_end: int = 0
+    epoch_start: int = 0
+    now_ms: float = 0
+    asked: ChangeIsr | None = None
+    """As it was sent; it may be applied until another state is stored."""
+    is_answered: bool = True
+
+
+class Trial:
+    """The machine in its world."""
+
+    def __init__(self, min_insync: int, isr: tuple[int, ...]) -> None:
+        self.world = World(min_insync)
+        self.world.state = with_isr(self.world.state, isr, min_insync_replicas=1)
+        self.machine = PartitionMachine(
+            ME, write_caching=False, min_insync_replicas=min_insync, replica_lag_time_max_ms=LAG_MS
+        )
+        self.elect(ME)
+        self.see_news()
+
+    # What the machine is told
+
+    def step(self, event: Event) -> None:
+        before = self.machine.high_watermark
+        could_commit = self.could_commit()
+        for action in self.machine.step(event):
+            if isinstance(action, AdvanceHighWatermark):
+                assert action.high_watermark > before, "D3: it never falls"
+                if self.machine.role is Role.LEADER:
+                    assert could_commit or self.could_commit(), (event, "D3, KIP-966, M2")
+                    self.check_committed()
+            elif isinstance(action, BecomeLeader):
+                self.world.epoch_start = self.world.log_end
+                self.step(EpochStarted(self.world.log_end))
+            elif isinstance(action, ChangeIsr):
+                self.check_asked(action)
+        assert self.machine.high_watermark >= before
+        assert self.machine.high_watermark <= self.world.durable_end
+
+    def could_commit(self) -> bool:
+        """Whether the high watermark may move by what the machine knows."""
+        machine, world = self.machine, self.world
+        seen = world.seen
+        return (
+            seen is not None
+            and len(machine.isr) >= world.min_insync
+            and (machine.asked is None or len(machine.asked.isr) >= world.min_insync)
+            and not seen.eligible_leader_replicas
+            and not machine.is_fenced
+        )
+
+    def check_committed(self) -> None:
+        """Everybody who is in the ISR as it really is, or may yet be, has it."""
+        world, machine = self.world, self.machine
+        members = set(world.state.isr)
+        if world.asked is not None and world.asked.partition_epoch == world.partition_epoch:
+            members |= set(world.asked.isr)
+        for broker in members - {ME}:
+            assert world.counted[broker] >= machine.high_watermark, (broker, "D3")
+
+    def check_asked(self, change: ChangeIsr) -> None:
+        world, machine = self.world, self.machine
+        assert world.is_answered, "one at a time"
+        assert machine.role is Role.LEADER
+        assert not machine.is_fenced, "M2"
+        assert ME in change.isr
+        assert len(set(change.isr)) == len(change.isr)
+        joining = set(change.isr) - set(machine.isr)
+        assert joining == {broker for broker, _ in change.joining}
+        for broker, epoch in change.joining:
+            if epoch == world.registered.get(broker):
+                assert world.counted[broker] >= max(machine.high_watermark, world.epoch_start), "D5"
+        world.asked, world.is_answered = change, False
+
+    # What happens
+
+    def append(self) -> None:
+        world = self.world
+        if self.machine.role is not Role.LEADER:
+            if world.news:
+                return
+            world.counted.update(
+                dict.fromkeys(world.counted, world.log_end + 1)
+            )  # somebody else's, and all have it
+        world.log_end += 1
+        self.step(Appended(self.world.log_end))
+
+    def sync(self) -> None:
+        self.world.durable_end = self.world.log_end
+        self.step(Synced(self.world.durable_end))
+
+    def replicate(self, broker: int, share: float) -> None:
+        """The follower gets some of what it lacks, and says so with its next fetch."""
+        if self.is_followed():
+            missing = self.world.log_end - self.world.counted[broker]
+            self.world.counted[broker] += round(missing * share)
+            self.fetch(broker)
+
+    def is_followed(self) -> bool:
+        """Whether it believes in this machine's epoch: all others learn of an election at once."""
+        machine = self.machine
+        return machine.role is Role.LEADER and self.world.other_epoch <= machine.leader_epoch
+
+    def fetch(self, broker: int) -> None:
+        if self.is_followed():
+            self.step(
+                FollowerFetched(
+                    broker, self.world.registered[broker], self.world.counted[broker], self.world.now_ms
+                )
+            )
+
+    def restart(self, broker: int, *, loses: bool) -> None:
+        """A follower starts anew; one that may have lost something is out of the ISR first."""
+        world = self.world
+        if loses and world.state.isr != (broker,) and world.state.leader != broker:
+            isr = tuple(i for i in world.state.isr if i != broker)
+            eligible = tuple(i for i in world.state.eligible_leader_replicas if i != broker)
+            if isr:
+                self.store(replace(world.state, isr=isr, eligible_leader_replicas=eligible))
+                world.counted[broker] //= 2
+        world.registered[broker] = world.registered.get(broker, 0) + 1
+
+    def pass_time(self, ms: float) -> None:
+        self.world.now_ms += ms
+        self.step(TimePassed(self.world.now_ms))
+
+    def fence(self, is_fenced: bool) -> None:
+        self.machine.is_fenced = is_fenced
+
+    def change_min_insync(self, count: int) -> None:
+        self.world.min_insync = count
+        self.step(SettingsChanged(write_caching=False, min_insync_replicas=count))
+
+    def tell(self, ahead: int) -> None:
+        if self.machine.role is Role.FOLLOWER:
+            self.step(LeaderTold(self.world.durable_end + ahead))
+
+    # The store
+
+    def store(self, state: PartitionState) -> None:
+        self.world.state = state
+        self.world.partition_epoch += 1
+        end = self.world.counted.get(state.leader, 0)
+        self.world.news.append((state, self.world.partition_epoch, end))
+
+    def elect(self, leader: int) -> None:
+        """The controller elects, from the ISR or the eligible; who follows gets what the leader has."""
+        world = self.world
+        state = world.state
+        if leader not in (*state.isr, *state.eligible_leader_replicas):
+            return
+        isr = state.isr if leader in state.isr else (leader,)
+        eligible = state.eligible_leader_replicas if leader in state.isr else ()
+        if leader != ME:
+            world.other_epoch = state.leader_epoch + 1
+            for broker, end in world.counted.items():
+                world.counted[broker] = min(end, world.counted[leader])
+        self.store(
+            replace(
+                state,
+                leader=leader,
+                isr=isr,
+                eligible_leader_replicas=eligible,
+                leader_epoch=state.leader_epoch + 1,
+            )
+        )
+
+    def apply_asked(self) -> None:
+        """The transaction reaches the store, if it was not there before; nobody is told but by the watch."""
+        world = self.world
+        change = world.asked
+        if change is None or change.partition_epoch != world.partition_epoch:
+            return
+        if all(world.registered.get(broker) == epoch for broker, epoch in change.joining):
+            self.store(with_isr(world.state, change.isr, min_insync_replicas=world.min_insync))
+            world.asked = None
+
+    def refuse_asked(self) -> None:
+        """The leader finds out for certain that it was not and will not be stored."""
+        world = self.world
+        if world.asked is None or world.is_answered:
+            return
+        failed, world.asked, world.is_answered = world.asked, None, True
+        self.step(IsrChangeFailed(failed.partition_epoch))
+
+    def see_news(self) -> None:
+        """The watch brings the next state."""
+        world = self.world
+        if not world.news:
+            return
+        state, partition_epoch, end = world.news.pop(0)
+        world.seen = state
+        if world.asked is None or partition_epoch > world.asked.partition_epoch:
+            world.is_answered = True
+        if state.leader not in (ME, NO_LEADER) and state.leader_epoch > self.machine.leader_epoch:
+            self.follow(end)
+        self.learn(state, partition_epoch)
+        world.history.append((state, partition_epoch))
+        assert self.machine.leader_epoch == state.leader_epoch
+
+    def follow(self, end_offset: int) -> None:
+        """This log becomes the elected one's, which ended there."""
+        world = self.world
+        world.log_end = world.durable_end = end_offset
+        assert world.log_end >= self.machine.high_watermark, "D1, D7"
+
+    def learn(self, state: PartitionState, partition_epoch: int) -> None:
+        world = self.world
+        self.step(
+            StateLearned(
+                state.leader,
+                state.leader_epoch,
+                state.isr,
+                state.replicas,
+                partition_epoch,
+                world.log_end,
+                world.durable_end,
+                world.now_ms,
+                eligible_leader_replicas=state.eligible_leader_replicas,
+            )
+        )
+
+    def repeat_news(self, back: int) -> None:
+        """A state that was seen before is told again: the latest or an older one. Nothing follows from it."""
+        if back <= len(self.world.history):
+            before = (self.machine.role, self.machine.asked, self.machine.isr, self.machine.leader_epoch)
+            self.learn(*self.world.history[-back])
+            assert before == (
+                self.machine.role,
+                self.machine.asked,
+                self.machine.isr,
+                self.machine.leader_epoch,
+            )
+
+    def refuse_late(self) -> None:
+        """News of an older change, which has long been decided."""
+        asked = self.machine.asked
+        self.step(IsrChangeFailed(self.world.partition_epoch - 1000))
+        assert self.machine.asked is asked
+
+
+class Move(NamedTuple):
+    """One thing that happens; shown by its name when a run fails."""
+
+    name: str
+    act: Callable[[Trial], object]
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _moves() -> list[Move]:
+    """The first is what a failing run is shrunk to; the likelier ones are named more than once."""
+    moves = [
+        Move("nothing", lambda t: None),
+        *[Move("append", Trial.append)] * 4,
+        *[Move("sync", Trial.sync)] * 4,
+        *[Move("news", Trial.see_news)] * 4,
+        *[Move("applied", Trial.apply_asked)] * 2,
+        Move("refused", Trial.refuse_asked),
+        Move("refused late", Trial.refuse_late),
+        Move("news again", lambda t: t.repeat_news(1)),
+        Move("old news", lambda t: t.repeat_news(2)),
+        *[Move("lag", lambda t: t.pass_time(LAG_MS + 1))] * 2,
+        Move("tick", lambda t: t.pass_time(LAG_MS / 2)),
+        Move("fenced", lambda t: t.fence(True)),
+        *[Move("unfenced", lambda t: t.fence(False))] * 2,
+        Move("min isr 1", lambda t: t.change_min_insync(1)),
+        Move("min isr 2", lambda t: t.change_min_insync(2)),
+        Move("told", lambda t: t.tell(0)),
+        Move("told more", lambda t: t.tell(2)),
+        *[Move("elect me", lambda t: t.elect(ME))] * 2,
+    ]
+    for broker in (2, 3):
+        moves += [
+            *[Move(f"{broker} has all", lambda t, b=broker: t.replicate(b, 1))] * 3,
+            Move(f"{broker} gets half", lambda t, b=broker: t.replicate(b, 0.5)),
+            Move(f"{broker} fetches", lambda t, b=broker: t.fetch(b)),
+            Move(f"{broker} restarts", lambda t, b=broker: t.restart(b, loses=False)),
+            Move(f"{broker} loses", lambda t, b=broker: t.restart(b, loses=True)),
+            Move(f"elect {broker}", lambda t, b=broker: t.elect(b)),
+        ]
+    return moves
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    st.sampled_from([1, 2]),
+    st.sampled_from([REPLICAS, (1, 2), (1,)]),
+    st.lists(st.sampled_from(_moves()), min_size=40, max_size=80),
+)
+def test_high_watermark_and_isr_are_safe_in_any_order(
+    min_insync: int, isr: tuple[int, ...], moves: list[Move]
+) -> None:
+    trial = Trial(min_insync, isr)
+    for move in moves:
+        move.act(trial)
