@@ -50,9 +50,9 @@ class World:
     state: PartitionState = field(default_factory=lambda: PartitionState(REPLICAS, REPLICAS, NO_LEADER, 0))
     partition_epoch: int = 1
     seen: PartitionState | None = None
-    news: list[tuple[PartitionState, int, int]] = field(default_factory=list)
+    news: list[tuple[PartitionState, int, int]] = field(default_factory=list[tuple[PartitionState, int, int]])
     """What the watch has yet to bring: the state, its partition epoch, and where the log of its leader ended then."""
-    history: list[tuple[PartitionState, int]] = field(default_factory=list)
+    history: list[tuple[PartitionState, int]] = field(default_factory=list[tuple[PartitionState, int]])
     other_epoch: int = 0
     """The latest epoch that another broker was elected in."""
     registered: dict[int, int] = field(default_factory=lambda: {2: 1, 3: 1})
@@ -114,7 +114,7 @@ class Trial:
         """Everybody who is in the ISR as it really is, or may yet be, has it."""
         world, machine = self.world, self.machine
         members = set(world.state.isr)
-        if world.asked is not None and world.asked.partition_epoch == world.partition_epoch:
+        if world.asked is not None and self.may_be_applied(world.asked):
             members |= set(world.asked.isr)
         for broker in members - {ME}:
             assert world.counted[broker] >= machine.high_watermark, (broker, "D3")
@@ -192,9 +192,11 @@ class Trial:
         self.world.min_insync = count
         self.step(SettingsChanged(write_caching=False, min_insync_replicas=count))
 
-    def tell(self, ahead: int) -> None:
-        if self.machine.role is Role.FOLLOWER:
-            self.step(LeaderTold(self.world.durable_end + ahead))
+    def tell(self) -> None:
+        """The leader says what is committed: all of its ISR, this replica in it or not, has that much."""
+        world = self.world
+        if self.machine.role is Role.FOLLOWER and not world.news:
+            self.step(LeaderTold(min(world.counted[i] for i in world.state.isr if i != ME)))
 
     # The store
 
@@ -229,12 +231,15 @@ class Trial:
     def apply_asked(self) -> None:
         """The transaction reaches the store, if it was not there before; nobody is told but by the watch."""
         world = self.world
-        change = world.asked
-        if change is None or change.partition_epoch != world.partition_epoch:
-            return
-        if all(world.registered.get(broker) == epoch for broker, epoch in change.joining):
-            self.store(with_isr(world.state, change.isr, min_insync_replicas=world.min_insync))
+        if world.asked is not None and self.may_be_applied(world.asked):
+            self.store(with_isr(world.state, world.asked.isr, min_insync_replicas=world.min_insync))
             world.asked = None
+
+    def may_be_applied(self, change: ChangeIsr) -> bool:
+        """Whether its compares hold, now and so perhaps later."""
+        return change.partition_epoch == self.world.partition_epoch and all(
+            self.world.registered.get(broker) == epoch for broker, epoch in change.joining
+        )
 
     def refuse_asked(self) -> None:
         """The leader finds out for certain that it was not and will not be stored."""
@@ -310,38 +315,44 @@ class Move(NamedTuple):
         return self.name
 
 
+def move(name: str, act: Callable[[Trial], object], weight: int = 1) -> list[Move]:
+    """A move, as often as it is to be likely."""
+    return [Move(name, act)] * weight
+
+
 def _moves() -> list[Move]:
     """The first is what a failing run is shrunk to; the likelier ones are named more than once."""
     moves = [
-        Move("nothing", lambda t: None),
-        *[Move("append", Trial.append)] * 4,
-        *[Move("sync", Trial.sync)] * 4,
-        *[Move("news", Trial.see_news)] * 4,
-        *[Move("applied", Trial.apply_asked)] * 2,
-        Move("refused", Trial.refuse_asked),
-        Move("refused late", Trial.refuse_late),
-        Move("news again", lambda t: t.repeat_news(1)),
-        Move("old news", lambda t: t.repeat_news(2)),
-        *[Move("lag", lambda t: t.pass_time(LAG_MS + 1))] * 2,
-        Move("tick", lambda t: t.pass_time(LAG_MS / 2)),
-        Move("fenced", lambda t: t.fence(True)),
-        *[Move("unfenced", lambda t: t.fence(False))] * 2,
-        Move("min isr 1", lambda t: t.change_min_insync(1)),
-        Move("min isr 2", lambda t: t.change_min_insync(2)),
-        Move("told", lambda t: t.tell(0)),
-        Move("told more", lambda t: t.tell(2)),
-        *[Move("elect me", lambda t: t.elect(ME))] * 2,
+        *move("nothing", lambda t: None),
+        *move("append", Trial.append, 4),
+        *move("sync", Trial.sync, 4),
+        *move("news", Trial.see_news, 4),
+        *move("applied", Trial.apply_asked, 2),
+        *move("refused", Trial.refuse_asked),
+        *move("refused late", Trial.refuse_late),
+        *move("news again", lambda t: t.repeat_news(1)),
+        *move("old news", lambda t: t.repeat_news(2)),
+        *move("lag", lambda t: t.pass_time(LAG_MS + 1), 2),
+        *move("tick", lambda t: t.pass_time(LAG_MS / 2)),
+        *move("fenced", lambda t: t.fence(True)),
+        *move("unfenced", lambda t: t.fence(False), 2),
+        *move("min isr 1", lambda t: t.change_min_insync(1)),
+        *move("min isr 2", lambda t: t.change_min_insync(2)),
+        *move("told", Trial.tell, 2),
+        *move("elect me", lambda t: t.elect(ME), 2),
     ]
-    for broker in (2, 3):
-        moves += [
-            *[Move(f"{broker} has all", lambda t, b=broker: t.replicate(b, 1))] * 3,
-            Move(f"{broker} gets half", lambda t, b=broker: t.replicate(b, 0.5)),
-            Move(f"{broker} fetches", lambda t, b=broker: t.fetch(b)),
-            Move(f"{broker} restarts", lambda t, b=broker: t.restart(b, loses=False)),
-            Move(f"{broker} loses", lambda t, b=broker: t.restart(b, loses=True)),
-            Move(f"elect {broker}", lambda t, b=broker: t.elect(b)),
-        ]
-    return moves
+    return [*moves, *_moves_of(2), *_moves_of(3)]
+
+
+def _moves_of(broker: int) -> list[Move]:
+    return [
+        *move(f"{broker} has all", lambda t: t.replicate(broker, 1), 3),
+        *move(f"{broker} gets half", lambda t: t.replicate(broker, 0.5)),
+        *move(f"{broker} fetches", lambda t: t.fetch(broker)),
+        *move(f"{broker} restarts", lambda t: t.restart(broker, loses=False)),
+        *move(f"{broker} loses", lambda t: t.restart(broker, loses=True)),
+        *move(f"elect {broker}", lambda t: t.elect(broker)),
+    ]
 
 
 @settings(max_examples=250, deadline=None)
@@ -354,5 +365,5 @@ def test_high_watermark_and_isr_are_safe_in_any_order(
     min_insync: int, isr: tuple[int, ...], moves: list[Move]
 ) -> None:
     trial = Trial(min_insync, isr)
-    for move in moves:
-        move.act(trial)
+    for one in moves:
+        one.act(trial)

@@ -248,7 +248,7 @@ def test_whoever_was_caught_up_at_its_last_fetch_is_no_laggard() -> None:
 
 def test_follower_that_fetches_all_the_time_and_never_catches_up_is_a_laggard() -> None:
     machine = leading((ME, OTHER))
-    asked = []
+    asked: list[int] = []
     for now_ms in range(0, 3 * LAG_MS, LAG_MS // 2):
         machine.step(Appended(10 + 100 * now_ms))
         machine.step(fetched(OTHER, 9 + now_ms, now_ms))
@@ -319,13 +319,21 @@ def test_fenced_leader_decides_nothing_and_makes_up_for_it() -> None:
 
 
 def test_leader_in_a_new_epoch_believes_nothing_of_the_one_before() -> None:
-    machine = leading((ME, OTHER))
-    machine.step(fetched(OTHER, 10))
-    assert machine.step(state(epoch=2, isr=(ME, OTHER), replicas=ALL, end=12, version=2)) == (
-        BecomeLeader(2),
-    )
-    assert machine.step(Appended(13)) == ()
+    machine = leading()
+    machine.step(Appended(12))
+    machine.step(fetched(OTHER, 12))
+    machine.step(fetched(THIRD, 5))
+    assert machine.high_watermark == 5
+    news = state(epoch=2, isr=(ME, OTHER), replicas=ALL, end=12, version=2)
+    assert machine.step(news) == (BecomeLeader(2),), "the other may have lost its own since"
     assert machine.step(fetched(OTHER, 12)) == (AdvanceHighWatermark(12),)
+
+
+def test_older_news_changes_nothing() -> None:
+    machine = leading((ME, OTHER))
+    machine.step(state(isr=(ME,), replicas=ALL, end=10, version=2))
+    assert machine.step(state(isr=ALL, replicas=ALL, end=10, version=1)) == ()
+    assert machine.isr == (ME,)
 
 
 # Following
