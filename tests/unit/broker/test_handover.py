@@ -1,13 +1,19 @@
 """A broker of a cluster stops without a moment in which its partitions have no leader."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 import trio
 from tests.support.controllers import cluster as cluster_without_logs
 from tests.support.controllers import put_states
+from tests.support.memory_files import MemoryFiles
 from tests.support.memory_metadata import Fault
+from tests.support.scripted_threads import ScriptedThreads
 from tests.support.server_cluster import MemoryCluster, server_cluster
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from penstock import Producer
 from penstock.broker import keys
 from penstock.broker.handover import hand_over
 from penstock.broker.keys import NO_LEADER, PartitionState
@@ -43,6 +49,28 @@ async def test_leadership_moves_before_a_broker_stops(
         assert trio.current_time() - began < 0.2
         assert cluster.states("orders", seen_by=3) == [S((1, 2, 3), (2, 3), 2, 1), S((2, 1, 3), (2, 3), 2, 0)]
         assert 1 not in cluster.broker(3).image.brokers
+
+
+async def test_producers_hardly_notice_a_stop(autojump_clock: MockClock) -> None:
+    async with server_cluster(1, 2, 3) as cluster, trio.open_nursery() as nursery:
+        await cluster.create("orders", (1, 2, 3), min_insync_replicas="2")
+        client = replace(cluster.broker(2).environment, files=MemoryFiles(), threads=ScriptedThreads())
+        acked: list[float] = []
+
+        async def produce() -> None:
+            async with Producer("10.0.0.2:9092,10.0.0.3:9092", client) as producer:
+                while True:
+                    await producer.send("orders", b"x", partition=0)
+                    acked.append(trio.current_time())
+                    await trio.sleep(0.02)
+
+        nursery.start_soon(produce)
+        await trio.sleep(0.5)
+        await cluster.stop(1)
+        await trio.sleep(0.5)
+        nursery.cancel_scope.cancel()
+        assert len(acked) > 30
+        assert max(later - earlier for earlier, later in pairwise(acked)) < 0.2
 
 
 async def test_a_broker_that_is_back_is_unfenced_and_in_its_place(autojump_clock: MockClock) -> None:
