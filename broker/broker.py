@@ -156,6 +156,7 @@ async def _come_up(
     budget = ByteBudget(config.queued_max_request_bytes)
     image = ClusterImage()
     watch = MetadataWatch(store, image)
+    registration.catch_up = watch.wait_for
     services = PartitionServices(
         environment.clock,
         environment.threads,

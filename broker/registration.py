@@ -12,12 +12,13 @@ Invariants:
 - In a cluster it is registered as fenced until it serves its logs, and again before it stops: it leads nothing and joins no ISR meanwhile.
 - Every transaction after registering compares the registration key's create revision: who was replaced changes nothing.
 - Only whoever holds the controller key collects garbage, under a compare on that key.
-- `deadline` is counted from the *sending* of the last keep-alive that was answered (PROPERTIES M2).
+- `deadline` is counted from the *sending* of the last keep-alive that was answered (PROPERTIES M2). After a lease was lost there is
+  none before the image shows the new registration, and so who leads since.
 """
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -126,6 +127,11 @@ class Registration:
         self._key = keys.broker_key(config.node_id)
         self._endpoints: Mapping[str, Endpoint] = {}
         self.lease_id = 0
+        self.catch_up: Callable[[int], Awaitable[None]] = _seen_at_once
+        """Waits until this broker's image shows a revision; to be set once there is an image."""
+        self._is_behind = False
+        """Whether others may lead since, which the image does not show yet: no deadline until it does."""
+        self._has_ended = False
 
     async def start(self, endpoints: Mapping[str, Endpoint], remains: Remains | None = None) -> None:
         """Register under a new lease, and raise the epochs of what this broker leads.
@@ -182,22 +188,33 @@ class Registration:
         Raises:
             RegistrationError: another broker has registered under this node id.
         """
-        while True:
-            await trio.sleep(self._interval_s)
+        while not self._has_ended:
+            await self._pause()
             try:
                 await self._beat()
             except LeaseNotFound:
+                if self._has_ended:
+                    return
                 log.warning(
                     "broker %d: its lease has ended (was the process paused?): registering anew", self.node_id
                 )
                 self.create_revision = 0
+                self._is_behind = True
                 await self._register_patiently()
             except MetadataUnavailable as error:
                 log.warning("broker %d: no heartbeat: %s", self.node_id, error)
 
+    async def _pause(self) -> None:
+        """Until the next heartbeat; no longer than until the image shows who leads since a lease was lost."""
+        with trio.move_on_after(self._interval_s):
+            if not self._is_behind:
+                await trio.sleep_forever()
+            await self.catch_up(self.create_revision)
+            self._is_behind = False
+
     async def stop(self) -> None:
         """Leave: end the lease, so that the cluster knows at once. An error of the store is logged only."""
-        self.is_leaving = True
+        self.is_leaving = self._has_ended = True
         self.deadline = -math.inf
         if self.lease_id:
             try:
@@ -213,7 +230,8 @@ class Registration:
         self._extend(sent)
 
     def _extend(self, sent: float) -> None:
-        self.deadline = sent + self._session_s * (1 - DEADLINE_MARGIN)
+        if not (self._is_behind or self._has_ended):
+            self.deadline = sent + self._session_s * (1 - DEADLINE_MARGIN)
 
     async def _evict_predecessor(self) -> None:
         """Make way for a registration: end what our directory's last incarnation left; wait for the end of any other."""
@@ -344,6 +362,10 @@ class Registration:
         registered = Compare(self._key, create_revision=self.create_revision)
         result = await transact(self._store, Transaction([registered, *unchanged], puts))
         return result.succeeded
+
+
+async def _seen_at_once(_: int) -> None:
+    """Before there is an image, nobody acts on one."""
 
 
 def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -13,7 +13,7 @@ from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.errors import RegistrationError
 from penstock.broker.keys import PartitionState, TopicRecord
 from penstock.broker.registration import Registration, join_cluster
-from penstock.broker.rejoining import after_restart
+from penstock.broker.rejoining import Remains, after_restart
 from penstock.broker.transactions import BATCH_SIZE
 from penstock.runtime.metadata import OPERATIONS_PER_TRANSACTION_MAX, MetadataUnavailable, Put, Snapshot
 
@@ -22,9 +22,15 @@ SESSION_S = 9
 
 
 def registration(
-    store: MemoryMetadata, *, seed: int = 1, directory_id: str = "here", node_id: int = 1
+    store: MemoryMetadata,
+    *,
+    seed: int = 1,
+    directory_id: str = "here",
+    node_id: int = 1,
+    is_clustered: bool = False,
 ) -> Registration:
-    config = BrokerConfig.from_properties({"node.id": str(node_id)})
+    properties = {"metadata.store": "etcd://tests"} if is_clustered else {}
+    config = BrokerConfig.from_properties({"node.id": str(node_id), **properties})
     return Registration(store, config, TrioClock(), new_random(seed), directory_id=directory_id)
 
 
@@ -236,6 +242,101 @@ async def test_a_paused_broker_registers_anew(mock_clock: MockClock, nursery: tr
     assert await store.get(keys.broker_key(1)) is not None
     assert await store.get(keys.CONTROLLER_KEY) is not None
     assert paused.deadline > trio.current_time()
+
+
+async def test_a_broker_that_lost_its_lease_decides_nothing_before_it_sees_who_leads_since(
+    mock_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    store = MemoryMetadata()
+    paused = registration(store)
+    await paused.start(ENDPOINTS)
+    seen = trio.Event()
+
+    async def catch_up(revision: int) -> None:
+        await seen.wait()
+
+    paused.catch_up = catch_up
+    nursery.start_soon(paused.run)
+    await trio.testing.wait_all_tasks_blocked()
+    mock_clock.jump(60)
+    for _ in range(5):  # heartbeats go on: the new lease is not to be lost as well
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(2)
+    await trio.testing.wait_all_tasks_blocked()
+    assert keys.broker_key(1) in store.entries
+    assert paused.deadline < trio.current_time()
+    seen.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert paused.deadline > trio.current_time()
+
+
+async def test_a_broker_that_has_signed_off_does_not_register_anew(
+    mock_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    store = MemoryMetadata()
+    leaving = registration(store)
+    await leaving.start(ENDPOINTS)
+    nursery.start_soon(leaving.run)
+    await trio.testing.wait_all_tasks_blocked()
+    await leaving.stop()
+    mock_clock.jump(60)
+    await trio.testing.wait_all_tasks_blocked()
+    assert keys.broker_key(1) not in store.entries
+
+
+def is_fenced(store: MemoryMetadata) -> bool:
+    key = keys.broker_key(1)
+    return keys.decode_broker(key, store.entries[key].value).is_fenced
+
+
+async def test_a_broker_of_a_cluster_is_fenced_while_it_starts_and_before_it_stops() -> None:
+    store = MemoryMetadata()
+    broker = registration(store, is_clustered=True)
+    await broker.start(ENDPOINTS)
+    assert is_fenced(store)
+    assert keys.CONTROLLER_KEY not in store.entries, "that is the controller's affair"
+    epoch = store.entries[keys.broker_key(1)].create_revision
+    await broker.ready()
+    assert not is_fenced(store)
+    await broker.leave()
+    assert is_fenced(store)
+    assert store.entries[keys.broker_key(1)].create_revision == epoch, "followers' fetches name it"
+
+
+async def test_a_lost_lease_and_an_outage_change_nothing_of_what_a_broker_wants_to_be(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    store = MemoryMetadata()
+    broker = registration(store, is_clustered=True)
+    await broker.start(ENDPOINTS)
+    nursery.start_soon(broker.run)
+    store.fail_next(Fault.UNAVAILABLE, Fault.LOST_REPLY, Fault.LOST_REQUEST)
+    await broker.ready()
+    assert not is_fenced(store)
+    await store.revoke_lease(broker.lease_id)
+    await trio.sleep(5)
+    assert not is_fenced(store), "its logs are served all the while"
+    await store.revoke_lease(broker.lease_id)
+    await broker.leave()
+    await trio.sleep(5)
+    assert is_fenced(store)
+
+
+async def test_a_start_in_a_cluster_leaves_what_it_may_have_lost() -> None:
+    store = MemoryMetadata()
+    before = [
+        PartitionState((1, 2), (1, 2), 1, 4),
+        PartitionState((1, 2), (2,), 2, 4, (), (), (1,)),
+        PartitionState((1, 2), (1, 2), 2, 4),
+    ]
+    await put_topic(store, before)
+    broker = registration(store, is_clustered=True)
+    await broker.start(ENDPOINTS, Remains(frozenset({("t", 0), ("t", 2)}), was_clean=False))
+    assert states(store) == [
+        PartitionState((1, 2), (1, 2), -1, 5),
+        PartitionState((1, 2), (2,), 2, 4),
+        PartitionState((1, 2), (1, 2), 2, 4),
+    ]
 
 
 async def test_a_paused_broker_gives_way_to_its_successor(mock_clock: MockClock) -> None:
