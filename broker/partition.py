@@ -13,6 +13,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeVar, TypeVarTuple
 
+import trio
+
 from penstock.broker.ack import PendingAcks
 from penstock.broker.damage import ErrorLines
 from penstock.broker.lane import Lane
@@ -91,6 +93,8 @@ class Partition:
         """Told how many bytes have become visible, about, or GONE."""
         self.replica_waiters: set[Callable[[int], None]] | None = None
         """Followers' fetches: told how many bytes were appended, HIGH_WATERMARK_MOVED, or GONE."""
+        self.log_starts_moved: trio.lowlevel.ParkingLot | None = None
+        """Who waits for followers' log start offsets (`replication/low_watermark`)."""
         self._services = services
         self._monotonic = services.clock.monotonic
         self._wall_ms = services.clock.wall_ms
@@ -256,7 +260,7 @@ class Partition:
         machine = self.machine
         self._do(machine.step(Appended(self.log.log_end_offset)))
         if self.replica_waiters:
-            self._tell_replicas(header.size_bytes)
+            self.tell_replicas(header.size_bytes)
         if machine.write_caching:
             self.syncs.note_unflushed(header.record_count)
         elif self.syncs.idle is None and self.log.durable_end_offset < self.log.log_end_offset:
@@ -492,7 +496,7 @@ class Partition:
                 self._acks.fail_all(self.refusal)
                 for notify in tuple(self.fetch_waiters):
                     notify(GONE)
-                self._tell_replicas(GONE)
+                self.tell_replicas(GONE)
             elif isinstance(action, ChangeIsr):
                 assert self._services.isr_changes is not None, "followers without a cluster"
                 self._services.isr_changes.ask(self, action)
@@ -515,9 +519,10 @@ class Partition:
             for notify in tuple(self.fetch_waiters):
                 notify(max(visible_bytes, 1))
         if self.replica_waiters:
-            self._tell_replicas(HIGH_WATERMARK_MOVED)
+            self.tell_replicas(HIGH_WATERMARK_MOVED)
 
-    def _tell_replicas(self, news: int) -> None:
+    def tell_replicas(self, news: int) -> None:
+        """Answer followers' fetches that wait, if what they wait for has come; `news` as `replica_waiters` says."""
         for notify in tuple(self.replica_waiters or ()):
             notify(news)
 

@@ -63,7 +63,7 @@ class FollowerFetched:
     """A fetch of a follower that is believed: everything below `end_offset` counts there, and is what stands in this log.
 
     `broker_epoch` is the create revision of the follower's registration, with which it fetched. `may_join`: the ISR may take it in (it is
-    not about to stop).
+    not about to stop). `log_start_offset` is where the follower's log begins, -1 where it did not say.
     """
 
     broker_id: int
@@ -71,6 +71,7 @@ class FollowerFetched:
     end_offset: int
     now_ms: float
     may_join: bool = True
+    log_start_offset: int = -1
 
 
 @dataclass(slots=True)

@@ -64,11 +64,13 @@ class FollowerState:
         "end_offset",
         "last_fetch_ms",
         "leader_end_at_fetch",
+        "log_start_offset",
         "may_join",
     )
 
     def __init__(self, caught_up_ms: float) -> None:
         self.end_offset = UNKNOWN_OFFSET
+        self.log_start_offset = UNKNOWN_OFFSET
         self.broker_epoch = -1
         self.caught_up_ms = caught_up_ms
         """When it last had everything that this log had at that time."""
@@ -83,6 +85,7 @@ class FollowerState:
         elif event.end_offset >= self.leader_end_at_fetch:
             self.caught_up_ms = max(self.caught_up_ms, self.last_fetch_ms)
         self.end_offset = event.end_offset
+        self.log_start_offset = event.log_start_offset
         self.broker_epoch = event.broker_epoch
         self.last_fetch_ms = event.now_ms
         self.leader_end_at_fetch = leader_end_offset
@@ -129,7 +132,8 @@ class PartitionMachine:
         self._counted: tuple[FollowerState, ...] = ()
         """Of the maximal ISR, without this broker."""
         self._may_commit = False
-        self._told_high_watermark = 0
+        self.told_high_watermark = 0
+        """What this follower's leader said last in its epoch; 0 where nothing was heard yet."""
         self._ended = False
 
     @property
@@ -159,7 +163,7 @@ class PartitionMachine:
         if isinstance(event, FollowerFetched):
             return self._take_fetch(event)
         if isinstance(event, LeaderTold):
-            self._told_high_watermark = event.high_watermark
+            self.told_high_watermark = event.high_watermark
             return self._advance()
         match event:
             case StateLearned():
@@ -206,7 +210,7 @@ class PartitionMachine:
         if state.leader == self.broker_id:
             return self._learn_leading(state, is_new_epoch)
         if is_new_epoch:
-            self._told_high_watermark = 0
+            self.told_high_watermark = 0
         if state.leader < 0:
             return self._rest(Role.OFFLINE, GoOffline())
         if self.role is Role.FOLLOWER and not is_new_epoch:
@@ -269,7 +273,7 @@ class PartitionMachine:
             for follower in self._counted:
                 end = min(end, follower.end_offset)
         elif self.role is Role.FOLLOWER:
-            end = min(end, self._told_high_watermark)
+            end = min(end, self.told_high_watermark)
         else:
             return _NOTHING
         if end <= self.high_watermark:

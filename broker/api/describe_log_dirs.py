@@ -1,4 +1,7 @@
-"""DescribeLogDirs, versions 1 to 4: the data folder, its size and free space, and the size of each partition (KIP-113, KIP-827)."""
+"""DescribeLogDirs, versions 1 to 4: the data folder, its size and free space, and the size of each partition (KIP-113, KIP-827).
+
+The lag of a replica is what it lacks below the high watermark that its leader has told it last.
+"""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -27,7 +30,7 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
             Message(
                 partition_index=partition.index,
                 partition_size=partition.log.size_bytes,
-                offset_lag=0,
+                offset_lag=_lag(partition),
                 is_future_key=False,
             )
         )
@@ -46,3 +49,9 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
         usable_bytes=free_bytes,
     )
     return Message(error_code=ErrorCode.NONE, results=[described])
+
+
+def _lag(partition: "Partition") -> int:
+    if not partition.is_follower:
+        return 0
+    return max(partition.machine.told_high_watermark - partition.log.log_end_offset, 0)

@@ -267,6 +267,9 @@ class LeaderFetcher:
 
     def _wanted(self, ask: Ask) -> FetchPartition:
         standing = ask.standing
+        partition = self._fetchers.partitions.by_id(*ask.key)
+        # not as of `standing`: it moves without an append, and DeleteRecords waits for it
+        log_start_offset = standing.log_start_offset if partition is None else partition.log.log_start_offset
         return FetchPartition(
             "",
             ask.key[0],
@@ -274,7 +277,7 @@ class LeaderFetcher:
             ask.leader_epoch,
             standing.end_offset,
             standing.last_epoch,
-            standing.log_start_offset,
+            log_start_offset,
             self._config.replica_fetch_max_bytes,
         )
 

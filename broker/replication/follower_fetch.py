@@ -48,9 +48,16 @@ class Follower:
             ):
                 partition.step(
                     FollowerFetched(
-                        self.broker_id, self.broker_epoch, entry.fetch_offset, now_ms, self.may_join
+                        self.broker_id,
+                        self.broker_epoch,
+                        entry.fetch_offset,
+                        now_ms,
+                        self.may_join,
+                        entry.log_start_offset,
                     )
                 )
+                if partition.log_starts_moved is not None:
+                    partition.log_starts_moved.unpark_all()
 
 
 def _is_prefix(entry: FetchPartition, partition: "Partition") -> bool:
