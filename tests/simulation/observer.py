@@ -129,6 +129,7 @@ class Observer:
         if seen is None:
             host = next(host for host in self.cluster.brokers if host.name == process.name)
             place = self.place(partition.topic_id, partition.index)
+            self._ends.pop((host.node_id, partition.topic_id, partition.index), None)
             seen = self._seen[partition] = _Seen(
                 host,
                 place,
@@ -236,8 +237,9 @@ class Observer:
         host = self.cluster.by_node(node)
         if host.is_up and host.broker is not None:
             partition = host.broker.partitions.by_id(topic_id, index)
-            if partition is not None and not partition.is_offline:
-                return End(partition.log.log_end_offset, partition.log.durable_end_offset)
+            if partition is not None:
+                durable = partition.log.durable_end_offset
+                return End(durable if partition.is_offline else partition.log.log_end_offset, durable)
         return self._ends.get((node, topic_id, index))
 
     def _dies(self, host: BrokerHost, loses_power: bool) -> None:

@@ -192,7 +192,7 @@ class Simulation:
         nemesis = self.nemesis = Nemesis(
             self.cluster, nursery, self.kernel.random("nemesis"), faults=self.options.faults
         )
-        nemesis.excused = self.history.assignments.excuse
+        nemesis.excused = self.workload.excuse
 
         def restart(name: str) -> None:
             host = next(host for host in self.cluster.clients if host.name == name)

@@ -118,6 +118,7 @@ class Workload:
         """Set when producers are to stop sending."""
         self.think_s = random.choice((0.2, 0.5, 1.0))
         self._numbers: Counter[str] = Counter()
+        self._lives: dict[str, str] = {}
 
     def programs(self) -> dict[str, Callable[[Environment], Awaitable[None]]]:
         """Client machines by name."""
@@ -132,6 +133,10 @@ class Workload:
                 found[name] = self._program(self.consume_in_group, name, group, protocol)
         found["reader"] = self._program(self.read, "reader")
         return found
+
+    def excuse(self, name: str) -> None:
+        """That client has died or is frozen."""
+        self.history.assignments.excuse(self._lives.get(name, ""))
 
     def _program(
         self, method: Callable[..., Awaitable[None]], *args: object
@@ -231,16 +236,17 @@ class Workload:
         async def assigned(partitions: frozenset[TopicPartition]) -> None:
             places = frozenset(place_of(p.topic, p.partition) for p in partitions)
             kernel.note(f"{name} is assigned {sorted(places)}")
-            history.assignments.assign(group, name, places)
+            history.assignments.assign(group, life, places)
             for place in places:  # it begins at what was committed
                 history.consumed.restart(life, place)
 
         async def given_up(partitions: frozenset[TopicPartition]) -> None:
             places = frozenset(place_of(p.topic, p.partition) for p in partitions)
             kernel.note(f"{name} gives up {sorted(places)}")
-            history.assignments.give_up(group, name, places)
+            history.assignments.give_up(group, life, places)
 
-        history.assignments.excuse(name)
+        self.excuse(name)  # the life before this one
+        self._lives[name] = life
         async with Consumer(
             self.cluster.bootstrap,
             "kept",
