@@ -45,6 +45,7 @@ LIMIT_S = 300.0
 POLL_S = 0.002
 WRITES_A_LOOK = 20
 FOLLOWER = COUNT
+DURABILITIES = (CACHING, DURABLE)
 PARTS = ("produce", "catch-up", "cold")
 
 
@@ -330,10 +331,12 @@ def run_cold(plan: Plan, durability: str, scratch: Path, console: Console) -> An
     return [{"durability": durability, **told}]
 
 
-def run(plan: Plan, parts: Sequence[str], data_directory: Path, console: Console) -> dict[str, Any]:
-    """All parts, first in the page cache, then synced; the rows by part."""
+def run(
+    plan: Plan, parts: Sequence[str], durabilities: Sequence[str], data_directory: Path, console: Console
+) -> dict[str, Any]:
+    """All parts, with one durability after the other; the rows by part."""
     found: dict[str, Any] = {part: [] for part in parts}
-    for durability in (CACHING, DURABLE):
+    for durability in durabilities:
         with tempfile.TemporaryDirectory(dir=data_directory, ignore_cleanup_errors=True) as folder:
             scratch = Path(folder)
             if {"produce", "catch-up"} & set(parts):
@@ -354,6 +357,9 @@ def cores_of(text: str) -> list[int]:
 
 @click.command(context_settings={"show_default": True})
 @click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), default=PARTS, help="What to do.")
+@click.option(
+    "--durability", "durabilities", multiple=True, type=click.Choice(DURABILITIES), default=DURABILITIES
+)
 @click.option("--rounds", default=5, help="Measurements of each row.")
 @click.option("--warm-up", default=2, help="Measurements before the first that counts.")
 @click.option("--seconds", default=3.0, help="The longest that one measurement may take.")
@@ -367,6 +373,7 @@ def cores_of(text: str) -> list[int]:
 @click.option("--tiny", is_flag=True, help="Next to no load: to see that all works, not for figures.")
 def main(
     parts: Sequence[str],
+    durabilities: Sequence[str],
     rounds: int,
     warm_up: int,
     seconds: float,
@@ -394,7 +401,7 @@ def main(
     described = machine()
     console = Console(width=None if os.isatty(1) else 200)
     try:
-        rows = run(plan, parts, Path(data_dir), console)
+        rows = run(plan, parts, durabilities, Path(data_dir), console)
     except (PeerFailed, PeerMissing) as failed:
         raise click.ClickException(str(failed)) from None
     document = {
