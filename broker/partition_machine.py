@@ -225,8 +225,8 @@ class PartitionMachine:
         self.epoch_start_offset = None
         self._followers.clear()
         self._meet_followers(state.now_ms)
-        self._count_replicas()
-        return (BecomeLeader(state.leader_epoch), *self._advance(), *self._clear_eligible())
+        refused = self._count_replicas()
+        return (BecomeLeader(state.leader_epoch), *refused, *self._advance(), *self._clear_eligible())
 
     def _rest(self, role: Role, action: Action) -> tuple[Action, ...]:
         """Lead no more."""

@@ -58,10 +58,17 @@ class FollowedBroker:
         self.epochs[node_id] = self.store.revision
 
     async def store_state(
-        self, *, leader: int = ME, isr: tuple[int, ...] = REPLICAS, elr: tuple[int, ...] = ()
+        self,
+        *,
+        leader: int = ME,
+        isr: tuple[int, ...] = REPLICAS,
+        elr: tuple[int, ...] = (),
+        is_election: bool = True,
     ) -> None:
-        """Elect a leader."""
-        state = PartitionState(REPLICAS, isr, leader, self.leader_epoch + 1, eligible_leader_replicas=elr)
+        """Elect a leader, or change the ISR only."""
+        state = PartitionState(
+            REPLICAS, isr, leader, self.leader_epoch + is_election, eligible_leader_replicas=elr
+        )
         await self.write(Put(KEY, keys.encode_partition(state)))
 
     def stored_state(self) -> PartitionState:
