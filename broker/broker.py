@@ -41,6 +41,7 @@ from penstock.storage.data_directory import DataDirectory
 
 if TYPE_CHECKING:
     from penstock.broker.replication.fetchers import ReplicaFetchers
+    from penstock.broker.replication.leader_throttle import LeaderThrottle
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class Broker:
     shares: FileShares
     cluster_principals: ClusterPrincipals = EVERYBODY
     fetchers: "ReplicaFetchers | None" = None
+    leader_throttle: "LeaderThrottle | None" = None
     clock: Clock = field(init=False)
     threads: Threads = field(init=False)
 
@@ -202,6 +204,7 @@ async def _come_up(
         LogCleaner(config, environment.clock, environment.threads, partitions, directory),
         shares,
         fetchers=fetchers,
+        leader_throttle=_leader_throttle(environment, config, watch),
     )
 
 
@@ -238,6 +241,18 @@ def _with_replication(
         config.node_id, store, watch.image, watch, registration, environment.clock, services.spawn
     )
     return replace(services, lease=registration, isr_changes=changes)
+
+
+def _leader_throttle(
+    environment: Environment, config: BrokerConfig, watch: MetadataWatch
+) -> "LeaderThrottle | None":
+    if not config.is_clustered:
+        return None
+    from penstock.broker.replication.leader_throttle import LeaderThrottle  # only in a cluster
+
+    throttle = LeaderThrottle(config, watch.image, environment.clock)
+    watch.listen(throttle.note)
+    return throttle
 
 
 def _start_deletions(

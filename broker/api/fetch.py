@@ -257,7 +257,33 @@ class FetchJob:
             >= (partition.high_watermark if self.follower is None else partition.log.log_end_offset)
         ):
             return False
+        if self.follower is not None and self.holds_back(partition):
+            return False
         return budget > 0 or not any(other.records.count for other in results)
+
+    def holds_back(self, partition: "Partition") -> bool:
+        """Whether the throttle of replicas that catch up lets this follower have nothing of the partition at this moment."""
+        throttle, follower = self._broker.leader_throttle, self.follower
+        return (
+            throttle is not None
+            and follower is not None
+            and throttle.holds_back(partition, follower.broker_id)
+        )
+
+    def throttled_until(self) -> float:
+        """Monotonic seconds at which those that are held back may have something."""
+        assert self._broker.leader_throttle is not None
+        return self._broker.clock.monotonic() + self._broker.leader_throttle.wait_s()
+
+    def _record_throttled(self, results: list[FetchPartitionResult]) -> None:
+        throttle, follower = self._broker.leader_throttle, self.follower
+        if throttle is None or follower is None:
+            return
+        for result in results:
+            if result.records.count:
+                partition = self._broker.partitions.by_id(result.topic_id or b"", result.index)
+                if partition is not None and throttle.holds_for(partition, follower.broker_id):
+                    throttle.record(result.records.count)
 
     async def read_waiting(self) -> list[FetchPartitionResult]:
         """The same as `read_now`, with the cold partitions read on workers."""
@@ -324,6 +350,8 @@ class FetchJob:
 
     def respond(self, results: list[FetchPartitionResult]) -> Parts:
         """The response, for an incremental session with what changed only."""
+        if self.follower is not None:
+            self._record_throttled(results)
         session = self.plan.session
         if session is not None:
             changed = session.changed(results)
@@ -366,6 +394,8 @@ class PendingFetch(Reply):
                 continue
             if self._job.follower is None:
                 partition.fetch_waiters.add(self._notify)
+            elif self._job.holds_back(partition):
+                self.deadline = min(self.deadline, self._job.throttled_until())
             else:
                 partition.wait_as_replica(self._notify_replica)
 

@@ -9,10 +9,12 @@ from tests.support.followed_broker import TOPIC_ID, VERSION, FollowedBroker, fol
 from tests.support.logs import batch
 from tests.support.memory_broker import held_slices, parts_of
 
+from penstock.broker import keys
 from penstock.broker.partition_events import LeaderTold
 from penstock.broker.replies import Reply
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
+from penstock.runtime.metadata import Put
 from penstock.storage.log import LogSlice
 
 settle = trio.testing.wait_all_tasks_blocked
@@ -308,3 +310,62 @@ async def test_consumer_that_waits_at_a_follower_is_woken_by_its_high_watermark(
         for part in parts:
             if not isinstance(part, bytes):
                 part.release()
+
+
+# The throttle (KIP-73)
+
+
+async def throttle(bench: FollowedBroker, replicas: str, rate: int) -> None:
+    """Bound what is sent to replicas that catch up."""
+    configs = {"leader.replication.throttled.replicas": replicas}
+    await bench.write(Put(keys.topic_configs_key("orders"), keys.encode_configs(configs)))
+    rates = {"leader.replication.throttled.rate": str(rate)}
+    await bench.write(Put(keys.broker_configs_key(1), keys.encode_configs(rates)))
+
+
+def size_of(answer: Message) -> int:
+    """Bytes of records in an answer."""
+    return sum(len(part.records or b"") for topic in answer.responses for part in topic.partitions)
+
+
+async def test_throttled_replica_that_catches_up_gets_no_more_than_its_rate(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with followed_broker(isr=(1, 2)) as bench:
+        for _ in range(40):
+            await appended(bench)
+        await bench.fetch_as(2, 40)
+        size_bytes = bench.partition.log.size_bytes
+        rate = size_bytes // 20
+        await throttle(bench, "0:3", rate)
+        offset, got, started = 0, 0, trio.current_time()
+        while offset < 40:
+            answer = await bench.fetch_as(3, offset, max_wait_ms=500, partition_max_bytes=size_bytes // 8)
+            got += size_of(answer)
+            offset = 40 * got // size_bytes
+            assert got <= rate * (trio.current_time() - started) + size_bytes // 8
+        assert 15 < trio.current_time() - started < 25, "and it gets no less, either"
+
+
+async def test_throttle_is_for_named_replicas_that_are_not_in_sync() -> None:
+    async with followed_broker(isr=(1, 2)) as bench:
+        await appended(bench)
+        await bench.fetch_as(2, 1)
+        await throttle(bench, "0:2,0:3", 0)
+        assert size_of(await bench.fetch_as(2, 0)) > 0, "it is in sync"
+        assert size_of(await bench.fetch_as(3, 0)) == 0
+        await throttle(bench, "0:2", 0)
+        assert size_of(await bench.fetch_as(3, 0)) > 0
+        await throttle(bench, "*", 0)
+        assert size_of(await bench.fetch_as(3, 0)) == 0
+
+
+async def test_appends_do_not_wake_a_follower_that_would_get_nothing() -> None:
+    async with followed_broker(isr=(1, 2)) as bench:
+        await appended(bench)
+        await bench.fetch_as(2, 1)
+        await throttle(bench, "*", 0)
+        reply = waiting(bench, 3, 0)
+        await appended(bench)
+        assert not reply.ready
+        reply.abandon()
