@@ -221,12 +221,17 @@ class PartitionMachine:
         if not is_new_epoch and self.role is Role.LEADER:
             self._meet_followers(state.now_ms)
             return (*self._count_replicas(), *self._advance(), *self._clear_eligible())
-        self.role = Role.LEADER
+        led_before, self.role = self.role is Role.LEADER, Role.LEADER
         self.epoch_start_offset = None
         self._followers.clear()
         self._meet_followers(state.now_ms)
         refused = self._count_replicas()
-        return (BecomeLeader(state.leader_epoch), *refused, *self._advance(), *self._clear_eligible())
+        return (
+            BecomeLeader(state.leader_epoch),
+            *(refused if led_before else ()),
+            *self._advance(),
+            *self._clear_eligible(),
+        )
 
     def _rest(self, role: Role, action: Action) -> tuple[Action, ...]:
         """Lead no more."""
