@@ -88,6 +88,15 @@ class _Request:
     wait_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What was last asked for of one partition, as the session has it."""
+
+    ask: Ask
+    name: TopicPartition
+    wanted: FetchPartition
+
+
 @dataclass(slots=True)
 class _Unfinished:
     """An answer some of whose records are still being appended."""
@@ -107,6 +116,7 @@ class LeaderFetcher:
         self._throttle = fetchers.throttle
         self._node_id = node_id
         self._session = FetchSession()
+        self._entries: dict[Key, _Entry] = {}
         self._connection: Connection | None = None
         self._waiting_for: _Request | None = None
         self._pushed: _Request | None = None
@@ -244,7 +254,8 @@ class LeaderFetcher:
     def _send(self, connection: Connection, asks: Mapping[Key, Ask], *, ahead: int = 0) -> _Request:
         """Send a request; `ahead` so many have not been answered. Raises ConnectionLost."""
         config, session = self._config, self._session
-        wanted = {_name_of(key): self._wanted(ask) for key, ask in asks.items()}
+        self._entries = entries = {key: self._entry(ask) for key, ask in asks.items()}
+        wanted = {entry.name: entry.wanted for entry in entries.values()}
         partitions, forgotten = session.next_request(wanted, by_id=True)
         wait_ms = self._wait_ms() if session.session_id else FIRST_WAIT_MAX_MS
         request = FetchRequest(
@@ -265,21 +276,25 @@ class LeaderFetcher:
         body = encode_fetch_request(version, request)
         return _Request(asks, connection.begin(ApiKey.FETCH, version, [body]), version, wait_ms)
 
-    def _wanted(self, ask: Ask) -> FetchPartition:
-        standing = ask.standing
-        partition = self._fetchers.partitions.by_id(*ask.key)
+    def _entry(self, ask: Ask) -> _Entry:
+        """What the request has of it; the one of before where nothing has changed, for most are idle most of the time."""
+        known, standing, (topic_id, index) = self._entries.get(ask.key), ask.standing, ask.key
+        partition = self._fetchers.partitions.by_id(topic_id, index)
         # not as of `standing`: it moves without an append, and DeleteRecords waits for it
         log_start_offset = standing.log_start_offset if partition is None else partition.log.log_start_offset
-        return FetchPartition(
+        if known is not None and known.ask is ask and known.wanted.log_start_offset == log_start_offset:
+            return known
+        wanted = FetchPartition(
             "",
-            ask.key[0],
-            ask.key[1],
+            topic_id,
+            index,
             ask.leader_epoch,
             standing.end_offset,
             standing.last_epoch,
             log_start_offset,
             self._config.replica_fetch_max_bytes,
         )
+        return _Entry(ask, TopicPartition(topic_id.hex(), index) if known is None else known.name, wanted)
 
     def _wait_ms(self) -> int:
         """How long the leader may keep a request."""
@@ -414,10 +429,6 @@ class LeaderFetcher:
         if now >= self._next_lines.get(subject, 0.0):
             self._next_lines[subject] = now + SAME_LINE_S
             log.warning("%s", text)
-
-
-def _name_of(key: Key) -> TopicPartition:
-    return TopicPartition(key[0].hex(), key[1])
 
 
 def _name(code: int) -> str:
