@@ -67,7 +67,7 @@ FIRST_WAIT_MAX_MS = 1
 """How long a leader may keep the request that begins a session: before its answer no second one can be sent."""
 UNFINISHED_ANSWERS_MAX = 4
 SAME_LINE_S = 10.0
-RECONNECT_FIRST_S = 0.05
+FIRST_PAUSE_S = 0.05
 READ_UNCOMMITTED = 0
 
 
@@ -157,13 +157,15 @@ class LeaderFetcher:
                         self._tell(
                             "connection", f"can't fetch from broker {self._node_id}, trying again: {error}"
                         )
-                if self._connecting.cancelled_caught:
-                    continue
-                self._failure_count += 1
-                wait_s = RECONNECT_FIRST_S * 2 ** min(self._failure_count - 1, 10)
-                with trio.move_on_after(min(wait_s, self._config.replica_fetch_backoff_ms / 1000)):
+                if not self._connecting.cancelled_caught:
                     with trio.CancelScope() as self._connecting:
-                        await trio.sleep_forever()
+                        await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait a while after a failure, longer after each that follows."""
+        self._failure_count += 1
+        wait_s = FIRST_PAUSE_S * 2 ** min(self._failure_count - 1, 10)
+        await trio.sleep(min(wait_s, self._config.replica_fetch_backoff_ms / 1000))
 
     async def _connect_and_fetch(self) -> None:
         broker = self._fetchers.image.brokers.get(self._node_id)
@@ -195,8 +197,10 @@ class LeaderFetcher:
                 )
             finally:
                 self._waiting_for = None
-            self._failure_count = 0
-            self._take(request.asks, decode_fetch_response(request.version, body))
+            if self._take(request.asks, decode_fetch_response(request.version, body)):
+                self._failure_count = 0
+            else:
+                await self._pause()
 
     async def _next_request(self, connection: Connection) -> _Request:
         """Send one as soon as there is something to ask for."""
@@ -306,7 +310,8 @@ class LeaderFetcher:
         refused_ms = float("inf") if next_ms is None else next_ms - now_ms
         return max(1.0, min(refused_ms, self._throttle.wait_ms()))
 
-    def _take(self, asks: Mapping[Key, Ask], answer: FetchAnswer) -> None:
+    def _take(self, asks: Mapping[Key, Ask], answer: FetchAnswer) -> bool:
+        """Act on an answer; False if the leader refuses the whole request."""
         if not self._session.answered(answer.error_code, answer.session_id):
             if self._pushed is not None:
                 raise SessionLost(f"broker {self._node_id} has forgotten the session")
@@ -315,7 +320,7 @@ class LeaderFetcher:
                     "session",
                     f"broker {self._node_id} refuses to be fetched from: {_name(answer.error_code)}",
                 )
-            return
+            return False
         unfinished = _Unfinished(0)
         now_ms = self._now_ms()
         for part in answer.partitions:
@@ -325,6 +330,7 @@ class LeaderFetcher:
                 self._carry_out(decision, unfinished)
         if unfinished.count:
             self._unfinished_count += 1
+        return True
 
     # What follows from an answer
 
