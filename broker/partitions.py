@@ -128,9 +128,16 @@ class PartitionManager(CheckpointedPartitions):
         self._leavers.append(leave)
 
     def note(self, delta: ImageDelta) -> None:
-        """Take a change of the image; `run` acts on one after the other."""
+        """Take a change of the image; `run` acts on one after the other.
+
+        Partitions that are open learn at once who leads: behind a thousand logs that are being opened that would be late.
+        """
         self._deltas.append(delta)
         self._noted.set()
+        for state in delta.partitions_changed:
+            partition = self._by_id.get((state.topic_id, state.index))
+            if partition is not None and self._config.node_id in state.replicas:
+                self._teach(partition, state)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Act on the image's changes for ever; started once those noted so far are done, and strays are put aside."""

@@ -49,7 +49,11 @@ class FetchSession:
             changed = list(wanted.values())
             forgotten: list[Forgotten] = []
         else:
-            changed = [partition for tp, partition in wanted.items() if sent.get(tp) != partition]
+            changed = [
+                partition
+                for tp, partition in wanted.items()
+                if (old := sent.get(tp)) is not partition and old != partition
+            ]
             forgotten = [
                 (old.topic, old.topic_id, old.index)
                 for tp, old in sent.items()

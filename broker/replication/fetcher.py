@@ -67,7 +67,7 @@ FIRST_WAIT_MAX_MS = 1
 """How long a leader may keep the request that begins a session: before its answer no second one can be sent."""
 UNFINISHED_ANSWERS_MAX = 4
 SAME_LINE_S = 10.0
-RECONNECT_FIRST_S = 0.05
+FIRST_PAUSE_S = 0.05
 READ_UNCOMMITTED = 0
 
 
@@ -86,6 +86,15 @@ class _Request:
     answer: PendingAnswer
     version: int
     wait_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What was last asked for of one partition, as the session has it."""
+
+    ask: Ask
+    name: TopicPartition
+    wanted: FetchPartition
 
 
 @dataclass(slots=True)
@@ -107,6 +116,7 @@ class LeaderFetcher:
         self._throttle = fetchers.throttle
         self._node_id = node_id
         self._session = FetchSession()
+        self._entries: dict[Key, _Entry] = {}
         self._connection: Connection | None = None
         self._waiting_for: _Request | None = None
         self._pushed: _Request | None = None
@@ -147,13 +157,15 @@ class LeaderFetcher:
                         self._tell(
                             "connection", f"can't fetch from broker {self._node_id}, trying again: {error}"
                         )
-                if self._connecting.cancelled_caught:
-                    continue
-                self._failure_count += 1
-                wait_s = RECONNECT_FIRST_S * 2 ** min(self._failure_count - 1, 10)
-                with trio.move_on_after(min(wait_s, self._config.replica_fetch_backoff_ms / 1000)):
+                if not self._connecting.cancelled_caught:
                     with trio.CancelScope() as self._connecting:
-                        await trio.sleep_forever()
+                        await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait a while after a failure, longer after each that follows."""
+        self._failure_count += 1
+        wait_s = FIRST_PAUSE_S * 2 ** min(self._failure_count - 1, 10)
+        await trio.sleep(min(wait_s, self._config.replica_fetch_backoff_ms / 1000))
 
     async def _connect_and_fetch(self) -> None:
         broker = self._fetchers.image.brokers.get(self._node_id)
@@ -185,8 +197,10 @@ class LeaderFetcher:
                 )
             finally:
                 self._waiting_for = None
-            self._failure_count = 0
-            self._take(request.asks, decode_fetch_response(request.version, body))
+            if self._take(request.asks, decode_fetch_response(request.version, body)):
+                self._failure_count = 0
+            else:
+                await self._pause()
 
     async def _next_request(self, connection: Connection) -> _Request:
         """Send one as soon as there is something to ask for."""
@@ -244,7 +258,8 @@ class LeaderFetcher:
     def _send(self, connection: Connection, asks: Mapping[Key, Ask], *, ahead: int = 0) -> _Request:
         """Send a request; `ahead` so many have not been answered. Raises ConnectionLost."""
         config, session = self._config, self._session
-        wanted = {_name_of(key): self._wanted(ask) for key, ask in asks.items()}
+        self._entries = entries = {key: self._entry(ask) for key, ask in asks.items()}
+        wanted = {entry.name: entry.wanted for entry in entries.values()}
         partitions, forgotten = session.next_request(wanted, by_id=True)
         wait_ms = self._wait_ms() if session.session_id else FIRST_WAIT_MAX_MS
         request = FetchRequest(
@@ -265,21 +280,25 @@ class LeaderFetcher:
         body = encode_fetch_request(version, request)
         return _Request(asks, connection.begin(ApiKey.FETCH, version, [body]), version, wait_ms)
 
-    def _wanted(self, ask: Ask) -> FetchPartition:
-        standing = ask.standing
-        partition = self._fetchers.partitions.by_id(*ask.key)
+    def _entry(self, ask: Ask) -> _Entry:
+        """What the request has of it; the one of before where nothing has changed, for most are idle most of the time."""
+        known, standing, (topic_id, index) = self._entries.get(ask.key), ask.standing, ask.key
+        partition = self._fetchers.partitions.by_id(topic_id, index)
         # not as of `standing`: it moves without an append, and DeleteRecords waits for it
         log_start_offset = standing.log_start_offset if partition is None else partition.log.log_start_offset
-        return FetchPartition(
+        if known is not None and known.ask is ask and known.wanted.log_start_offset == log_start_offset:
+            return known
+        wanted = FetchPartition(
             "",
-            ask.key[0],
-            ask.key[1],
+            topic_id,
+            index,
             ask.leader_epoch,
             standing.end_offset,
             standing.last_epoch,
             log_start_offset,
             self._config.replica_fetch_max_bytes,
         )
+        return _Entry(ask, TopicPartition(topic_id.hex(), index) if known is None else known.name, wanted)
 
     def _wait_ms(self) -> int:
         """How long the leader may keep a request."""
@@ -291,7 +310,8 @@ class LeaderFetcher:
         refused_ms = float("inf") if next_ms is None else next_ms - now_ms
         return max(1.0, min(refused_ms, self._throttle.wait_ms()))
 
-    def _take(self, asks: Mapping[Key, Ask], answer: FetchAnswer) -> None:
+    def _take(self, asks: Mapping[Key, Ask], answer: FetchAnswer) -> bool:
+        """Act on an answer; False if the leader refuses the whole request."""
         if not self._session.answered(answer.error_code, answer.session_id):
             if self._pushed is not None:
                 raise SessionLost(f"broker {self._node_id} has forgotten the session")
@@ -300,7 +320,7 @@ class LeaderFetcher:
                     "session",
                     f"broker {self._node_id} refuses to be fetched from: {_name(answer.error_code)}",
                 )
-            return
+            return False
         unfinished = _Unfinished(0)
         now_ms = self._now_ms()
         for part in answer.partitions:
@@ -310,6 +330,7 @@ class LeaderFetcher:
                 self._carry_out(decision, unfinished)
         if unfinished.count:
             self._unfinished_count += 1
+        return True
 
     # What follows from an answer
 
@@ -414,10 +435,6 @@ class LeaderFetcher:
         if now >= self._next_lines.get(subject, 0.0):
             self._next_lines[subject] = now + SAME_LINE_S
             log.warning("%s", text)
-
-
-def _name_of(key: Key) -> TopicPartition:
-    return TopicPartition(key[0].hex(), key[1])
 
 
 def _name(code: int) -> str:

@@ -100,24 +100,24 @@ class _State(enum.Enum):
     READY = "ready"
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One partition to be asked for; the same one as long as it stands where it stands."""
+
+    key: Key
+    leader_epoch: int
+    standing: Standing
+
+
 @dataclass(slots=True)
 class _Followed:
     key: Key
     leader_epoch: int
     state: _State
-    standing: Standing
+    ask: Ask
     not_before_ms: float = 0.0
     failure_count: int = 0
     is_throttled: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One partition to be asked for."""
-
-    key: Key
-    leader_epoch: int
-    standing: Standing
 
 
 NOWHERE = Standing(-1, NO_EPOCH, -1)
@@ -155,7 +155,7 @@ class FetcherMachine:
         found = self._followed.get(key)
         if found is not None and found.leader_epoch == leader_epoch:
             return False
-        self._followed[key] = _Followed(key, leader_epoch, _State.BUSY, NOWHERE)
+        self._followed[key] = _Followed(key, leader_epoch, _State.BUSY, Ask(key, leader_epoch, NOWHERE))
         return True
 
     def unfollow(self, key: Key) -> None:
@@ -179,14 +179,14 @@ class FetcherMachine:
         """What was under way in the log is done, and all of it counts."""
         followed = self._current(key, leader_epoch)
         if followed is not None:
-            followed.state, followed.standing = _State.READY, standing
+            followed.state, followed.ask = _State.READY, Ask(key, leader_epoch, standing)
             followed.failure_count, followed.not_before_ms = 0, 0.0
 
     def failed(self, key: Key, leader_epoch: int, standing: Standing, now_ms: float) -> None:
         """What was under way ended badly; the log stands, and may be asked for again after a while."""
         followed = self._current(key, leader_epoch)
         if followed is not None:
-            followed.state, followed.standing = _State.READY, standing
+            followed.state, followed.ask = _State.READY, Ask(key, leader_epoch, standing)
             self._back_off(followed, now_ms)
 
     # Asking
@@ -194,7 +194,7 @@ class FetcherMachine:
     def next_asks(self, now_ms: float, *, has_room: bool = True) -> list[Ask]:
         """Whom to ask for now; `has_room` False leaves out what is throttled."""
         return [
-            Ask(one.key, one.leader_epoch, one.standing)
+            one.ask
             for one in self._followed.values()
             if one.state is _State.READY
             and one.not_before_ms <= now_ms
@@ -222,7 +222,7 @@ class FetcherMachine:
         if (
             followed is None
             or followed.state is not _State.READY
-            or followed.standing.end_offset != ask.standing.end_offset
+            or followed.ask.standing.end_offset != ask.standing.end_offset
         ):
             return None
         decision = _meaning(ask, answer)

@@ -34,6 +34,7 @@ from penstock.protocol.framing import RequestHeader
 from penstock.protocol.message import Message
 from penstock.runtime.environment import Environment
 from penstock.runtime.metadata import MetadataStore
+from penstock.runtime.network import Network
 from penstock.storage.log import LogSlice
 
 DATA = "/broker-data"
@@ -211,6 +212,7 @@ async def memory_broker(
     store: MetadataStore | None = None,
     open_files_max: int = 20_000,
     threads: ScriptedThreads | None = None,
+    network: Network | None = None,
     **properties: str,
 ) -> AsyncGenerator[MemoryBroker]:
     """A broker that leads what is in `store`; closed cleanly at the end. Underscores in property names stand for dots."""
@@ -222,7 +224,13 @@ async def memory_broker(
         return nullcontext(opened)
 
     environment = Environment(
-        TrioClock(), new_random(), MemoryNetwork(), files, threads, open_metadata, open_files_max
+        TrioClock(),
+        new_random(),
+        network or MemoryNetwork(),
+        files,
+        threads,
+        open_metadata,
+        open_files_max,
     )
     given = {key.replace("_", "."): value for key, value in properties.items()}
     config = BrokerConfig.from_properties({"log.dirs": DATA, **given})

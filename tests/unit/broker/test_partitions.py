@@ -10,14 +10,18 @@ from tests.support.memory_broker import DATA, MemoryBroker, memory_broker
 from tests.support.memory_files import MemoryFiles
 from tests.support.memory_metadata import MemoryMetadata
 
+from penstock.broker import keys
 from penstock.broker.api import delete_records, metadata
 from penstock.broker.checkpointed_partitions import SAVE_AFTER_BYTES
 from penstock.broker.config_admin import ConfigAdmin
+from penstock.broker.keys import PartitionState
 from penstock.broker.partitions import OPEN_AGAIN_S
+from penstock.broker.topic_admin import NewTopic
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
 from penstock.runtime.files import DiskError, DiskFull, StorageError, TooManyOpenFiles
+from penstock.runtime.metadata import Put
 from penstock.storage.checkpoint import read_offset_checkpoint
 from penstock.storage.layout import (
     CLEAN_SHUTDOWN,
@@ -188,6 +192,24 @@ async def test_stray_that_can_not_be_put_aside_does_not_stop_the_start(
     async with memory_broker(files=files, store=store) as broker:
         await fill(broker, "orders")
         assert "can't be put aside" in caplog.text
+
+
+# Leadership
+
+
+async def test_who_leads_is_learned_at_once_though_other_logs_are_being_opened() -> None:
+    store = MemoryMetadata()
+    async with memory_broker(store=store) as broker:
+        topic_id = await broker.create("orders")
+        broker.threads.hold("open_each")
+        await broker.broker.topics.create(NewTopic("many", 10))
+        await settle()
+        state = keys.encode_partition(PartitionState((1,), (1,), 1, 7))
+        await store.transact([], [Put(keys.partition_key(topic_id, 0), state)])
+        await settle()
+        assert broker.broker.partitions.by_name("many", 0) is None
+        assert broker.partition().leader_epoch == 7
+        broker.threads.release("open_each")
 
 
 # Topics that go

@@ -1,0 +1,218 @@
+"""One follower and a leader made of functions: when what is asked for, and what a leader's misbehaviour does not do."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from tests.support.logs import batch, read_batches, stored
+from tests.support.memory_broker import MemoryBroker, memory_broker
+from tests.support.memory_metadata import MemoryMetadata
+from tests.support.scripted_broker import SILENCE, Instead, ScriptedBroker, ScriptedNetwork
+from tests.support.scripted_threads import ScriptedThreads
+
+from penstock.broker import keys
+from penstock.broker.keys import BrokerRegistration, Endpoint, PartitionState, TopicRecord
+from penstock.protocol.api import ApiKey
+from penstock.protocol.errors import ErrorCode
+from penstock.protocol.message import Message
+from penstock.runtime.metadata import Put
+
+TOPIC, TOPIC_ID = "orders", bytes(range(1, 17))
+LEADER, HOST, PORT = 2, "10.0.0.2", 9092
+SESSION = 77
+LARGE = 100_000
+
+Answer = Message | Instead
+Scripted = Answer | Callable[[Message], Answer]
+
+
+def part(index: int, records: bytes = b"", *, code: int = 0, high_watermark: int = 0) -> Message:
+    """One partition of an answer."""
+    return Message(
+        partition_index=index,
+        error_code=code,
+        high_watermark=high_watermark,
+        log_start_offset=0,
+        aborted_transactions=None,
+        records=records,
+    )
+
+
+def answer(*parts: Message, code: int = 0) -> Message:
+    """A Fetch answer."""
+    topics = [Message(topic_id=TOPIC_ID, partitions=list(parts))] if parts else []
+    return Message(error_code=code, session_id=0 if code else SESSION, responses=topics)
+
+
+class FollowingBroker:
+    """Broker 1, which follows broker 2 in everything; what that one answers is in `answers`, and then it is silent."""
+
+    def __init__(self) -> None:
+        self.answers: list[Scripted] = []
+        self.leader = ScriptedBroker({ApiKey.FETCH: self._fetch})
+        self.store = MemoryMetadata()
+        self.memory: MemoryBroker | None = None
+
+    def _fetch(self, version: int, request: Message) -> Answer:
+        if not self.answers:
+            return SILENCE
+        given = self.answers.pop(0)
+        return given(request) if callable(given) else given
+
+    @property
+    def broker(self) -> MemoryBroker:
+        assert self.memory is not None
+        return self.memory
+
+    @property
+    def requests(self) -> list[Message]:
+        """The fetches so far."""
+        return self.leader.bodies(ApiKey.FETCH)
+
+    def asked(self, number: int) -> dict[int, int]:
+        """The offset for each partition that a request names."""
+        topics = self.requests[number].topics
+        return {each.partition: each.fetch_offset for topic in topics for each in topic.partitions}
+
+    async def follow(self, index: int, *, epoch: int = 5) -> None:
+        """Have the store say that broker 2 leads."""
+        state = PartitionState((1, LEADER), (LEADER,), LEADER, epoch)
+        await self.write(Put(keys.partition_key(TOPIC_ID, index), keys.encode_partition(state)))
+
+    async def write(self, put: Put) -> None:
+        await self.store.transact([], [put])
+        await trio.testing.wait_all_tasks_blocked()
+
+
+@asynccontextmanager
+async def following_broker(
+    *answers: Scripted, count: int = 1, threads: ScriptedThreads | None = None, **properties: Any
+) -> AsyncGenerator[FollowingBroker]:
+    """It follows so many partitions, and gets these answers first."""
+    bench = FollowingBroker()
+    bench.answers += answers
+    given: dict[str, Any] = {"write_caching": "true", **properties}
+    network = ScriptedNetwork({(HOST, PORT): bench.leader})
+    registration = BrokerRegistration("incarnation", {"PLAINTEXT": Endpoint(HOST, PORT)}, None, "")
+    async with memory_broker(
+        store=bench.store,
+        network=network,
+        metadata_store="etcd://memory",
+        threads=threads,
+        **given,
+    ) as bench.memory:
+        await bench.write(Put(keys.broker_key(LEADER), keys.encode_broker(registration)))
+        for index in range(count):
+            await bench.follow(index)  # seen when the topic is, all at once
+        await bench.write(Put(keys.topic_key(TOPIC), keys.encode_topic(TopicRecord(TOPIC_ID, 2))))
+        yield bench
+
+
+def records(count: int, *, start: int = 0, size_bytes: int = 5) -> bytes:
+    return b"".join(stored(batch([b"v" * size_bytes]), offset, 5) for offset in range(start, start + count))
+
+
+async def test_what_comes_is_appended_and_the_next_request_asks_for_what_follows(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with following_broker(answer(), answer(part(0, records(3), high_watermark=2))) as bench:
+        await trio.sleep(1)
+        partition = bench.broker.partition()
+        assert read_batches(partition.log) == [records(1, start=n) for n in range(3)]
+        assert partition.high_watermark == 2
+        assert bench.asked(-1) == {0: 3}
+        entry = bench.requests[-1].topics[0].partitions[0]
+        assert (entry.current_leader_epoch, entry.last_fetched_epoch) == (5, 5)
+        state = bench.requests[-1].replica_state
+        assert (state.replica_id, state.replica_epoch) == (
+            1,
+            bench.broker.broker.registration.create_revision,
+        )
+
+
+async def test_a_leader_that_refuses_everything_is_not_asked_all_the_time(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusals = [answer(code=ErrorCode.STALE_BROKER_EPOCH)] * 1000
+    async with following_broker(*refusals, replica_fetch_backoff_ms="1000") as bench:
+        await trio.sleep(8)
+        assert 5 < len(bench.requests) < 20
+        assert caplog.text.count("STALE_BROKER_EPOCH") == 1
+
+
+async def test_a_partition_that_comes_is_asked_for_while_a_long_poll_waits(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with following_broker(answer()) as bench:  # the session's first, then silence
+        await trio.sleep(0.1)
+        count = len(bench.requests)
+        await bench.follow(1)
+        await trio.sleep(0.01)
+        assert len(bench.requests) == count + 1
+        assert bench.asked(-1) == {1: 0}
+        assert bench.requests[-1].session_epoch == bench.requests[-2].session_epoch + 1
+
+
+async def test_damage_on_the_wire_is_fetched_again_and_told_once(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = bytearray(records(3))
+    damaged[-1] ^= 1
+    again = [answer(part(0, bytes(damaged[len(records(2)) :])))] * 3
+    async with following_broker(
+        answer(part(0, bytes(damaged))), *again, answer(part(0, records(1, start=2)))
+    ) as bench:
+        await trio.sleep(2)
+        assert bench.broker.partition().log.log_end_offset == 3
+        assert caplog.text.count("can't be appended") == 1
+
+
+async def test_a_slow_log_holds_up_no_other(autojump_clock: trio.testing.MockClock) -> None:
+    threads = ScriptedThreads()
+
+    def hold(request: Message) -> Answer:
+        threads.hold("append_on_worker")
+        return answer(part(0, records(1, start=1, size_bytes=LARGE)))
+
+    answers: list[Scripted] = [
+        answer(),
+        answer(part(0, records(1)), part(1, records(1))),
+        hold,
+        answer(part(1, records(1, start=1))),
+        answer(part(1, records(1, start=2))),
+    ]
+    async with following_broker(*answers, count=2, threads=threads) as bench:
+        await trio.sleep(0.2)
+        assert bench.broker.partition(index=1).log.log_end_offset == 3
+        assert bench.broker.partition(index=0).log.log_end_offset == 1
+        assert 0 not in bench.asked(-1)
+        threads.release("append_on_worker")
+        await trio.sleep(0.02)
+        assert bench.asked(-1) == {0: 2}
+
+
+async def test_an_answer_that_comes_after_leadership_has_moved_is_not_appended(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with following_broker(answer()) as bench:
+        await trio.sleep(0.1)
+        state = PartitionState((1, LEADER), (1, LEADER), 1, 7)
+        await bench.write(Put(keys.partition_key(TOPIC_ID, 0), keys.encode_partition(state)))
+        assert bench.broker.partition().is_leader
+        assert bench.leader.streams[-1].is_closed, "nothing is followed of it any more"
+        assert bench.broker.partition().log.log_end_offset == 0
+
+
+async def test_a_partition_that_is_refused_is_asked_again_soon_and_the_leaders_word_for_it_told_once(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusals = [answer(part(0, code=ErrorCode.NOT_LEADER_OR_FOLLOWER))] * 3
+    async with following_broker(*refusals, answer(part(0, records(2)))) as bench:
+        started = trio.current_time()
+        while bench.broker.partition().log.log_end_offset < 2:  # noqa: ASYNC110 - no event tells
+            await trio.sleep(0.005)
+        assert trio.current_time() - started < 0.3
+        assert caplog.text.count("NOT_LEADER_OR_FOLLOWER") == 1
