@@ -127,6 +127,7 @@ class Registration:
         self._key = keys.broker_key(config.node_id)
         self._endpoints: Mapping[str, Endpoint] = {}
         self.lease_id = 0
+        self._told_missed = 0
         self.catch_up: Callable[[int], Awaitable[None]] = _seen_at_once
         """Waits until this broker's image shows a revision; to be set once there is an image."""
         self._is_behind = False
@@ -202,7 +203,7 @@ class Registration:
                 self._is_behind = True
                 await self._register_patiently()
             except MetadataUnavailable as error:
-                log.warning("broker %d: no heartbeat: %s", self.node_id, error)
+                self._tell_of_missed_beat(error)
 
     async def _pause(self) -> None:
         """Until the next heartbeat; no longer than until the image shows who leads since a lease was lost."""
@@ -228,6 +229,23 @@ class Registration:
         sent = self._clock.monotonic()
         await self._store.keep_alive(self.lease_id)
         self._extend(sent)
+        if self._told_missed:
+            log.info("broker %d: heartbeats are answered again", self.node_id)
+            self._told_missed = 0
+
+    def _tell_of_missed_beat(self, error: MetadataUnavailable) -> None:
+        """A line when beats begin to go unanswered, one when the session may have ended; not one for each beat."""
+        if not self._told_missed:
+            log.warning("broker %d: no heartbeat: %s", self.node_id, error)
+        elif self._told_missed == 1 and self._clock.monotonic() > self.deadline:
+            log.warning(
+                "broker %d: no heartbeat for %.1f s: it decides nothing until the metadata store answers",
+                self.node_id,
+                self._session_s * (1 - DEADLINE_MARGIN),
+            )
+        else:
+            return
+        self._told_missed += 1
 
     def _extend(self, sent: float) -> None:
         if not (self._is_behind or self._has_ended):
@@ -240,7 +258,9 @@ class Registration:
             if keys.decode_broker(self._key, entry.value).directory_id == self._directory_id:
                 await self._remove(entry)
             elif self._clock.monotonic() > waiting_ends:
-                raise RegistrationError(f"node id {self.node_id} is in use by another broker that is alive")
+                raise RegistrationError(
+                    f"node id {self.node_id} is in use by another broker that is alive; each needs one of its own (--node-id)"
+                )
             else:
                 await trio.sleep(RETRY_DELAY_S)
 

@@ -7,7 +7,7 @@ Invariants:
 
 - A call that may have been received and got no answer is never sent again, unless it may be done twice (`repeatable`).
 - Each attempt has a bound, all attempts of a call together have one, and between rounds over the members there is a growing pause.
-- A member that fails is asked last for a while, and the watches that read from it are told at once.
+- A member that fails is asked last from then on, and the watches that read from it are told at once.
 - No password and no token is in an error or a log line; at most one task authenticates.
 """
 
@@ -44,8 +44,6 @@ PATIENCE_S = 1.5
 """For how long a call that was not done begins another round over the members."""
 PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 0.8
-SUSPECT_S = 3.0
-"""For how long a member that failed is asked last."""
 ANSWER_SIZE_BYTES_MAX = 64 * 1024 * 1024
 _AUTHENTICATION_COUNT_MAX = 2
 
@@ -112,7 +110,7 @@ class Reply:
         """Give the connection back, or close it if there is more to come. Not cancelled."""
         # httpx reads through generators inside generators. Leaving them half-way would leave them to the garbage collector, and trio
         # warns of that; a read that is cancelled ends all of them.
-        with trio.CancelScope() as reading, suppress(CallFailed):
+        with trio.CancelScope(shield=True) as reading, suppress(CallFailed):
             reading.cancel()
             while not self._has_ended:
                 await self.read()
@@ -125,7 +123,6 @@ class Member:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.suspected_until = 0.0
         self.reading: set[trio.CancelScope] = set()
         """The reads of watches on this member; they are cancelled when it is suspected."""
 
@@ -202,14 +199,11 @@ class EtcdClient:
         return " (with TLS, without a client certificate)" if self.location.lacks_certificate else ""
 
     def members(self) -> Sequence[Member]:
-        """All members in the order in which to ask them: those that answer, then those suspected, longest ago first."""
-        now = self.clock.monotonic()
-        turned = self._members[self._first :] + self._members[: self._first]
-        return sorted(turned, key=lambda one: one.suspected_until if one.suspected_until > now else 0.0)
+        """All members in the order in which to ask them: whoever answered last before who failed."""
+        return self._members[self._first :] + self._members[: self._first]
 
     def suspect(self, member: Member) -> None:
-        """A member has failed: others are asked first, and the watches on it look for another."""
-        member.suspected_until = self.clock.monotonic() + SUSPECT_S
+        """A member has failed: the others are asked first from now on, and the watches on it look for another."""
         if self._members[self._first] is member:
             self._first = (self._first + 1) % len(self._members)
         for scope in tuple(member.reading):

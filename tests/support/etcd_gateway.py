@@ -72,6 +72,8 @@ class EtcdGateway(httpx.AsyncBaseTransport):
         """Passwords by user; with any, calls need a token."""
         self.latency_s = latency_s
         self.is_closed = False
+        self.closed_stream_count = 0
+        """Watches whose responses were closed."""
         self._faults: deque[CallFault | None] = deque()
         self._down: set[str] = set()
         self._silent: set[str] = set()
@@ -179,7 +181,7 @@ class EtcdGateway(httpx.AsyncBaseTransport):
             if fault is CallFault.NO_LEADER:
                 raise GrpcError(14, "etcdserver: no leader", 503)
             if path == "/v3/watch":
-                return httpx.Response(200, stream=_Stream(self._watch(message, request, address)))
+                return httpx.Response(200, stream=_Stream(self, self._watch(message, request, address)))
             answer = await self._done(path, message, request, address)
             if fault is CallFault.TIMED_OUT:
                 raise GrpcError(14, "etcdserver: request timed out", 503)
@@ -339,13 +341,15 @@ class _Whole(httpx.AsyncByteStream):
 
 
 class _Stream(httpx.AsyncByteStream):
-    def __init__(self, chunks: AsyncGenerator[bytes]) -> None:
+    def __init__(self, gateway: EtcdGateway, chunks: AsyncGenerator[bytes]) -> None:
+        self._gateway = gateway
         self._chunks = chunks
 
     def __aiter__(self) -> AsyncGenerator[bytes]:
         return self._chunks
 
     async def aclose(self) -> None:
+        self._gateway.closed_stream_count += 1
         await self._chunks.aclose()
 
 

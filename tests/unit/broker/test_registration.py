@@ -1,5 +1,6 @@
 """Joining and staying in the cluster: new epochs at every start, and who was replaced gives way."""
 
+import logging
 from collections.abc import Sequence
 
 import pytest
@@ -320,6 +321,38 @@ async def test_a_lost_lease_and_an_outage_change_nothing_of_what_a_broker_wants_
     await broker.leave()
     await trio.sleep(5)
     assert is_fenced(store)
+
+
+async def test_an_outage_of_the_store_is_three_lines_and_not_one_for_each_beat(
+    autojump_clock: MockClock, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    class Away(MemoryMetadata):
+        is_away = False
+
+        async def keep_alive(self, lease_id: int) -> None:
+            if self.is_away:
+                raise MetadataUnavailable("nobody there")
+            self._leases[lease_id].deadline = (
+                trio.current_time() + SESSION_S
+            )  # etcd that was away ends no lease meanwhile
+
+    store = Away()
+    broker = registration(store)
+    await broker.start(ENDPOINTS)
+    nursery.start_soon(broker.run)
+    for _ in range(2):
+        caplog.clear()
+        await trio.sleep(SESSION_S)
+        store.is_away = True
+        await trio.sleep(10 * SESSION_S)
+        store.is_away = False
+        await trio.sleep(SESSION_S)
+        begun, fenced, answered = (record.getMessage() for record in caplog.records)
+        assert "no heartbeat: nobody there" in begun
+        assert "no heartbeat for 7.2 s" in fenced
+        assert "answered again" in answered
 
 
 async def test_a_start_in_a_cluster_leaves_what_it_may_have_lost() -> None:

@@ -161,6 +161,19 @@ async def test_leaving_a_watch_lets_go_of_its_connection(autojump_clock: MockClo
         assert gateway.open_watch_count == 0
 
 
+async def test_a_watch_whose_task_is_cancelled_lets_go_of_its_connection(autojump_clock: MockClock) -> None:
+    gateway = EtcdGateway()
+    async with opened(gateway, LOCATION) as store:
+        await store.transact([], [Put("/a", b"")])
+        with trio.CancelScope() as scope:
+            async with store.watch("/", after_revision=0) as watch:
+                await anext(watch)
+                scope.cancel()
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
+        assert gateway.closed_stream_count == gateway.calls[WATCH] == 1
+
+
 # The assembly of batches, by itself.
 
 
