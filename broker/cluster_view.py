@@ -46,7 +46,8 @@ class ClusterView:
     """An image through a listener; good until the next await.
 
     `is_offline` says of a partition of `node_id`'s (this broker's) whether it is not served since its log is damaged or failed. To a client it has no
-    leader then, and an offline replica, as a partition in a failed log directory has with Kafka.
+    leader then, and an offline replica, as a partition in a failed log directory has with Kafka. A broker that is starting does not answer yet, which may
+    take long where logs are recovered: it is left out unless `includes_starting`.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class ClusterView:
         *,
         node_id: int = NO_LEADER,
         is_offline: Callable[[bytes, int], bool] = _none_offline,
+        includes_starting: bool = False,
     ) -> None:
         self._image = image
         self._node_id = node_id
@@ -63,7 +65,7 @@ class ClusterView:
         self.brokers = [
             BrokerView(broker.node_id, broker.endpoints[listener], broker.rack, broker.is_fenced)
             for _, broker in sorted(image.brokers.items())
-            if listener in broker.endpoints
+            if listener in broker.endpoints and (includes_starting or not broker.is_starting)
         ]
         self._reachable = {broker.node_id for broker in self.brokers}
 
@@ -80,9 +82,10 @@ class ClusterView:
     def partition(self, state: PartitionImage) -> PartitionView:
         """One partition."""
         code = ErrorCode.NONE
-        if state.leader == NO_LEADER or state.leader not in self._image.brokers:
+        leader = self._image.brokers.get(state.leader)
+        if leader is None or leader.is_starting:
             code = ErrorCode.LEADER_NOT_AVAILABLE
-        elif state.leader not in self._reachable:
+        elif leader.node_id not in self._reachable:
             code = ErrorCode.LISTENER_NOT_FOUND
         is_offline_here = self._is_offline(state.topic_id, state.index)
         if is_offline_here and state.leader == self._node_id:

@@ -70,7 +70,8 @@ class PartitionImage:
 class BrokerImage:
     """A live broker. `create_revision` is that of its registration key, and is the *broker epoch*: another one is another registration.
 
-    `is_fenced`: it is starting or about to stop, and is to get no leadership and to join no ISR.
+    `is_fenced`: it is starting or about to stop, and is to get no leadership and to join no ISR. `is_starting`: it does not answer
+    clients yet.
     """
 
     node_id: int
@@ -80,6 +81,7 @@ class BrokerImage:
     directory_id: str
     create_revision: int
     is_fenced: bool = False
+    is_starting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +304,7 @@ class ClusterImage:
             value.directory_id,
             entry.create_revision,
             value.is_fenced,
+            value.is_starting,
         )
 
     def _index_topics(self, touched: _Touched) -> None:

@@ -62,7 +62,7 @@ class BrokerRegistration:
 
     `incarnation` (32 hex digits) names one start of the broker; `directory_id` its data directory, so that a restart is told
     from a second broker which was given the same id by mistake. `is_fenced` says that the broker, while it starts or is
-    about to stop, leads nothing and joins no ISR.
+    about to stop, leads nothing and joins no ISR; `is_starting` that it does not answer clients yet.
     """
 
     incarnation: str
@@ -70,6 +70,7 @@ class BrokerRegistration:
     rack: str | None = None
     directory_id: str = ""
     is_fenced: bool = False
+    is_starting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,12 +240,14 @@ def encode_broker(registration: BrokerRegistration) -> bytes:
     }
     if registration.is_fenced:
         fields["fenced"] = True
+    if registration.is_starting:
+        fields["starting"] = True
     return _encode(fields)
 
 
 def decode_broker(key: str, value: bytes) -> BrokerRegistration:
     """What a broker has registered."""
-    reader = _Reader(key, value, {"incarnation", "endpoints", "rack", "directory"}, {"fenced"})
+    reader = _Reader(key, value, {"incarnation", "endpoints", "rack", "directory"}, {"fenced", "starting"})
     endpoints: dict[str, Endpoint] = {}
     for listener, fields in reader.mapping("endpoints").items():
         endpoint = _Reader(key, fields, {"host", "port", "protocol"})
@@ -257,6 +260,7 @@ def decode_broker(key: str, value: bytes) -> BrokerRegistration:
         reader.optional_text("rack"),
         reader.text("directory"),
         reader.flag("fenced"),
+        reader.flag("starting"),
     )
 
 

@@ -118,6 +118,7 @@ class Registration:
         """Whether this broker has begun to stop."""
         self.is_fenced = config.is_clustered
         """What the registration says, or is to say."""
+        self._is_starting = config.is_clustered
         self._store = store
         self._config = config
         self._clock = clock
@@ -151,6 +152,7 @@ class Registration:
 
     async def ready(self) -> None:
         """Be unfenced, now that this broker serves its logs; waits for a store that can't be reached."""
+        self._is_starting = False
         await self._set_fenced(False)
 
     async def leave(self) -> None:
@@ -179,7 +181,12 @@ class Registration:
 
     def _registration(self) -> Put:
         value = BrokerRegistration(
-            self.incarnation, self._endpoints, self._config.rack, self._directory_id, self.is_fenced
+            self.incarnation,
+            self._endpoints,
+            self._config.rack,
+            self._directory_id,
+            self.is_fenced,
+            self._is_starting,
         )
         return Put(self._key, keys.encode_broker(value), self.lease_id)
 

@@ -1,8 +1,8 @@
 """DescribeCluster, versions 0 to 2: cluster id, controller and brokers, through the listener that the request came in by (KIP-700).
 
 Only brokers are endpoints here: asking for controllers (version 1, KIP-919) is MISMATCHED_ENDPOINT_TYPE. A broker whose lease has ended is
-not registered, so it is not told of. Those that start or are about to stop are told of like all others, since they answer; version 2 says that
-they are fenced.
+not registered, so it is not told of. One that is starting is told of only where fenced brokers are asked for (version 2); one that is about to stop
+always, since it answers.
 """
 
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
         return Message(
             error_code=code, error_message=message, endpoint_type=BROKERS, cluster_id="", brokers=[]
         )
-    view = ClusterView(broker.image, context.listener)
+    view = ClusterView(broker.image, context.listener, includes_starting=request.include_fenced_brokers)
     operations = authorized_operations.NOT_ASKED
     if request.include_cluster_authorized_operations:
         operations = authorized_operations.ON_CLUSTER

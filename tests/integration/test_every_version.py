@@ -214,6 +214,31 @@ def check_describe_topic_partitions(connection: Connection, version: int, topic:
     assert [each.partition_index for each in reply.topics[0].partitions] == [0]
 
 
+def check_elect_leaders(connection: Connection, version: int, topic: str) -> None:
+    wanted = [{"topic": topic, "partitions": [0]}]
+    reply = ask(connection, "elect_leaders", version, election_type=0, topic_partitions=wanted, timeout=5000)
+    (told,) = reply.replica_election_results
+    assert (told.topic, told.partition_result[0].error_code) == (topic, ErrorCode.election_not_needed)
+
+
+def check_alter_partition_reassignments(connection: Connection, version: int, topic: str) -> None:
+    wanted = [{"name": topic, "partitions": [{"partition_index": 0, "replicas": None}]}]
+    reply = ask(connection, "alter_partition_reassignments", version, topics=wanted, timeout=5000)
+    (told,) = reply.responses[0].partitions
+    assert (reply.error_code, told.error_code) == (0, ErrorCode.no_reassignment_in_progress)
+
+
+def check_list_partition_reassignments(connection: Connection, version: int, topic: str) -> None:
+    wanted = [{"name": topic, "partition_indexes": [0]}]
+    reply = ask(connection, "list_partition_reassignments", version, topics=wanted, timeout=5000)
+    assert (reply.error_code, list(reply.topics)) == (0, [])
+
+
+def check_unregister_broker(connection: Connection, version: int, topic: str) -> None:
+    reply = ask(connection, "unregister_broker", version, broker_id=77)
+    assert (reply.error_code, topic != "") == (ErrorCode.broker_id_not_registered, True)
+
+
 ASKED: Mapping[str, Callable[[Connection, int, str], None]] = {
     "produce": check_produce,
     "fetch": check_fetch,
@@ -233,6 +258,10 @@ ASKED: Mapping[str, Callable[[Connection, int, str], None]] = {
     "describe_cluster": check_describe_cluster,
     "find_coordinator": check_find_coordinator,
     "describe_topic_partitions": check_describe_topic_partitions,
+    "elect_leaders": check_elect_leaders,
+    "alter_partition_reassignments": check_alter_partition_reassignments,
+    "list_partition_reassignments": check_list_partition_reassignments,
+    "unregister_broker": check_unregister_broker,
 }
 
 

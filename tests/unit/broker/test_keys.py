@@ -23,7 +23,7 @@ def test_every_value_reads_back_as_it_was_written() -> None:
     assert keys.decode_partition(PARTITION, keys.encode_partition(state)) == state
     moving = PartitionState((4, 2, 1), (2,), 2, 17, (4,), (1,), (1,))
     assert keys.decode_partition(PARTITION, keys.encode_partition(moving)) == moving
-    fenced = BrokerRegistration("ab", {}, None, "dir", is_fenced=True)
+    fenced = BrokerRegistration("ab", {}, None, "dir", is_fenced=True, is_starting=True)
     assert keys.decode_broker("/penstock/brokers/1", keys.encode_broker(fenced)) == fenced
     assert keys.decode_configs("/penstock/configs/topics/t", keys.encode_configs({"b": "1", "a": ""})) == {
         "a": "",

@@ -227,3 +227,19 @@ async def test_partitions_are_described_with_their_eligible_leader_replicas(
         )
         partition = answer.topics[0].partitions[0]
         assert (partition.isr_nodes, partition.eligible_leader_replicas) == ([1], [2])
+
+
+async def test_a_broker_that_is_starting_is_told_to_nobody_who_would_wait_for_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with server_cluster(1) as cluster:
+        value = keys.BrokerRegistration(
+            "a", {"PLAINTEXT": keys.Endpoint("h", 1)}, None, "d", is_fenced=True, is_starting=True
+        )
+        result = await cluster.store.transact([], [Put(keys.broker_key(2), keys.encode_broker(value))])
+        await cluster.broker(1).watch.wait_for(result.revision)
+        answer = await cluster.ask(1, ApiKey.METADATA, 9, topics=[])
+        assert [broker.node_id for broker in answer.brokers] == [1]
+        for asks, told in ((False, {1: False}), (True, {1: False, 2: True})):
+            answer = await cluster.ask(1, ApiKey.DESCRIBE_CLUSTER, 2, include_fenced_brokers=asks)
+            assert {broker.broker_id: broker.is_fenced for broker in answer.brokers} == told
