@@ -5,12 +5,15 @@ errors are worth another try.
 
 Invariants: at most one open connection for each node and lane, and one to a bootstrap address; a lost one is replaced on the next use, never
 in the background. Connections live in the nursery that the owner hands in and end with it. What any broker can answer does not depend on one
-that is silent: the next one is tried beside it after a while.
+that is silent: the next one is tried beside it after a while. While a broker is silent others are asked for Metadata, and when those do not
+name it any more (its session has ended, and others lead in its place), the connections to it are closed: a frozen or cut off broker costs
+its session, not the request timeout.
 """
 
 import enum
 from collections import Counter
 from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -73,6 +76,7 @@ class Cluster:
         self._controller_id = _BOOTSTRAP_NODE
         self._connections: dict[_Place, Connection] = {}
         self._locks: dict[_Place, trio.Lock] = {}
+        self._is_suspecting = False
 
     @property
     def nodes(self) -> Sequence[Node]:
@@ -95,11 +99,17 @@ class Cluster:
         owed: Counter[str] = Counter()  # by a broker, whichever of its connections it is
         for connection in open_ones:
             owed[connection.peer] += connection.in_flight_count + (connection.peer in silent)
+        silent_nodes: set[int] = set()
+        for (node_id, lane), connection in self._connections.items():
+            if lane is not ConnectionLane.COORDINATOR and connection.is_silent:
+                owed[connection.peer] += 1
+                silent_nodes.add(node_id)
         least_busy = min(open_ones, key=lambda one: owed[one.peer], default=None)
         if least_busy is not None and not owed[least_busy.peer]:
             return least_busy
         unused = [node for node in self._nodes.values() if not self._is_connected(node.node_id)]
-        connect = [partial(self.connection, node.node_id) for node in self._shuffled(unused)]
+        unused = sorted(self._shuffled(unused), key=lambda node: node.node_id in silent_nodes)
+        connect = [partial(self.connection, node.node_id) for node in unused]
         found = await self._first_of(connect, [])
         if found is not None:
             return found
@@ -204,8 +214,15 @@ class Cluster:
         self._controller_id = metadata.controller_id
 
     def _close_node(self, node_id: int) -> None:
+        peers: set[str] = set()
         for place in [place for place in self._connections if place[0] == node_id]:
-            self._connections.pop(place).close()
+            connection = self._connections.pop(place)
+            peers.add(connection.peer)
+            connection.close()
+        bootstrap = self._connections.get(_BOOTSTRAP_PLACE)
+        if bootstrap is not None and bootstrap.peer in peers:  # the same broker, which may be as silent there
+            del self._connections[_BOOTSTRAP_PLACE]
+            bootstrap.close()
 
     async def _bootstrap_connection(self) -> Connection:
         reasons: list[str] = []
@@ -252,9 +269,24 @@ class Cluster:
         return self._pooled((node_id, ConnectionLane.CONTROL)) is not None
 
     async def _open(self, address: Address) -> Connection:
-        return await open_connection(
+        connection = await open_connection(
             self._nursery, self._environment.network, address.host, address.port, self._settings
         )
+        connection.on_silence = self._suspect
+        return connection
+
+    def _suspect(self) -> None:
+        """A broker owes an answer and is silent: ask another who is there."""
+        if len(self._nodes) > 1 and not self._is_suspecting:
+            self._is_suspecting = True
+            self._nursery.start_soon(self._look_around)
+
+    async def _look_around(self) -> None:
+        try:
+            with suppress(PenstockError):
+                await self.refresh([])
+        finally:
+            self._is_suspecting = False
 
     def _pooled(self, place: _Place) -> Connection | None:
         connection = self._connections.get(place)

@@ -9,7 +9,7 @@ Source: KIP-35 (ApiVersions), KIP-511 (client software, fall-back to version 0).
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -29,6 +29,11 @@ from penstock.runtime.network import AddressError, ConnectionLost, Network, Stre
 
 _MIB = 1024 * 1024
 _CORRELATION_ID_LIMIT = 2**31
+SILENCE_S = 2.0
+"""How long a broker that owes an answer may say nothing before somebody else is asked whether it is still there."""
+SILENCE_INTERVAL_S = 1.0
+SILENCE_GROWTH = 1.25
+SILENCE_INTERVAL_MAX_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +75,9 @@ class Connection:
         self._flushed = trio.Event()
         self._failure: PenstockError | None = None
         self._api_versions: Mapping[int, tuple[int, int]] = {}
+        self._heard_at = 0.0
+        self.on_silence: Callable[[], None] = _do_nothing
+        """Called now and then while the broker owes an answer and says nothing: it may be dead for the rest of the cluster."""
 
     @property
     def peer(self) -> str:
@@ -85,6 +93,13 @@ class Connection:
     def in_flight_count(self) -> int:
         """Requests that wait for their answer, those given up by their callers included."""
         return len(self._unanswered)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the broker has owed an answer for `SILENCE_S`, and has said nothing in that time."""
+        if not self._unanswered:
+            return False
+        return trio.current_time() - max(self._unanswered[0].sent_at, self._heard_at) >= SILENCE_S
 
     @property
     def api_versions(self) -> Mapping[int, tuple[int, int]]:
@@ -168,14 +183,28 @@ class Connection:
         """
         if not answer.ready.is_set():
             patience_s = (self._settings.request_timeout_ms + broker_wait_ms) / 1000
-            with trio.move_on_at(answer.sent_at + patience_s):
-                await answer.ready.wait()
+            await self._wait(answer, answer.sent_at + patience_s)
         if answer.frame is None:
             if answer.failure is None:
                 answer.failure = ConnectionLost(f"{self.peer}: no answer to {api_key.name} in time")
                 self._fail(answer.failure)
             raise _copy_of(answer.failure)
         return answer.frame[self._answer_header_size_bytes(api_key, version, answer.frame) :]
+
+    async def _wait(self, answer: PendingAnswer, deadline: float) -> None:
+        """Wait for an answer until its deadline, and say so while the broker is silent, less and less often."""
+        interval_s = SILENCE_INTERVAL_S
+        look_at = answer.sent_at + SILENCE_S
+        while True:
+            with trio.move_on_at(min(look_at, deadline)):
+                await answer.ready.wait()
+                return
+            if trio.current_time() >= deadline:
+                return
+            if self.is_silent:
+                self.on_silence()
+            look_at = trio.current_time() + interval_s
+            interval_s = min(interval_s * SILENCE_GROWTH, SILENCE_INTERVAL_MAX_S)
 
     async def send_unanswered(self, api_key: ApiKey, version: int, body: Sequence[Buffer]) -> None:
         """Send a request that gets no answer (Produce with acks=0); returns when it is handed to the system.
@@ -301,6 +330,7 @@ class Connection:
         if answer.correlation_id != correlation_id:
             raise ProtocolError(f"{self.peer}: answer {correlation_id} where {answer.correlation_id} was due")
         self._unanswered.popleft()
+        self._heard_at = trio.current_time()
         answer.frame = frame
         answer.ready.set()
 
@@ -328,6 +358,10 @@ async def open_connection(
     finally:
         if connection is not None:
             connection.close()
+
+
+def _do_nothing() -> None:
+    """Nobody minds silence."""
 
 
 def _version_ranges(answer: Message) -> dict[int, tuple[int, int]]:

@@ -78,7 +78,7 @@ class Positioner:
         self._options = options
         self._state = state
         self._handout = handout
-        self._policy = RetryPolicy()
+        self._policy = RetryPolicy(wait_max_ms=250)
         self._work = Signal()
         self._subscription = Subscription()
         self._failure_count = 0

@@ -35,6 +35,7 @@ class PartitionQueue:
         "identity",
         "index",
         "is_draining",
+        "leader_epoch",
         "must_restart",
         "next_number",
         "next_sequence",
@@ -57,6 +58,8 @@ class PartitionQueue:
         self.on_wire_max = on_wire_max
         self.retry_at_ms = 0.0
         self.failure_count = 0
+        self.leader_epoch = -1
+        """Of the leader that it is at, or was last."""
         self.is_draining = False
         self.identity: ProducerIdentity | None = None
         self.next_sequence = 0

@@ -34,6 +34,8 @@ from penstock.protocol.message import Message
 from penstock.runtime.environment import Environment
 
 RETRY_POLICY = RetryPolicy(initial_ms=50, wait_max_ms=1_000)
+LEADER_POLICY = RetryPolicy(initial_ms=50, wait_max_ms=250)
+"""Of the looks for a leader while there is none: the next election is worth a small request four times a second."""
 _UNKNOWN_TOPIC_PATIENCE_MS = 10_000
 """How long a topic that was there may be unknown (a broker that is just starting knows none) before its records are given up."""
 
@@ -128,7 +130,10 @@ class Sender:
         if metadata.topic_id != queue.topic_id:
             if queue.topic_id is not None and queue.identity is not None:
                 queue.must_restart = True  # another topic of the same name, which knows no sequences
-            queue.topic_id = metadata.topic_id
+            queue.topic_id, queue.leader_epoch = metadata.topic_id, -1
+        if partition.leader_epoch > queue.leader_epoch:  # what the last leader did is no reason to wait
+            queue.leader_epoch = partition.leader_epoch
+            queue.retry_at_ms, queue.failure_count = 0.0, 0
         if partition.leader < 0:
             self.accumulator.move(queue, NO_NODE)
             return not queue.waiting
@@ -220,7 +225,7 @@ class Sender:
                 if topic not in self.accumulator.homeless_topics():
                     return
                 failure_count += 1
-                await trio.sleep(self.backoff_ms(failure_count) / 1000)
+                await trio.sleep(LEADER_POLICY.wait_ms(failure_count, self.environment.random) / 1000)
         finally:
             self._looking_for.discard(topic)
 

@@ -12,7 +12,7 @@ from tests.support.scripted_broker import (
 )
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from penstock.client.cluster import Cluster
+from penstock.client.cluster import Cluster, ConnectionLane
 from penstock.client.connection import ConnectionSettings
 from penstock.client.errors import BootstrapFailed, BrokerError, UnsupportedByBroker
 from penstock.client.metadata import Address, parse_bootstrap
@@ -206,3 +206,45 @@ async def test_the_only_broker_gets_all_the_time_that_a_request_has(autojump_clo
         with pytest.raises(ConnectionLost):
             await cluster.refresh([])
         assert trio.current_time() - began == 30
+
+
+async def test_a_silent_broker_that_the_others_name_no_more_is_given_up_before_its_time(
+    autojump_clock: MockClock,
+) -> None:
+    frozen, other = broker_that_names(1, 2), broker_that_names(1, 2)
+    network = ScriptedNetwork({("1", 9092): frozen, ("2", 9092): other})
+    async with cluster_of(network, "1:9092") as cluster:
+        await cluster.refresh([])
+        connection = await cluster.connection(1, ConnectionLane.PRODUCE)
+        for broker in (frozen, other):
+            broker.handlers[ApiKey.LIST_GROUPS] = lambda version, request: SILENCE
+
+        async def end_its_session() -> None:
+            await trio.sleep(9)
+            answer = metadata_answer({2: ("2", 9092)})
+            other.handlers[ApiKey.METADATA] = lambda version, request: answer
+
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end_its_session)
+            with pytest.raises(ConnectionLost):
+                await connection.request(ApiKey.LIST_GROUPS, Message())
+        assert 9 < trio.current_time() - began < 13
+        frozen.handlers[ApiKey.METADATA] = lambda version, request: SILENCE
+        began = trio.current_time()
+        await cluster.refresh([])
+        assert trio.current_time() == began, "nor is it asked by the connection that all began with"
+        assert len(frozen.bodies(ApiKey.METADATA)) == 1
+
+
+async def test_a_broker_that_only_takes_its_time_keeps_its_connection(autojump_clock: MockClock) -> None:
+    slow, other = broker_that_names(1, 2), broker_that_names(1, 2)
+    network = ScriptedNetwork({("1", 9092): slow, ("2", 9092): other})
+    async with cluster_of(network, "2:9092") as cluster:
+        await cluster.refresh([])
+        connection = await cluster.connection(1, ConnectionLane.COORDINATOR)
+        slow.handlers[ApiKey.LIST_GROUPS] = lambda version, request: SILENCE
+        with trio.move_on_after(25):
+            await connection.request(ApiKey.LIST_GROUPS, Message())
+        assert connection.is_open
+        assert len(other.bodies(ApiKey.METADATA)) < 15
