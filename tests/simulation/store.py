@@ -140,8 +140,8 @@ class CentralStore(MemoryMetadata):
 
     def after(self, revision: int) -> list[WatchBatch]:
         """Raises Compacted."""
-        if revision < self._compacted_revision:
-            raise Compacted(f"revisions up to {self._compacted_revision} are gone")
+        if revision < self.compacted_revision:
+            raise Compacted(f"revisions up to {self.compacted_revision} are gone")
         found: list[WatchBatch] = []
         for batch in reversed(self._history):
             if batch.revision <= revision:

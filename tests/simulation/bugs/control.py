@@ -70,6 +70,7 @@ BUGS = (
         "lost watch events",
         "after a compaction of the store's history a broker goes on from where the store is, without reading what it missed",
         [Patch(MetadataWatch, "_load_patiently", _skip_what_was_missed)],
+        faults=("store compaction", "store cut off", "stale watch", "kill"),
     ),
     Bug(
         "elections from anywhere",
@@ -85,6 +86,7 @@ BUGS = (
         "deadline from the reply",
         "a broker takes itself for registered for longer than the store does",
         [Patch(registration.Registration, "_beat", _deadline_from_reply)],
+        faults=("store cut off", "partition"),
     ),
     Bug(
         "ISR stored without compares",

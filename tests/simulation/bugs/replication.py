@@ -23,7 +23,7 @@ def _truncating_settle(original: Any) -> Any:
             self.require_followed(partition, leader_epoch)
             high_watermark = partition.high_watermark
             if partition.log.log_start_offset <= high_watermark < partition.log.log_end_offset:
-                async with self._cutting(partition, high_watermark):
+                async with self._cutting(partition, high_watermark, lowers_log_start=False):
                     with partition.changing_log():
                         await self._run(partition.log.truncate_to, high_watermark)
                     self._was_cut(partition)
@@ -171,6 +171,7 @@ BUGS = (
         "truncation to the high watermark",
         "KIP-101: whoever begins to follow cuts its log to its own high watermark, which lags behind the leader's",
         [Patch(FollowerLogs, "settle", _truncating_settle)],
+        faults=("kill", "stop", "freeze"),
     ),
     Bug(
         "divergence not seen",
@@ -179,6 +180,7 @@ BUGS = (
             Patch(fetch.FetchJob, "_begin", _blind_result),
             Patch(follower_fetch, "_is_prefix", lambda _: lambda entry, partition: True),
         ],
+        faults=("partition", "freeze", "kill"),
     ),
     Bug(
         "commits below min.insync.replicas",
@@ -194,11 +196,13 @@ BUGS = (
         "no fencing",
         "a leader decides on although its lease may have ended",
         [Patch(Partition, "__init__", _init_without_lease)],
+        faults=("store cut off", "partition"),
     ),
     Bug(
         "joins by high watermark alone",
         "a follower is taken into the ISR before it has what its leader had when its epoch began",
         [Patch(PartitionMachine, "_may_join", _join_by_high_watermark)],
+        faults=("kill", "stop", "partition"),
     ),
     Bug(
         "shrink counts at once",
@@ -226,15 +230,18 @@ BUGS = (
         "high watermark as told",
         "a follower takes its leader's high watermark though its own log is not there yet",
         [Patch(PartitionMachine, "_advance", _take_the_leaders_word)],
+        faults=("slow disk", "slow link", "kill"),
     ),
     Bug(
         "lost reply is a refusal",
         "an ISR change whose reply was lost counts as not stored",
         [Patch(IsrChanges, "__init__", _init_with_forgetful_store)],
+        faults=("store cut off", "one-way cut", "slow disk"),
     ),
     Bug(
         "acks outlive leadership",
         "a deposed leader acks what it appended when its high watermark, now told by the successor, comes there",
         [Patch(PendingAcks, "fail_all", _keep_waiting)],
+        faults=("store cut off", "partition", "freeze"),
     ),
 )
