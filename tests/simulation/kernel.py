@@ -67,12 +67,12 @@ class _RunQueue(deque[trio.lowlevel.Task]):
         if process is not None and process.is_frozen:
             process.held.append(task)
         else:
-            deque.append(self, task)
+            super().append(task)
 
     def clear(self) -> None:
         """Called by trio once in each turn."""
         self._kernel.count_turn()
-        deque.clear(self)
+        super().clear()
 
 
 class _Clock(trio.abc.Clock):
@@ -227,7 +227,7 @@ def _ordered_deadlines(old: Any) -> Any:
         def add(self, deadline: float, cancel_scope: trio.CancelScope) -> None:
             self.count += 1
             heapq.heappush(self._heap, (deadline, self.count, cancel_scope))
-            self._active += 1
+            self._active: int = self._active + 1
 
     new = OrderedDeadlines()
     for deadline, _, scope in sorted(old._heap, key=lambda entry: entry[0]):

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
 
 import trio
 from tests.simulation.checkers.clients import Sequences
@@ -82,7 +84,8 @@ class _BugCatcher(logging.Handler):
 def is_expected(error: BaseException) -> bool:
     """Whether a process may end by it: what the environment did, not a bug."""
     if isinstance(error, BaseExceptionGroup):
-        return all(is_expected(one) for one in error.exceptions)
+        group = cast(BaseExceptionGroup[BaseException], error)
+        return all(is_expected(one) for one in group.exceptions)
     return isinstance(error, PenstockError | trio.Cancelled | FileNotFoundError)
 
 
@@ -216,7 +219,7 @@ class Simulation:
         for name, program in programs.items():
             self.cluster.start_client(nursery, name, program)
         for host in self.cluster.brokers:
-            host.before_death.append(lambda _, host=host: self._look_at(host, nursery))
+            host.before_death.append(partial(self._look_at, host, nursery))
         nursery.start_soon(self._keep_up, nemesis)
         await nemesis.rage(self.kernel.now + self.options.chaos_s)
         if not nemesis.chosen:
@@ -234,7 +237,7 @@ class Simulation:
         with self._keeping_up:
             await nemesis.keep_up()
 
-    def _look_at(self, host: Host, nursery: trio.Nursery) -> None:
+    def _look_at(self, host: Host, nursery: trio.Nursery, _: bool) -> None:
         if not self._has_ended:
             nursery.start_soon(self._look_at_death, host)
 
@@ -417,7 +420,8 @@ def planted(bug: str) -> AbstractContextManager[None]:
 
 def _shown(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
-        return "; ".join(_shown(one) for one in error.exceptions if not isinstance(one, trio.Cancelled))
+        group = cast(BaseExceptionGroup[BaseException], error)
+        return "; ".join(_shown(one) for one in group.exceptions if not isinstance(one, trio.Cancelled))
     return repr(error)
 
 
