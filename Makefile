@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types unit long generate bench compiled clean
+.PHONY: help run test lint types unit long simulate generate bench compiled clean
 
 help: ## print this menu
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -36,6 +36,9 @@ types: $(VENV)/.test ## mypy and pyright, both strict
 
 unit: $(VENV)/.test ## the tests alone, three at a time: some only wait
 	$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+
+simulate: $(VENV)/.test ## clusters of brokers under faults in virtual time: HOURS=1 simulated hours of fresh seeds, one process a core
+	$(BIN)/python -m tests.simulation.run --hours $(or $(HOURS),1)
 
 long: $(VENV)/.test ## groups under churn, kills and power cuts in full counts (an hour; docs/long-runs.md)
 	CHURN_SECONDS=120 CHURN_EXAMPLES=500 CLUSTER_GROUP_RUNS=200 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \

@@ -115,8 +115,14 @@ class Host:
         self._end(loses_power=False)
 
     def cut_power(self) -> None:
-        """The machine is off at once, and what was not synced is gone, or a part of it."""
-        self._end(loses_power=True)
+        """The machine is off at once, and what was not synced is gone, or a part of it: what an earlier process has left, too."""
+        if self.is_up:
+            self._end(loses_power=True)
+            return
+        self.kernel.note(f"power cut {self.name}")
+        for tell in self.before_death:
+            tell(True)
+        self._cut_disk()
 
     def stop(self) -> None:
         """SIGTERM: it ends in order, or when it is killed."""
@@ -153,9 +159,13 @@ class Host:
         process.is_dead = True
         self.death_count += 1
         self.network.end(self.address, is_silent=loses_power)
-        if not loses_power:
+        if loses_power:
+            self._cut_disk()
+        else:
             self.disk.kill()
-        elif self.random.random() < 0.3:
+
+    def _cut_disk(self) -> None:
+        if self.random.random() < 0.3:
             self.disk.power_cut()
         else:
             self.disk.power_cut(by_chance(self.disk.unsynced(), self.random))

@@ -31,7 +31,7 @@ FOREVER_S = 1e9
 
 
 class SimulationStuck(BaseException):
-    """The run can't go on: nothing will ever happen again, or something happens over and over while time stands still."""
+    """The run can't even be ended, although `stuck_listener` was told."""
 
 
 class Incarnation:
@@ -67,12 +67,12 @@ class _RunQueue(deque[trio.lowlevel.Task]):
         if process is not None and process.is_frozen:
             process.held.append(task)
         else:
-            deque.append(self, task)
+            super().append(task)
 
     def clear(self) -> None:
         """Called by trio once in each turn."""
         self._kernel.count_turn()
-        deque.clear(self)
+        super().clear()
 
 
 class _Clock(trio.abc.Clock):
@@ -100,6 +100,9 @@ class Kernel:
         self.now = 0.0
         """Seconds since the start of the run."""
         self.trace_listener: Callable[[str], None] | None = None
+        self.stuck_listener: Callable[[str], None] = lambda _: None
+        """Told once that the run can't go on: nothing will ever happen again, or something happens over and over while time stands
+        still. It is to cancel what runs."""
         self.noted_count = 0
         self.turn_count = 0
         self._digest = hashlib.blake2b(digest_size=16)
@@ -107,6 +110,7 @@ class Kernel:
         self._timer_count = 0
         self._turns_now = 0
         self._turn_time = -1.0
+        self._is_stuck = False
 
     # Chance and trace
 
@@ -146,7 +150,8 @@ class Kernel:
             self.now = max(self.now, deadline)
             return
         if due == FOREVER_S:
-            raise SimulationStuck("no task can run and nothing will ever happen")
+            self._stick("no task can run and nothing will ever happen")
+            return
         self.now = max(self.now, due)
         while timers and timers[0][0] <= self.now:
             heapq.heappop(timers)[2]()
@@ -159,7 +164,14 @@ class Kernel:
             self._turns_now = 0
         self._turns_now += 1
         if self._turns_now > TURNS_AT_ONE_MOMENT_MAX:
-            raise SimulationStuck(f"{self._turns_now} turns of the event loop at {self.now:.6f} s")
+            self._turns_now = 0
+            self._stick(f"{TURNS_AT_ONE_MOMENT_MAX} turns of the event loop at {self.now:.6f} s")
+
+    def _stick(self, why: str) -> None:
+        if self._is_stuck:
+            raise SimulationStuck(why)
+        self._is_stuck = True
+        self.stuck_listener(why)
 
     # Processes
 
@@ -215,7 +227,7 @@ def _ordered_deadlines(old: Any) -> Any:
         def add(self, deadline: float, cancel_scope: trio.CancelScope) -> None:
             self.count += 1
             heapq.heappush(self._heap, (deadline, self.count, cancel_scope))
-            self._active += 1
+            self._active: int = self._active + 1
 
     new = OrderedDeadlines()
     for deadline, _, scope in sorted(old._heap, key=lambda entry: entry[0]):

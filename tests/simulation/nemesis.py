@@ -29,6 +29,8 @@ FAULTS = (
     "no descriptors",
     "clock jump",
     "store down",
+    "flaky store",
+    "power cut after a kill",
     "store compaction",
     "stale watch",
     "client cut off",
@@ -127,6 +129,11 @@ class Nemesis:
         else:
             host.cut_power()
 
+    def _power_cut_after_a_kill(self, host: BrokerHost) -> None:
+        """What a killed process left in the page cache goes with the power a little later, unless it was synced meanwhile."""
+        host.kill()
+        self.cluster.kernel.after(self.random.uniform(0.3, 4.0), host.cut_power)
+
     def _stop(self, host: BrokerHost) -> None:
         if host.is_up:
             host.stop()
@@ -222,6 +229,12 @@ class Nemesis:
         store = self.cluster.store
         store.is_up = False
         self._for_a_while(lambda: setattr(store, "is_up", True), 0.3, 6.0)
+
+    def _flaky_store(self, host: BrokerHost) -> None:
+        front = host.front
+        if front is not None:
+            front.loss_chance = self.random.choice((0.1, 0.4))
+            self._for_a_while(lambda: setattr(front, "loss_chance", 0.0), 0.5, 6.0)
 
     def _store_compaction(self, _: BrokerHost) -> None:
         self.cluster.store.compact()

@@ -9,6 +9,7 @@ What this module knows is more than anybody in the cluster does: what all logs h
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import trio
@@ -84,7 +85,7 @@ class Observer:
         self._power_was_cut = False
         cluster.store.applied_listeners.append(self._applied)
         for host in cluster.brokers:
-            host.before_death.append(lambda loses_power, host=host: self._dies(host, loses_power))
+            host.before_death.append(partial(self._dies, host))
 
     def place(self, topic_id: bytes, index: int) -> str:
         """A name for a partition that no other one ever has."""
@@ -162,6 +163,12 @@ class Observer:
     def _moved(self, partition: Partition, seen: _Seen) -> None:
         machine = partition.machine
         self._watermarks.seen(seen.place, seen.replica, machine.leader_epoch, partition.high_watermark)
+        counted = partition.log.log_end_offset if machine.write_caching else partition.log.durable_end_offset
+        self.report.check(
+            "D3",
+            partition.high_watermark <= max(counted, partition.log.log_start_offset),
+            f"{seen.place}: {seen.replica}'s high watermark {partition.high_watermark} is above {counted}, where its log counts",
+        )
         if machine.role is not Role.LEADER or partition.high_watermark <= seen.high_watermark:
             return
         if self.is_kept(partition.topic_id):
@@ -244,6 +251,9 @@ class Observer:
 
     def _dies(self, host: BrokerHost, loses_power: bool) -> None:
         self._power_was_cut |= loses_power
+        for key, end in self._ends.items():
+            if loses_power and key[0] == host.node_id:
+                self._ends[key] = End(end.durable_end_offset, end.durable_end_offset)
         for partition, seen in self._seen.items():
             if seen.host is host:
                 durable = partition.log.durable_end_offset

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
 
 import trio
 from tests.simulation.checkers.clients import Sequences
@@ -15,7 +17,7 @@ from tests.simulation.checkers.logs import LogSeen, check_converged, check_prefi
 from tests.simulation.checkers.report import Report, Violation
 from tests.simulation.cluster import Cluster
 from tests.simulation.host import Host
-from tests.simulation.kernel import PROCESS, Kernel, SimulationStuck
+from tests.simulation.kernel import PROCESS, Kernel
 from tests.simulation.logs_read import producer_of, records_of, whole_log
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.observer import Observer
@@ -82,7 +84,8 @@ class _BugCatcher(logging.Handler):
 def is_expected(error: BaseException) -> bool:
     """Whether a process may end by it: what the environment did, not a bug."""
     if isinstance(error, BaseExceptionGroup):
-        return all(is_expected(one) for one in error.exceptions)
+        group = cast(BaseExceptionGroup[BaseException], error)
+        return all(is_expected(one) for one in group.exceptions)
     return isinstance(error, PenstockError | trio.Cancelled | FileNotFoundError)
 
 
@@ -123,15 +126,13 @@ class Simulation:
         self.workload = Workload(self.cluster, self.history, self.random)
         self.nemesis: Nemesis | None = None
         self._keeping_up = trio.CancelScope()
+        self._has_ended = False
 
     def run(self) -> Outcome:
         """From the start to the end."""
         patch = planted(self.options.bug)
-        try:
-            with catching_bugs(self.report), patch, self.observer.watching():
-                self.kernel.run(self._main)
-        except* SimulationStuck as stuck:
-            self.report.violate("liveness", str(stuck.exceptions[0]))
+        with catching_bugs(self.report), patch, self.observer.watching():
+            self.kernel.run(self._main)
         faults = Counter[str]() if self.nemesis is None else self.nemesis.counts
         return Outcome(
             self.options,
@@ -156,8 +157,18 @@ class Simulation:
 
     async def _main(self) -> None:
         with trio.CancelScope() as scope:
+
+            def end() -> None:
+                self._has_ended = True
+                scope.cancel()
+
+            def stuck(why: str) -> None:
+                self.report.violate("liveness", why)
+                end()
+
+            self.kernel.stuck_listener = stuck
             if self.options.stops_early:
-                self.report.on_violation = scope.cancel
+                self.report.on_violation = end
             await self._live_and_die()
 
     async def _live_and_die(self) -> None:
@@ -165,6 +176,7 @@ class Simulation:
             nursery.start_soon(self.observer.look_around)
             if await self._start(nursery):
                 await self._live(nursery)
+            self._has_ended = True
             self._keeping_up.cancel()
             for host in (*self.cluster.brokers, *self.cluster.clients):
                 host.kill()
@@ -196,13 +208,18 @@ class Simulation:
 
         def restart(name: str) -> None:
             host = next(host for host in self.cluster.clients if host.name == name)
-            self.kernel.after(1.0, lambda: None if host.is_up else host.boot(nursery, programs[name]))
+
+            def boot() -> None:
+                if not (host.is_up or self._has_ended):
+                    host.boot(nursery, programs[name])
+
+            self.kernel.after(1.0, boot)
 
         nemesis.restart_client = restart
         for name, program in programs.items():
             self.cluster.start_client(nursery, name, program)
         for host in self.cluster.brokers:
-            host.before_death.append(lambda _, host=host: nursery.start_soon(self._look_at_death, host))
+            host.before_death.append(partial(self._look_at, host, nursery))
         nursery.start_soon(self._keep_up, nemesis)
         await nemesis.rage(self.kernel.now + self.options.chaos_s)
         if not nemesis.chosen:
@@ -219,6 +236,10 @@ class Simulation:
     async def _keep_up(self, nemesis: Nemesis) -> None:
         with self._keeping_up:
             await nemesis.keep_up()
+
+    def _look_at(self, host: Host, nursery: trio.Nursery, _: bool) -> None:
+        if not self._has_ended:
+            nursery.start_soon(self._look_at_death, host)
 
     async def _look_at_death(self, host: Host) -> None:
         """A broker that ends by itself may do so because of its disk or the store; not by a bug."""
@@ -399,7 +420,8 @@ def planted(bug: str) -> AbstractContextManager[None]:
 
 def _shown(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
-        return "; ".join(_shown(one) for one in error.exceptions if not isinstance(one, trio.Cancelled))
+        group = cast(BaseExceptionGroup[BaseException], error)
+        return "; ".join(_shown(one) for one in group.exceptions if not isinstance(one, trio.Cancelled))
     return repr(error)
 
 

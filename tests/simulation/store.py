@@ -140,8 +140,8 @@ class CentralStore(MemoryMetadata):
 
     def after(self, revision: int) -> list[WatchBatch]:
         """Raises Compacted."""
-        if revision < self._compacted_revision:
-            raise Compacted(f"revisions up to {self._compacted_revision} are gone")
+        if revision < self.compacted_revision:
+            raise Compacted(f"revisions up to {self.compacted_revision} are gone")
         found: list[WatchBatch] = []
         for batch in reversed(self._history):
             if batch.revision <= revision:
@@ -154,12 +154,13 @@ class CentralStore(MemoryMetadata):
 class _Reply(Generic[T]):
     """Of one request."""
 
-    __slots__ = ("error", "event", "value")
+    __slots__ = ("error", "event", "is_broken", "value")
 
     def __init__(self) -> None:
         self.event = trio.Event()
         self.value: T | None = None
         self.error: MetadataError | None = None
+        self.is_broken = False
 
 
 class StoreFront:
@@ -169,10 +170,13 @@ class StoreFront:
         self, network: SimulatedNetwork, address: str, process: Incarnation, store: CentralStore
     ) -> None:
         self.kernel = network.kernel
+        self.random = self.kernel.random(f"store/{process}")
         self.process = process
         self.there: Link = network.link(address, ADDRESS)
         self.back: Link = network.link(ADDRESS, address)
         self.watch_lag_s = 0.0
+        self.loss_chance = 0.0
+        """That the connection breaks under a request, before it was applied or after."""
         self.store = store
 
     async def get(self, key: str) -> Entry | None:
@@ -224,10 +228,10 @@ class StoreFront:
             await reply.event.wait()
         if self.process.is_dead:
             raise MetadataUnavailable("the process that asks is dead")
-        if reply.error is not None:
+        if reply.error is not None and not reply.is_broken:
             raise reply.error
-        if not reply.event.is_set():
-            raise unknown("no reply in time")
+        if reply.is_broken or not reply.event.is_set():
+            raise unknown("the connection broke" if reply.is_broken else "no reply in time")
         return reply.value  # type: ignore[return-value]
 
     def _arrive(self, operation: Callable[[], T], reply: _Reply[T], ends_at: float) -> None:
@@ -236,6 +240,10 @@ class StoreFront:
         if self.there.is_cut:
             if kernel.now < ends_at and not self.process.is_dead:
                 kernel.after(RETRY_S, lambda: self._arrive(operation, reply, ends_at))
+            return
+        if self._breaks():
+            reply.is_broken = True
+            reply.event.set()
             return
         if not self.store.is_up:
             reply.error = MetadataUnavailable("connection refused")
@@ -246,7 +254,11 @@ class StoreFront:
                 reply.error = error
         kernel.after(self.back.transit_s(0), lambda: self._answer(reply, ends_at))
 
+    def _breaks(self) -> bool:
+        return self.loss_chance > 0.0 and self.random.random() < self.loss_chance
+
     def _answer(self, reply: _Reply[T], ends_at: float) -> None:
+        reply.is_broken = self._breaks()
         if not self.back.is_cut:
             reply.event.set()
         elif self.kernel.now < ends_at:

@@ -20,6 +20,7 @@ from penstock.client.group_values import OffsetAndMetadata
 from penstock.client.metadata import TopicPartition
 from penstock.consumer.consumer import Consumer
 from penstock.errors import PenstockError
+from penstock.producer.batch import Delivery
 from penstock.producer.producer import Producer
 from penstock.runtime.environment import Environment
 
@@ -63,7 +64,7 @@ TOPICS = (
 )
 GROUPS = {"billing": "classic", "audit": "consumer"}
 SESSION_TIMEOUT_MS = 6_000
-REQUEST_TIMEOUT_MS = 4_000
+REQUEST_TIMEOUT_MS = 8_000
 DELIVERY_TIMEOUT_MS = 25_000
 IN_FLIGHT_MAX = 8
 KEYS = 5
@@ -211,10 +212,10 @@ class Workload:
                 nursery.start_soon(self._await_ack, delivery, topic, value, key, number, limit)
 
     async def _await_ack(
-        self, delivery: object, topic: Topic, value: str, key: str, number: int, limit: trio.CapacityLimiter
+        self, delivery: Delivery, topic: Topic, value: str, key: str, number: int, limit: trio.CapacityLimiter
     ) -> None:
         try:
-            acked = await delivery.wait()  # type: ignore[attr-defined]
+            acked = await delivery.wait()
         except PenstockError:
             return
         finally:

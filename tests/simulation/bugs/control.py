@@ -42,13 +42,6 @@ def _lead_on(original: Any) -> Any:
     return rejoined
 
 
-def _trust_what_is_left(original: Any) -> Any:
-    def rejoined(state: Any, node_id: int, *, has_lost: bool) -> Any:
-        return original(state, node_id, has_lost=False)
-
-    return rejoined
-
-
 def _deadline_from_reply(_: Any) -> Any:
     async def beat(self: Any) -> None:
         await self._store.keep_alive(self.lease_id)
@@ -70,6 +63,7 @@ BUGS = (
         "lost watch events",
         "after a compaction of the store's history a broker goes on from where the store is, without reading what it missed",
         [Patch(MetadataWatch, "_load_patiently", _skip_what_was_missed)],
+        faults=("store compaction", "stale watch", "kill", "stop"),
     ),
     Bug(
         "elections from anywhere",
@@ -85,6 +79,7 @@ BUGS = (
         "deadline from the reply",
         "a broker takes itself for registered for longer than the store does",
         [Patch(registration.Registration, "_beat", _deadline_from_reply)],
+        faults=("store down", "store cut off"),
     ),
     Bug(
         "ISR stored without compares",

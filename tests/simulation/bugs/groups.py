@@ -29,5 +29,6 @@ BUGS = (
         "commits before the high watermark",
         "a commit is acked and visible before it is committed to __consumer_offsets",
         [Patch(RecordWriter, "append", _done_at_once)],
+        faults=("freeze", "partition", "store cut off"),
     ),
 )

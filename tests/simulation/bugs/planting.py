@@ -25,6 +25,8 @@ class Bug:
     """The faults that seeds for it are drawn with; None: a subset, as ever."""
     seed: int = 0
     """A seed that finds it."""
+    found_by: tuple[str, ...] = ()
+    """The property that is seen not to hold with that seed."""
 
     @contextmanager
     def planted(self) -> Generator[None]:
@@ -38,7 +40,8 @@ class Bug:
 @contextmanager
 def _patched(patch: Patch) -> Generator[None]:
     target: Any = patch.target
-    original = vars(target)[patch.name]
+    there: dict[str, Any] = vars(target)
+    original = there[patch.name]
     setattr(target, patch.name, patch.wrap(original))
     try:
         yield

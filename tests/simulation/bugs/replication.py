@@ -23,7 +23,7 @@ def _truncating_settle(original: Any) -> Any:
             self.require_followed(partition, leader_epoch)
             high_watermark = partition.high_watermark
             if partition.log.log_start_offset <= high_watermark < partition.log.log_end_offset:
-                async with self._cutting(partition, high_watermark):
+                async with self._cutting(partition, high_watermark, lowers_log_start=False):
                     with partition.changing_log():
                         await self._run(partition.log.truncate_to, high_watermark)
                     self._was_cut(partition)
@@ -47,6 +47,13 @@ def _blind_result(original: Any) -> Any:
         return original(self, Blind(), *args, **more)
 
     return result
+
+
+def _anything_is_prefix(_: Any) -> Any:
+    def is_prefix(entry: Any, partition: Any) -> bool:
+        return True
+
+    return is_prefix
 
 
 def _count_replicas_always_enough(original: Any) -> Any:
@@ -171,14 +178,16 @@ BUGS = (
         "truncation to the high watermark",
         "KIP-101: whoever begins to follow cuts its log to its own high watermark, which lags behind the leader's",
         [Patch(FollowerLogs, "settle", _truncating_settle)],
+        faults=("kill", "stop", "power cut of all"),
     ),
     Bug(
         "divergence not seen",
         "KIP-279, KIP-595: a leader does not compare the epoch of what its follower fetched last",
         [
             Patch(fetch.FetchJob, "_begin", _blind_result),
-            Patch(follower_fetch, "_is_prefix", lambda _: lambda entry, partition: True),
+            Patch(follower_fetch, "_is_prefix", _anything_is_prefix),
         ],
+        faults=("partition", "freeze", "kill"),
     ),
     Bug(
         "commits below min.insync.replicas",
@@ -194,11 +203,13 @@ BUGS = (
         "no fencing",
         "a leader decides on although its lease may have ended",
         [Patch(Partition, "__init__", _init_without_lease)],
+        faults=("store cut off", "partition"),
     ),
     Bug(
         "joins by high watermark alone",
         "a follower is taken into the ISR before it has what its leader had when its epoch began",
         [Patch(PartitionMachine, "_may_join", _join_by_high_watermark)],
+        faults=("kill", "stop", "partition"),
     ),
     Bug(
         "shrink counts at once",
@@ -226,15 +237,18 @@ BUGS = (
         "high watermark as told",
         "a follower takes its leader's high watermark though its own log is not there yet",
         [Patch(PartitionMachine, "_advance", _take_the_leaders_word)],
+        faults=("slow disk", "kill"),
     ),
     Bug(
         "lost reply is a refusal",
         "an ISR change whose reply was lost counts as not stored",
         [Patch(IsrChanges, "__init__", _init_with_forgetful_store)],
+        faults=("flaky store", "kill", "stop"),
     ),
     Bug(
         "acks outlive leadership",
         "a deposed leader acks what it appended when its high watermark, now told by the successor, comes there",
         [Patch(PendingAcks, "fail_all", _keep_waiting)],
+        faults=("freeze",),
     ),
 )

@@ -57,20 +57,25 @@ class _Pass:
         return
 
 
+_OPENING: Any = vars(recovery)["_Opening"]
+
 BUGS = (
     Bug(
         "no fsync after recovery",
         "what recovery has found is served without writing and syncing it again",
-        [Patch(recovery._Opening, "_rewrite", _no_rewrite)],
+        [Patch(_OPENING, "_rewrite", _no_rewrite)],
+        faults=("slow disk", "power cut after a kill"),
     ),
     Bug(
         "failed fsync tried again",
         "fsyncgate: the second sync says yes over pages that never reached the disk",
         [Patch(LogWriter, "_sync", _sync_again)],
+        faults=("disk error", "power cut"),
     ),
     Bug(
         "followers know no producers",
         "a follower does not note who produced what, and takes a retry for something new once it leads",
         [Patch(log_follower.LogFollower, "append_as_follower", _append_without_producers)],
+        faults=("slow disk", "kill", "freeze"),
     ),
 )
