@@ -19,11 +19,12 @@ def parse_reassignments(text: str, name: str) -> Plan:
         document: Any = json.loads(text)
     except ValueError as error:
         raise CalledWrongly(f"{name}: this is not JSON: {error}") from error
-    entries = cast(dict[str, Any], document).get("partitions") if isinstance(document, dict) else None
+    entries: Any = cast(dict[str, Any], document).get("partitions") if isinstance(document, dict) else None
+    listed: Any = entries
     if not isinstance(entries, list) or cast(dict[str, Any], document).get("version", 1) != 1:
         raise CalledWrongly(f'{name}: this is not {{"version":1,"partitions":[…]}}')
     plan: Plan = {}
-    for entry in cast(list[Any], entries):
+    for entry in listed:
         partition, replicas = _entry(entry, name)
         if partition in plan:
             raise CalledWrongly(f"{name}: {partition} is there twice")
