@@ -18,6 +18,7 @@ from penstock.errors import PenstockError
 EXIT_INTERRUPTED = 130
 
 _COMMANDS = {
+    "cluster": ("penstock.cli.cluster", "Show the brokers of a cluster, and move partitions between them."),
     "consume": ("penstock.cli.consume", "Print records."),
     "dev-cluster": ("penstock.cli.dev_cluster", "Run a cluster on this machine."),
     "group": ("penstock.cli.group", "List, describe, delete and reset consumer groups."),

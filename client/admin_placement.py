@@ -14,6 +14,7 @@ from penstock.client.placement_values import ClusterDescription, LogDirectory, R
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
+from penstock.runtime.network import AddressError, ConnectionLost
 
 _LOG_DIRS_VERSION_MIN = 1
 _WRONG_CONTROLLER = frozenset({ErrorCode.NOT_CONTROLLER, ErrorCode.THROTTLING_QUOTA_EXCEEDED})
@@ -51,18 +52,19 @@ class PlacementCalls(AdminBase):
             outcomes: dict[int, list[LogDirectory] | BrokerError] = {}
             for node_id in entries:
                 try:
-                    connection = await self._node_or_any(node_id)
+                    answer = await self._ask(
+                        await self._node_or_any(node_id),
+                        ApiKey.DESCRIBE_LOG_DIRS,
+                        request,
+                        at_least=_LOG_DIRS_VERSION_MIN,
+                        is_repeatable=True,
+                    )
                 except BrokerError as error:
                     outcomes[node_id] = error
-                    continue
-                answer = await self._ask(
-                    connection,
-                    ApiKey.DESCRIBE_LOG_DIRS,
-                    request,
-                    at_least=_LOG_DIRS_VERSION_MIN,
-                    is_repeatable=True,
-                )
-                outcomes[node_id] = placement_messages.read_log_dirs(answer, node_id)
+                except (AddressError, ConnectionLost) as error:
+                    outcomes[node_id] = BrokerError(ErrorCode.BROKER_NOT_AVAILABLE, str(error))
+                else:
+                    outcomes[node_id] = placement_messages.read_log_dirs(answer, node_id)
             return outcomes
 
         return await self._settle(dict.fromkeys(node_ids), send, frozenset())
