@@ -61,7 +61,8 @@ def fetch(
     job = FetchJob(broker, header, request, principal, listener)
     if job.refusal:
         return job.refused()
-    job.hurry_before()
+    if job.follower is not None:
+        job.hurry_before()
     try:
         results = job.read_now()
     except (NotResident, OffsetOutOfRange, StorageError):
@@ -74,7 +75,8 @@ def fetch(
     release_records(results)
     waiting = PendingFetch(job, missing_bytes)
     waiting.listen()
-    job.wait_in_session(waiting)
+    if job.follower is not None:
+        job.wait_in_session(waiting)
     return waiting
 
 
@@ -132,14 +134,14 @@ class FetchJob:
 
     def hurry_before(self) -> None:
         """A follower asks again before it was answered: it has more to ask for, so what waits is answered now."""
-        if self.follower is not None and (session := self.plan.session) is not None:
+        if (session := self.plan.session) is not None:
             waiting, session.waiting = session.waiting, None
             if waiting is not None:
                 waiting.resolve()
 
     def wait_in_session(self, waiting: "PendingFetch") -> None:
         """Have a follower's fetch found by its next one."""
-        if self.follower is not None and self.plan.session is not None:
+        if self.plan.session is not None:
             self.plan.session.waiting = waiting
 
     @property
@@ -218,12 +220,18 @@ class FetchJob:
 
     def _check_reader(self, partition: "Partition", entry: FetchPartition) -> ErrorCode:
         """Whether this broker may answer this fetcher for the partition. Followers answer consumers that know of KIP-392."""
-        if self.follower is None and self._version >= FIRST_FROM_FOLLOWERS and partition.is_follower:
-            return check_epoch(partition, entry.current_leader_epoch)
-        code = check_leadership(partition, entry.current_leader_epoch)
-        if not code and self.follower is not None and not self.follower.holds(partition):
+        follower = self.follower
+        if not partition.is_leader and (
+            follower is not None or self._version < FIRST_FROM_FOLLOWERS or not partition.is_follower
+        ):
+            return partition.refusal
+        if entry.current_leader_epoch >= 0:
+            code = check_epoch(partition, entry.current_leader_epoch)
+            if code:
+                return code
+        if follower is not None and not follower.holds(partition):
             return ErrorCode.NOT_LEADER_OR_FOLLOWER
-        return code
+        return ErrorCode.NONE
 
     def _prefer(self, result: FetchPartitionResult, offset: int, partition: "Partition") -> None:
         from penstock.broker.replication.read_replica import preferred_read_replica
