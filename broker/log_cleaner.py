@@ -229,6 +229,7 @@ class LogCleaner:
         elif isinstance(error, CorruptBatch):
             self._not_before[partition] = FOR_EVER
             log.error("%s: not compacted any more until the next start: %s", name, error)
+            self._partitions.quarantine(partition.topic_id, partition.index, str(error))
         else:
             self._not_before[partition] = now + RETRY_S
             log.error("%s: not compacted, tried again in %d s: %s", name, RETRY_S, error)

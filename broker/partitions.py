@@ -12,7 +12,7 @@ other. Checkpoints: `checkpointed_partitions`.
 """
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,6 +45,8 @@ PRODUCER_CHECK_S = 600.0
 OPEN_AGAIN_S = 5.0
 OPENERS_MAX = 4
 """Workers that open logs at once."""
+FETCHED_ANEW_MAX = 3
+"""How often a damaged replica is put aside between two starts."""
 CLOSERS_MAX = 8
 """Workers that close logs at once: most of it is waiting for the disk, which makes several syncs into one."""
 
@@ -75,6 +77,7 @@ class PartitionManager(CheckpointedPartitions):
         self._unusable: dict[tuple[bytes, int], Exception] = {}
         self._damaged: set[tuple[bytes, int]] = set()
         """Replicas that are to be put aside once they are in no ISR."""
+        self._damage_counts: Counter[tuple[bytes, int]] = Counter()
         self._next_producer_check = 0.0
         self._next_opening = 0.0
         self._next_look_around = 0.0
@@ -371,7 +374,8 @@ class PartitionManager(CheckpointedPartitions):
     def quarantine(self, topic_id: bytes, index: int, reason: str) -> None:
         """A replica is damaged: serve it no more, and fetch it anew from another broker as soon as the cluster does not count it any more.
 
-        The last member of an ISR stays as it is: nobody else has all that is committed.
+        The last member of an ISR stays as it is: nobody else has all that is committed. One that is damaged again and again stays out of service
+        until the next start: the disk must not fill up with what is kept.
         """
         state = self._image.partition(topic_id, index)
         topic = self._image.topic_by_id(topic_id)
@@ -379,14 +383,23 @@ class PartitionManager(CheckpointedPartitions):
             return
         if (topic_id, index) in self._damaged or state.isr in ((), (self._config.node_id,)):
             return
-        self._damaged.add((topic_id, index))
-        log.error("%s-%d is damaged and will be fetched anew: %s", topic.name, index, reason)
+        self._damage_counts[topic_id, index] += 1
+        if self._damage_counts[topic_id, index] <= FETCHED_ANEW_MAX:
+            self._damaged.add((topic_id, index))
+            log.error("%s-%d is damaged and will be fetched anew: %s", topic.name, index, reason)
+        else:
+            log.error(
+                "%s-%d is damaged once more, and is not served until the next start: %s",
+                topic.name,
+                index,
+                reason,
+            )
         partition = self._by_id.get((topic_id, index))
         if partition is not None:
             partition.fail()
         else:
             self._services.isr_changes.leave(topic_id, index)
-        if not self._counts_here(state):
+        if (topic_id, index) in self._damaged and not self._counts_here(state):
             self.note(ImageDelta(self._image.revision, partitions_changed=(state,)))
 
     def _note_damage(self, partition: Partition, reason: str) -> None:

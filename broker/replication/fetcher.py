@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 0.01
+PATIENCE_S = 0.003
 """How long the next request waits for the appends of the last answer."""
 FIRST_WAIT_MAX_MS = 1
 """How long a leader may keep the request that begins a session: before its answer no second one can be sent."""

@@ -9,9 +9,11 @@ from tests.support.crashes.deterministic import run_in_virtual_time
 from tests.support.machine_cluster import MemoryCluster, machine_cluster
 
 from penstock import Consumer
+from penstock.broker.partitions import FETCHED_ANEW_MAX
 from penstock.client.admin import Admin
 from penstock.client.metadata import TopicPartition
 from penstock.consumer.errors import CorruptRecords
+from penstock.storage.errors import CorruptBatch
 
 TOPIC = "orders"
 SEGMENT = "00000000000000000000.log"
@@ -226,3 +228,28 @@ def test_a_throttled_replica_catches_up_at_its_rate_and_slows_nobody_in_sync(rep
         assert took_s > least_s if replicas else took_s < 1
 
     play(scene, replica_fetch_max_bytes="2048", replica_fetch_response_max_bytes="2048")
+
+
+def test_a_replica_that_is_damaged_again_and_again_does_not_fill_the_disk_with_what_is_kept() -> None:
+    async def scene(cluster: MemoryCluster) -> None:
+        victim = followers(cluster)[0]
+        for count in range(1, FETCHED_ANEW_MAX + 1):
+            partition = cluster.partition(victim, TOPIC)
+            assert partition is not None
+            partition.note_storage_error(CorruptBatch(SEGMENT, 0, "found by the test"))
+            await cluster.until(lambda count=count: kept_by(victim, cluster) == count, "it is put aside")
+            await cluster.settled(TOPIC)
+        partition = cluster.partition(victim, TOPIC)
+        assert partition is not None
+        partition.note_storage_error(CorruptBatch(SEGMENT, 0, "found by the test"))
+        await cluster.until(lambda: victim not in cluster.state(TOPIC).isr, "it counts no more")
+        await trio.sleep(5)
+        assert partition.is_offline
+        assert kept_by(victim, cluster) == FETCHED_ANEW_MAX
+
+    play(scene)
+
+
+def kept_by(node_id: int, cluster: MemoryCluster) -> int:
+    """How many damaged replicas a broker has kept."""
+    return sum(name.endswith("-damaged") for name in cluster.names(node_id))
