@@ -64,7 +64,7 @@ class Controller:
         self._clock = clock
         self._rules = TopicRules(config, watch.image)
         self._claim = ControllerClaim(registration.node_id, registration.incarnation)
-        self._to_look_at: set[_Key] = set()
+        self._to_look_at: dict[_Key, None] = {}  # a set with an order, so that equal runs do equal things
         self._looks_at_all = False
         self._garbage: list[_Key] = []
         self._batch_size = BATCH_SIZE
@@ -83,8 +83,15 @@ class Controller:
 
     def note(self, delta: ImageDelta) -> None:
         """Take a change of the image."""
-        if delta.topic_configs_changed or delta.broker_configs_changed:
-            self._rules.forget()
+        for name in sorted(delta.topic_configs_changed):
+            self._rules.forget(name)
+            topic = self._image.topic(name)
+            if topic is not None:
+                self._to_look_at.update(
+                    dict.fromkeys((topic.topic_id, i) for i in range(topic.partition_count))
+                )
+        if delta.broker_configs_changed:
+            self._rules.forget_all()
             self._looks_at_all = True
         if delta.brokers_changed:
             self._looks_at_all = True
@@ -93,7 +100,7 @@ class Controller:
             # Now and not later: what is unseen after this moment may be a creation of our own.
             self._garbage = self._image.unseen_partitions()
             self._next_balance_s = self._clock.monotonic() + self._balance_interval_s()
-        self._to_look_at.update((p.topic_id, p.index) for p in delta.partitions_changed)
+        self._to_look_at.update(dict.fromkeys((p.topic_id, p.index) for p in delta.partitions_changed))
         self._noted.set()
 
     async def run(self) -> None:
@@ -176,7 +183,7 @@ class Controller:
         members = Members.of(self._image.brokers.values())
         changes = plan(self._image, partitions, members, self._rules.of)
         self._looks_at_all = False
-        self._to_look_at = {(c.partition.topic_id, c.partition.index) for c in changes}
+        self._to_look_at = {(c.partition.topic_id, c.partition.index): None for c in changes}
         return changes
 
     def _all_partitions(self) -> Iterable[PartitionImage]:

@@ -183,7 +183,7 @@ class PartitionAdmin:
         self, places: Iterable[Place], decide: Decide, outcome: Outcome
     ) -> list[tuple[Place, Change]]:
         changes: list[tuple[Place, Change]] = []
-        self._rules.forget()
+        self._rules.forget_all()
         for place in places:
             topic = self._image.topic(place[0])
             partition = None if topic is None else self._image.partition(topic.topic_id, place[1])

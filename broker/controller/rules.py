@@ -18,8 +18,12 @@ class TopicRules:
         self._image = image
         self._known: dict[str, Rules] = {}
 
-    def forget(self) -> None:
-        """Look at the configs again from now on."""
+    def forget(self, topic: str) -> None:
+        """Look at a topic's configs again from now on."""
+        self._known.pop(topic, None)
+
+    def forget_all(self) -> None:
+        """Look at all configs again from now on."""
         self._known.clear()
 
     def of(self, topic: str) -> Rules:
