@@ -41,9 +41,9 @@ simulate: $(VENV)/.test ## clusters of brokers under faults in virtual time: HOU
 	$(BIN)/python -m tests.simulation.run --hours $(or $(HOURS),1)
 
 long: $(VENV)/.test ## groups under churn, kills and power cuts in full counts (an hour; docs/long-runs.md)
-	CHURN_SECONDS=120 CHURN_EXAMPLES=500 CLUSTER_GROUP_RUNS=200 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \
+	CHURN_SECONDS=120 CHURN_EXAMPLES=500 CLUSTER_GROUP_RUNS=200 CLEANING_RUNS=200 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \
 		tests/faults/test_group_churn.py tests/property/consumer/test_groups_in_virtual_time.py \
-		tests/property/consumer/test_groups_on_a_cluster.py
+		tests/property/consumer/test_groups_on_a_cluster.py tests/property/broker/test_cleaning_on_replicas.py
 	EXAMPLES=1 $(BIN)/pytest -q -rA --no-header tests/property/broker tests/property/consumer tests/property/producer \
 		tests/property/protocol tests/property/storage/test_log_model.py tests/unit/protocol
 	MANY_PARTITIONS=5000 $(BIN)/pytest -q -rA --no-header tests/faults/test_many_partitions.py
