@@ -112,14 +112,19 @@ class _Work:
 
     def even_out_leaders(self) -> None:
         """Change preferred leaders only: the order of replicas."""
-        led = Counter(replicas[0] for replicas in self._now.values() if replicas)
+        leaders = [(partition.topic, replicas[0]) for partition, replicas in self._now.items() if replicas]
+        led, topic_led = Counter(node_id for _, node_id in leaders), Counter(leaders)
         while path := _uneven_path(self._racks, led, self._may_lead_instead):
             for giver, taker in path:
-                partition = next(self._leadable(giver, taker))
+                partition = min(
+                    self._leadable(giver, taker),
+                    key=lambda each: (topic_led[each.topic, taker] - topic_led[each.topic, giver], each),
+                )
                 others = [node for node in self._now[partition] if node != taker]
                 self._now[partition] = (taker, *others)
-                led[giver] -= 1
-                led[taker] += 1
+                for node_id, by in ((giver, -1), (taker, 1)):
+                    led[node_id] += by
+                    topic_led[partition.topic, node_id] += by
 
     # What a step goes by.
 
