@@ -13,11 +13,15 @@ over the bound is ended; its fetcher begins anew and is served without one.
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
-from penstock.broker.replies import Reply
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.fetch import FetchPartition, FetchPartitionResult, FetchRequest
 from penstock.runtime.clock import Random
+
+if TYPE_CHECKING:
+    from penstock.broker.partition import Partition
+    from penstock.broker.replication.session_news import SessionNews
 
 EPOCH_MAX = 2**31 - 1
 NO_SESSION_EPOCH = -1
@@ -37,18 +41,32 @@ class SessionPartition:
     log_start_offset: int = -1
 
 
+class WaitingFetch(Protocol):
+    """A follower's fetch that is kept until there is something to say."""
+
+    def resolve(self) -> None:
+        """Answer it now."""
+        ...
+
+    def hear(self, partition: "Partition", news: int) -> None:
+        """Something has happened to a partition of the session; `news` as `Partition.replica_waiters` are told."""
+        ...
+
+
 class FetchSession:
     """The partitions of one fetcher, in the order in which they are served (those that got data go to the end)."""
 
-    __slots__ = ("epoch", "last_used", "partitions", "replica_id", "session_id", "waiting")
+    __slots__ = ("epoch", "last_used", "news", "partitions", "replica_id", "session_id", "waiting")
 
     def __init__(self, session_id: int, replica_id: int) -> None:
         self.session_id = session_id
         self.replica_id = replica_id
         """The follower that it belongs to; negative for a consumer."""
         self.epoch = 1
-        self.waiting: Reply | None = None
+        self.waiting: WaitingFetch | None = None
         """A follower's fetch that is kept until there is something to say."""
+        self.news: SessionNews | None = None
+        """Of a follower's session: which partitions are worth a look."""
         self.last_used = 0.0
         self.partitions: OrderedDict[Key, SessionPartition] = OrderedDict()
 
@@ -63,7 +81,16 @@ class FetchSession:
                     known.high_watermark = -1  # a follower forgets with the epoch what it was told in it
                 known.request = entry
         for topic, topic_id, index in request.forgotten:
-            self.partitions.pop(partition_key(topic, topic_id, index), None)
+            key = partition_key(topic, topic_id, index)
+            self.partitions.pop(key, None)
+            if self.news is not None:
+                self.news.forget(key)
+
+    def to_look_at(self, request: FetchRequest, now: float) -> list[FetchPartition]:
+        """The partitions of the session that an incremental request is about: all, or those with news."""
+        if self.news is not None:
+            return self.news.to_look_at(request.partitions, now)
+        return [entry.request for entry in self.partitions.values()]
 
     def changed(self, results: Iterable[FetchPartitionResult]) -> list[FetchPartitionResult]:
         """The results that an incremental answer must carry; notes what the fetcher knows then."""
@@ -118,7 +145,11 @@ class FetchPlan:
 
 
 class FetchSessions:
-    """All sessions of a broker, at most `slots`; the least recently used one gives way when it was idle long enough."""
+    """All sessions of a broker, at most `slots`.
+
+    The least recently used one of a consumer gives way when it was idle long enough, and to a follower at once. A follower's ends with its
+    next one.
+    """
 
     def __init__(
         self,
@@ -137,6 +168,11 @@ class FetchSessions:
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    @property
+    def sessions(self) -> Iterable[FetchSession]:
+        """All that there are."""
+        return self._sessions.values()
 
     def plan(self, request: FetchRequest, now: float) -> FetchPlan:
         """Decide what `request` means; `now` is monotonic seconds."""
@@ -158,18 +194,21 @@ class FetchSessions:
         session.epoch = 1 if session.epoch == EPOCH_MAX else session.epoch + 1
         session.last_used = now
         self._sessions.move_to_end(session.session_id)
-        return FetchPlan(session, [entry.request for entry in session.partitions.values()], is_full=False)
+        return FetchPlan(session, session.to_look_at(request, now), is_full=False)
 
     def _new_session(self, request: FetchRequest, now: float) -> FetchSession | None:
         """A session for a full fetch, or None (session id 0: the fetcher goes on with full fetches) when there is no slot."""
         if not request.partitions:
             return None
+        is_follower = request.replica_id >= 0
+        if is_follower:
+            self._end_of_replica(request.replica_id)
         while (
             len(self._sessions) >= self._slots
             or self._partition_count + len(request.partitions) > self._partitions_max
         ):
-            oldest = next(iter(self._sessions.values()), None)
-            if oldest is None or now - oldest.last_used < self._evict_after_s:
+            oldest = next((each for each in self._sessions.values() if each.replica_id < 0), None)
+            if oldest is None or (now - oldest.last_used < self._evict_after_s and not is_follower):
                 return None
             self._end(oldest.session_id)
         session_id = self._random.randrange(1, EPOCH_MAX)
@@ -186,10 +225,17 @@ class FetchSessions:
         session.update(request)
         self._partition_count += len(session.partitions) - before
 
+    def _end_of_replica(self, replica_id: int) -> None:
+        """A follower has one session with each leader: what its earlier connection began is of no use."""
+        for session in [each for each in self._sessions.values() if each.replica_id == replica_id]:
+            self._end(session.session_id)
+
     def _end(self, session_id: int) -> None:
         session = self._sessions.pop(session_id, None)
         if session is not None:
             self._partition_count -= len(session.partitions)
+            if session.news is not None:
+                session.news.close()
 
 
 def partition_key(topic: str, topic_id: bytes | None, index: int) -> Key:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from penstock.broker.context import ANONYMOUS
 from penstock.broker.fetch_sessions import FetchPlan
 from penstock.broker.leader_hints import FETCH_CODES, FIRST_FETCH_VERSION, tell_leaders
-from penstock.broker.partition import GONE, HIGH_WATERMARK_MOVED
+from penstock.broker.pending_fetch import PendingFetch
 from penstock.broker.replies import Part, Parts, Reply
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
@@ -75,8 +75,6 @@ def fetch(
     release_records(results)
     waiting = PendingFetch(job, missing_bytes)
     waiting.listen()
-    if job.follower is not None:
-        job.wait_in_session(waiting)
     return waiting
 
 
@@ -89,6 +87,7 @@ class FetchJob:
         "_listener",
         "_max_bytes",
         "_rack",
+        "_session_epoch",
         "_version",
         "follower",
         "partitions",
@@ -121,6 +120,7 @@ class FetchJob:
             (entry, self._find(entry)) for entry in self.plan.partitions
         ]
         if self.follower is not None and not self.refusal:
+            self._listen_to_news()
             self.follower.take_word(self.partitions, now * 1000)
 
     def _identify(self, principal: str, listener: str) -> None:
@@ -132,17 +132,52 @@ class FetchJob:
         else:
             self.follower = found
 
+    def _listen_to_news(self) -> None:
+        """Hear of what happens to the partitions of a follower's session, so that most need not be looked at."""
+        session = self.plan.session
+        if session is None:
+            return
+        self._session_epoch = session.epoch
+        if session.news is None:
+            from penstock.broker.replication.session_news import SessionNews  # as above
+
+            session.news = SessionNews(session)
+        for entry, partition in self.partitions:
+            session.news.listen(entry, partition)
+
+    def look_again(self) -> None:
+        """A follower's fetch has waited: take in what has news by now. Not what a later request of the session asks for, which answers that."""
+        session = self.plan.session
+        if session is None or session.news is None or session.epoch != self._session_epoch:
+            return
+        looked_at = {(entry.topic_id, entry.index) for entry, _ in self.partitions}
+        self.partitions += [
+            (entry, self._find(entry))
+            for entry in session.news.all_news()
+            if (entry.topic_id, entry.index) not in looked_at
+        ]
+
+    def _note_told(self, results: list[FetchPartitionResult]) -> None:
+        """Partitions whose follower has all, and knows now how far it is committed, have no news."""
+        session = self.plan.session
+        if session is None or session.news is None:
+            return
+        for (entry, partition), result in zip(self.partitions, results, strict=True):
+            if (
+                partition is not None
+                and not result.error_code
+                and result.diverging_epoch is None
+                and entry.fetch_offset == partition.log.log_end_offset
+                and result.high_watermark == partition.high_watermark
+            ):
+                session.news.told(entry)
+
     def hurry_before(self) -> None:
         """A follower asks again before it was answered: it has more to ask for, so what waits is answered now."""
         if (session := self.plan.session) is not None:
             waiting, session.waiting = session.waiting, None
             if waiting is not None:
                 waiting.resolve()
-
-    def wait_in_session(self, waiting: "PendingFetch") -> None:
-        """Have a follower's fetch found by its next one."""
-        if self.plan.session is not None:
-            self.plan.session.waiting = waiting
 
     @property
     def deadline(self) -> float:
@@ -340,7 +375,7 @@ class FetchJob:
     def is_enough(self, results: list[FetchPartitionResult]) -> bool:
         """Whether to answer now: enough bytes, something else to tell, or nothing to wait for."""
         request = self.request
-        if request.max_wait_ms <= 0 or not results:
+        if request.max_wait_ms <= 0 or (not results and not self._has_quiet_partitions):
             return True
         found = 0
         for result in results:
@@ -352,6 +387,12 @@ class FetchJob:
         session = self.plan.session
         return self.follower is not None and session is not None and session.knows_less(results)
 
+    @property
+    def _has_quiet_partitions(self) -> bool:
+        """Whether a follower waits for partitions of its session that have no news."""
+        session = self.plan.session
+        return session is not None and session.news is not None and bool(session.partitions)
+
     def missing_bytes(self, results: list[FetchPartitionResult]) -> int:
         """How many more bytes must become visible before it is worth looking again."""
         return max(1, self.request.min_bytes - sum(result.records.count for result in results))
@@ -360,6 +401,7 @@ class FetchJob:
         """The response, for an incremental session with what changed only."""
         if self.follower is not None:
             self._record_throttled(results)
+            self._note_told(results)
         session = self.plan.session
         if session is not None:
             changed = session.changed(results)
@@ -381,70 +423,6 @@ class FetchJob:
             assert isinstance(part, bytes | LogSlice)
             parts.append(part)
         return parts
-
-
-class PendingFetch(Reply):
-    """A fetch that waits: for bytes, for its time to end, or for the disk."""
-
-    __slots__ = ("_job", "_listening", "_missing_bytes")
-
-    def __init__(self, job: FetchJob, missing_bytes: int) -> None:
-        super().__init__(job.deadline)
-        self._job = job
-        self._missing_bytes = missing_bytes
-        self._listening = False
-
-    def listen(self) -> None:
-        """Wake up when the high watermarks of the partitions have let enough bytes through."""
-        self._listening = True
-        for _, partition in self._job.partitions:
-            if partition is None:
-                continue
-            if self._job.follower is None:
-                partition.fetch_waiters.add(self._notify)
-            elif self._job.holds_back(partition):
-                self.deadline = min(self.deadline, self._job.throttled_until())
-            else:
-                partition.wait_as_replica(self._notify_replica)
-
-    def _notify(self, visible_bytes: int) -> None:
-        self._missing_bytes -= visible_bytes
-        if self._missing_bytes <= 0 or visible_bytes == GONE:
-            self.resolve()
-
-    def _notify_replica(self, appended_bytes: int) -> None:
-        """A follower learns at once how far all is committed: its own readers, and the next leader, know no more than that."""
-        self._missing_bytes -= appended_bytes
-        if self._missing_bytes <= 0 or appended_bytes in (GONE, HIGH_WATERMARK_MOVED):
-            self.resolve()
-
-    def hurry(self) -> None:
-        """The broker stops: an empty answer is an honest one."""
-        self.resolve()
-
-    def try_finish(self) -> Parts | None:
-        """The response from what is resident."""
-        self.abandon()
-        try:
-            return self._job.respond(self._job.read_now())
-        except (NotResident, OffsetOutOfRange, StorageError):
-            return None
-
-    async def finish(self) -> Parts:
-        """The response, with a worker reading what is not resident."""
-        return self._job.respond(await self._job.read_waiting())
-
-    def abandon(self) -> None:
-        """Listen no more."""
-        if self._listening:
-            self._listening = False
-            for _, partition in self._job.partitions:
-                if partition is None:
-                    continue
-                if self._job.follower is None:
-                    partition.fetch_waiters.discard(self._notify)
-                elif partition.replica_waiters is not None:
-                    partition.replica_waiters.discard(self._notify_replica)
 
 
 def check_leadership(partition: "Partition", current_leader_epoch: int) -> ErrorCode:
