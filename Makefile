@@ -52,6 +52,7 @@ long: $(VENV)/.test ## groups under churn, kills and power cuts in full counts (
 		tests/property/storage/test_crashes.py tests/property/storage/test_disk_errors.py tests/property/storage/test_bit_flips.py
 	KILLS=200 CUTS=500 FAULT_CUTS=200 FULL_DISKS=100 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \
 		tests/faults/test_kills_under_load.py tests/faults/test_power_cuts.py tests/faults/test_full_disk_under_load.py
+	REPLICATION_RUNS=300 $(BIN)/pytest -q --no-header -o faulthandler_timeout=0 tests/property/broker/test_replication_in_virtual_time.py
 	CRASH_RUNS=3000 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 tests/property/broker/test_crashes_in_virtual_time.py
 	REPAIR_SURVIVALS=all REPAIR_EXAMPLES=3000 $(BIN)/pytest -q -rA --no-header \
 		tests/unit/storage/test_repair.py tests/property/storage/test_repair_model.py

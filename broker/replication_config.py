@@ -48,6 +48,13 @@ class ReplicationConfig(GroupConfig):
         type=ConfigType.INT,
         low=1,
     )
+    replica_socket_timeout_ms: int = fixed_option(
+        "replica.socket.timeout.ms",
+        30_000,
+        "A leader that owes a follower an answer for longer than this counts as lost, in milliseconds; replica.fetch.wait.max.ms comes on top.",
+        type=ConfigType.INT,
+        low=1,
+    )
     replica_fetch_backoff_ms: int = fixed_option(
         "replica.fetch.backoff.ms",
         1_000,

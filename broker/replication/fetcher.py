@@ -176,7 +176,10 @@ class LeaderFetcher:
             raise AddressError(
                 f"broker {self._node_id} has no listener {self._config.inter_broker_listener_name}"
             )
-        settings = ConnectionSettings(client_id=f"broker-{self._config.node_id}-fetcher")
+        settings = ConnectionSettings(
+            client_id=f"broker-{self._config.node_id}-fetcher",
+            request_timeout_ms=self._config.replica_socket_timeout_ms,
+        )
         connection = await self._fetchers.connect(endpoint, settings)
         try:
             self._session, self._connection, self._pushed = FetchSession(), connection, None

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from penstock.broker.partition import Partition
-from penstock.broker.partition_events import LeaderTold, LogTruncated
+from penstock.broker.partition_events import LeaderTold, LogTruncated, Synced
 from penstock.broker.partition_machine import Role
 from penstock.broker.partition_settings import PartitionServices
 from penstock.broker.replication.fetcher_machine import NO_EPOCH, Append, Standing, StartOver, Truncate
@@ -228,6 +228,8 @@ class FollowerLogs:
                 raise NotFollowed(f"{partition.topic}-{partition.index}: {log.failure}")
             partition.syncs.start()
             await partition.syncs.wait_idle()
+        if partition.machine.counted_end_offset < min(target, log.durable_end_offset):
+            partition.step(Synced(log.durable_end_offset))  # a roll has synced all of it
 
     def is_followed(self, partition: Partition, leader_epoch: int) -> bool:
         """Whether this replica follows somebody in that epoch; an epoch has one leader."""
