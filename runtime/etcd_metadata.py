@@ -188,7 +188,9 @@ async def open_etcd_metadata(
 
     `transport` takes the place of real sockets. Raises MetadataError for a location that makes no sense or files that can't be read.
     """
-    parsed = await threads.run(_with_password, parse_location(location))
+    parsed = parse_location(location)
+    if parsed.password_file:
+        parsed = await threads.run(_with_password, parsed)
     if transport is None:
         transport = await threads.run(_sockets, parsed)
     client = EtcdClient(parsed, transport, clock, random)
@@ -200,8 +202,6 @@ async def open_etcd_metadata(
 
 
 def _with_password(location: EtcdLocation) -> EtcdLocation:
-    if not location.password_file:
-        return location
     try:
         text = Path(location.password_file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
