@@ -44,7 +44,7 @@ long: $(VENV)/.test ## groups under churn, kills and power cuts in full counts (
 	CHURN_SECONDS=120 CHURN_EXAMPLES=500 CLUSTER_GROUP_RUNS=200 CLEANING_RUNS=200 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \
 		tests/faults/test_group_churn.py tests/property/consumer/test_groups_in_virtual_time.py \
 		tests/property/consumer/test_groups_on_a_cluster.py tests/property/broker/test_cleaning_on_replicas.py
-	EXAMPLES=1 $(BIN)/pytest -q -rA --no-header tests/property/broker tests/property/consumer tests/property/producer \
+	CONTROLLER_EXAMPLES=20000 EXAMPLES=1 $(BIN)/pytest -q -rA --no-header tests/property/broker tests/property/consumer tests/property/producer \
 		tests/property/protocol tests/property/storage/test_log_model.py tests/unit/protocol
 	MANY_PARTITIONS=5000 $(BIN)/pytest -q -rA --no-header tests/faults/test_many_partitions.py
 	PENSTOCK_TRIALS=build/trials.json BIT_FLIP_EVERY=1 CRASH_LIVES=200 CRASH_SECOND_EVERY=10 CRASH_TORN_BYTES_MAX=5000 DISK_ERROR_EVERY=1 DISK_ERROR_LIVES=30 \

@@ -310,7 +310,7 @@ class BrokerConfig(MetadataConfig):
     shutdown_timeout_ms: int = fixed_option(
         "shutdown.timeout.ms",
         5_000,
-        "How long a stopping broker waits for requests under way, in milliseconds.",
+        "How long a stopping broker waits for requests under way, in milliseconds; in a cluster also, before that, for its leaderships to move.",
         low=0,
         own=True,
     )

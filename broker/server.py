@@ -45,7 +45,7 @@ async def serve(
     Raises:
         AddressError: a listener's address can't be had.
         PenstockError: the data folder can't be used (locked, of another cluster, of a newer format), or the metadata store.
-    Cancellation: the broker stops cleanly, which takes at most about ten seconds, then `trio.Cancelled` goes on.
+    Cancellation: the broker stops cleanly, which takes at most about ten seconds, in a cluster fifteen, then `trio.Cancelled` goes on.
     """
     stop = trio.Event()
     async with trio.open_nursery() as outer:

@@ -200,24 +200,40 @@ class Controller:
         """Store what was planned; what fails for a partition that has changed meanwhile is planned anew, in smaller batches."""
         if not changes:
             return
-        revision, failed_count, start = 0, 0, 0
-        while start < len(changes):
-            if not self.is_active:
-                return
+        revision, start = 0, 0
+        stored: list[Change] = []
+        while start < len(changes) and self.is_active:
             batch = changes[start : start + self._batch_size]
             result = await self._store_batch(batch)
             revision = max(revision, result.revision)
-            failed_count += 0 if result.succeeded else len(batch)
+            stored += batch if result.succeeded else ()
             start += len(batch)
             self._batch_size = BATCH_SIZE if result.succeeded else max(1, len(batch) // 2)
-        moved = sum(change.moves_leadership for change in changes)
-        log.info(
-            "controller: %d partitions changed, %d of them their leader; %d to be looked at again",
-            len(changes) - failed_count,
-            moved,
-            failed_count,
-        )
+        self._tell(stored, len(changes) - len(stored))
         await self._see(revision)
+
+    def _tell(self, stored: Sequence[Change], failed_count: int) -> None:
+        """Log what somebody may look for later: leaders that moved, partitions without one, records that may be lost."""
+        moved = [change for change in stored if change.moves_leadership]
+        for change in moved:
+            if change.is_unclean:
+                partition = change.partition
+                topic = self._image.topic_by_id(partition.topic_id)
+                log.warning(
+                    "controller: %s-%d: unclean election of broker %d: records that only %s had may be lost",
+                    topic.name if topic else keys.topic_id_text(partition.topic_id),
+                    partition.index,
+                    change.state.leader,
+                    partition.isr,
+                )
+        if moved or failed_count:
+            log.info(
+                "controller: %d partitions changed: %d have another leader, %d have none; %d to be looked at again",
+                len(stored),
+                sum(change.state.leader != keys.NO_LEADER for change in moved),
+                sum(change.state.leader == keys.NO_LEADER for change in moved),
+                failed_count,
+            )
 
     async def _store_batch(self, batch: Sequence[Change]) -> TransactionResult:
         return await transact(self._store, change_transaction(self._guard(), batch))

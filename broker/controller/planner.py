@@ -17,7 +17,7 @@ from penstock.broker.controller.elections import (
 )
 from penstock.broker.controller.reassignments import completed
 from penstock.broker.image import ClusterImage, PartitionImage
-from penstock.broker.keys import PartitionState
+from penstock.broker.keys import NO_LEADER, PartitionState
 
 RulesOf = Callable[[str], Rules]
 """The rules of a topic, by its name."""
@@ -34,6 +34,12 @@ class Change:
     def moves_leadership(self) -> bool:
         """Whether clients wait for it."""
         return self.state.leader != self.partition.leader
+
+    @property
+    def is_unclean(self) -> bool:
+        """Whether the new leader may lack what is committed."""
+        known = (NO_LEADER, *self.partition.isr, *self.partition.eligible_leader_replicas)
+        return self.moves_leadership and self.state.leader not in known
 
 
 def next_state(

@@ -5,6 +5,7 @@ store's state; replies may be lost. Logs are lists of (epoch, number); followers
 remembered here, outside of all brokers.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -20,6 +21,7 @@ from penstock.broker.rejoining import rejoined
 
 BROKERS = (1, 2, 3, 4, 5)
 LEAST_FACTOR = 2
+EXAMPLES = int(os.environ.get("CONTROLLER_EXAMPLES", "400"))
 Log = list[tuple[int, int]]
 
 
@@ -271,7 +273,7 @@ OPERATIONS: list[Callable[[Model, int, int], None]] = [
 steps = st.tuples(st.sampled_from(OPERATIONS), st.sampled_from(BROKERS), st.sampled_from(BROKERS))
 
 
-@settings(max_examples=400)
+@settings(max_examples=EXAMPLES)
 @given(st.lists(steps, max_size=120))
 def test_no_epoch_has_two_leaders_and_no_leader_lacks_what_is_committed(
     history: list[tuple[Callable[[Model, int, int], None], int, int]],

@@ -1,5 +1,6 @@
 """The controller at work: on several brokers that share a store."""
 
+import pytest
 import trio
 from tests.support.controllers import TOPIC_ID, ClusterBroker, cluster, put_states
 from tests.support.memory_metadata import Fault, MemoryMetadata
@@ -179,13 +180,15 @@ async def test_a_lowered_minimum_empties_the_eligible_leader_replicas(autojump_c
         await brokers[1].until(S((1, 2, 3), (1,), 1, 3))
 
 
-async def test_a_topic_that_allows_it_is_led_by_a_replica_that_is_not_in_sync(
-    autojump_clock: MockClock,
+async def test_a_topic_that_allows_it_is_led_by_a_replica_that_is_not_in_sync_and_the_log_says_so(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with cluster(1, 2) as (store, brokers):
         state = S((1, 2, 3), (3,), 3, 3)
         await put_states(store, [state], unclean_leader_election_enable="true")
         await brokers[1].until(S((1, 2, 3), (1,), 1, 4))
+        await wait_all_tasks_blocked()
+    assert "t-0: unclean election of broker 1: records that only (3,) had may be lost" in caplog.text
 
 
 async def test_a_stopping_broker_does_not_take_the_controller_key(autojump_clock: MockClock) -> None:
