@@ -249,7 +249,7 @@ class FetchJob:
             result.error_code = _above_follower(partition)
         elif offset < partition.log.log_start_offset or offset > partition.log.log_end_offset:
             result.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
-        elif self._rack and partition.is_leader:
+        elif self._rack and self.follower is None and partition.is_leader:
             self._prefer(result, offset, partition)
         return result
 

@@ -198,7 +198,7 @@ class MemoryCluster:
                 "node.id": str(node_id),
                 "listeners": f"PLAINTEXT://{machine.host}:{PORT}",
                 "metadata.store": "etcd://memory",
-                **self._properties,
+                **{key: value.replace("{node}", str(node_id)) for key, value in self._properties.items()},
             }
         )
         machine.scope = trio.CancelScope()
@@ -284,7 +284,7 @@ class MemoryCluster:
 
 @asynccontextmanager
 async def memory_cluster(count: int = 3, **properties: str) -> AsyncGenerator[MemoryCluster]:
-    """Brokers that all serve; stopped at the end. Underscores in property names stand for dots. Wants a MockClock that jumps."""
+    """Brokers that all serve; stopped at the end. Underscores in property names stand for dots, {node} in values for the node id. Wants a MockClock that jumps."""
     given = {name.replace("_", "."): value for name, value in properties.items()}
     async with trio.open_nursery() as nursery:
         cluster = MemoryCluster(count, nursery, given)
