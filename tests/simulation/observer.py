@@ -59,6 +59,16 @@ class _Seen:
     end_offset: int
 
 
+class _OrderedSet(dict[Any, None]):
+    """In place of sets of callables, which are iterated by address: who waits is told in the order of the questions, in every run."""
+
+    def add(self, one: object) -> None:
+        self[one] = None
+
+    def discard(self, one: object) -> None:
+        self.pop(one, None)
+
+
 class Observer:
     """See the module."""
 
@@ -104,11 +114,19 @@ class Observer:
             original(partition, actions)
             self.stepped(partition)
 
+        original_init: Any = vars(Partition)["__init__"]
+
+        def ordered_init(partition: Any, *args: Any, **more: Any) -> None:
+            original_init(partition, *args, **more)
+            partition.fetch_waiters, partition.replica_waiters = _OrderedSet(), _OrderedSet()
+
         setattr(Partition, "_do", observed)  # noqa: B010
+        setattr(Partition, "__init__", ordered_init)  # noqa: B010
         try:
             yield
         finally:
             setattr(Partition, "_do", original)  # noqa: B010
+            setattr(Partition, "__init__", original_init)  # noqa: B010
 
     async def look_around(self) -> None:
         """For ever, now and then."""
@@ -123,11 +141,13 @@ class Observer:
     def stepped(self, partition: Partition) -> None:
         """A partition has done something."""
         process = PROCESS.get()
-        if process is None or process.is_dead:
-            return
         seen = self._seen.get(partition)
+        if process is not None and process.is_dead:
+            return
         machine = partition.machine
         if seen is None:
+            if process is None:  # trio's own task, for `run_sync_soon`
+                return
             host = next(host for host in self.cluster.brokers if host.name == process.name)
             place = self.place(partition.topic_id, partition.index)
             self._ends.pop((host.node_id, partition.topic_id, partition.index), None)

@@ -69,11 +69,13 @@ BUGS = (
         "elections from anywhere",
         "whoever lives may lead, in sync or not",
         [Patch(rules.TopicRules, "of", _anybody_may_lead)],
+        faults=("kill", "partition", "power cut of all"),
     ),
     Bug(
         "epoch not raised at start",
         "a leader that comes back quickly leads on in the epoch that it led in",
         [Patch(registration, "rejoined", _lead_on)],
+        faults=("kill", "stop"),
     ),
     Bug(
         "deadline from the reply",
@@ -85,5 +87,6 @@ BUGS = (
         "ISR stored without compares",
         "an ISR change does not compare what it was decided on",
         [Patch(IsrChanges, "_transaction", _transact_blindly)],
+        faults=("kill",),
     ),
 )

@@ -135,8 +135,8 @@ def _all_may_be_sent(_: Any) -> Any:
 
 def _take_the_leaders_word(original: Any) -> Any:
     def advance(self: Any) -> Any:
-        if self.role is Role.FOLLOWER and self._told_high_watermark > self.high_watermark:
-            self.high_watermark = self._told_high_watermark
+        if self.role is Role.FOLLOWER and self.told_high_watermark > self.high_watermark:
+            self.high_watermark = self.told_high_watermark
             return (AdvanceHighWatermark(self.high_watermark),)
         return original(self)
 
@@ -193,11 +193,13 @@ BUGS = (
         "commits below min.insync.replicas",
         "KIP-966: the high watermark moves with whoever is left",
         [Patch(PartitionMachine, "_count_replicas", _count_replicas_always_enough)],
+        faults=("kill", "freeze"),
     ),
     Bug(
         "early ack",
         "acks=all is given as soon as the leader has the records",
         [Patch(PartitionMachine, "_count_replicas", _count_nobody)],
+        faults=("slow disk",),
     ),
     Bug(
         "no fencing",
@@ -215,6 +217,7 @@ BUGS = (
         "shrink counts at once",
         "a leader stops to wait for a replica before its removal from the ISR is stored",
         [Patch(PartitionMachine, "maximal_isr", _asked_is_stored)],
+        faults=("partition", "freeze", "one-way cut"),
     ),
     Bug(
         "followers count what is appended",
@@ -223,6 +226,7 @@ BUGS = (
             Patch(PartitionMachine, "counted_end_offset", _counts_what_is_appended),
             Patch(FollowerLogs, "_count", _no_count),
         ],
+        faults=("slow disk",),
     ),
     Bug(
         "stale incarnation joins",
@@ -232,6 +236,7 @@ BUGS = (
             Patch(IsrChanges, "_transaction", _without_joiners),
             Patch(IsrChanges, "_sort_out", _all_may_be_sent),
         ],
+        faults=("kill",),
     ),
     Bug(
         "high watermark as told",
@@ -243,12 +248,12 @@ BUGS = (
         "lost reply is a refusal",
         "an ISR change whose reply was lost counts as not stored",
         [Patch(IsrChanges, "__init__", _init_with_forgetful_store)],
-        faults=("flaky store", "kill", "stop"),
+        faults=("flaky store", "stale watch", "kill"),
     ),
     Bug(
         "acks outlive leadership",
         "a deposed leader acks what it appended when its high watermark, now told by the successor, comes there",
         [Patch(PendingAcks, "fail_all", _keep_waiting)],
-        faults=("freeze",),
+        faults=("partition",),
     ),
 )
