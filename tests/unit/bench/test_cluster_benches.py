@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench import failover, replication
+from bench import failover, replication, scaling
 from click.testing import CliRunner
 from tests.support.requirements import need_program
 
@@ -43,3 +43,19 @@ def test_time_without_service_is_not_measured(tmp_path: Path) -> None:
     for row in rows:
         assert len(row["led"]) + len(row["followed"]) == 3
         assert row["summary"]["led"]["p99_ms"] > 0
+
+
+def test_what_writers_notice_of_moving_partitions_is_not_timed(tmp_path: Path) -> None:
+    need_program("etcd")
+    size = ["--gigabytes", "0.01", "--rate", "100", "--partitions", "3", "--quiet-seconds", "0.5"]
+    places = ["--data-dir", str(tmp_path), "--results", str(tmp_path)]
+    arguments = [*size, *places, "--throttle", "", "--durability", "page cache"]
+    done = CliRunner().invoke(scaling.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    (row,) = document_of(tmp_path)["rows"]
+    assert row["failed"] == 0
+    assert [phase["name"] for phase in row["phases"]][1::2] == ["a fourth joins", "the first is drained"]
+    assert all(
+        phase["record_count"] > 0 and phase["p99_ms"] >= phase["p50_ms"] > 0 for phase in row["phases"]
+    )
+    assert all(phase["moved_mb"] > 0 for phase in row["phases"][1::2])

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -163,3 +164,11 @@ def test_a_conflict_of_two_sources_is_blamed_on_neither() -> None:
     strong = layer(broker_heartbeat_interval_ms="4000")
     with pytest.raises(SettingsError, match=r"^broker\.heartbeat\.interval\.ms must be"):
         load_config([strong, layer(broker_session_timeout_ms="5000")])
+
+
+def test_the_settings_file_of_a_cluster_on_the_operations_page_is_refused(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    config = load_config([file_layer(tmp_path, text)])
+    assert (config.node_id, config.rack, config.default_replication_factor) == (1, "a", 3)
+    assert config.metadata_location.startswith("etcd://")
