@@ -237,6 +237,8 @@ class PartitionManager(CheckpointedPartitions):
                     continue  # tried again, and told already
                 if isinstance(result, CorruptBatch | CorruptFile):
                     self.quarantine(opening.state.topic_id, index, str(result))
+                elif self._services.isr_changes is not None:  # others are to lead until it can be opened
+                    self._services.isr_changes.leave(opening.state.topic_id, index)
                 path = self._directory.partition_path(name, index)
                 log.error("%s-%d is offline: %s%s", name, index, result, repair_advice(result, path))
 

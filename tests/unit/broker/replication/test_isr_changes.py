@@ -10,7 +10,9 @@ from tests.support.logs import batch
 from tests.support.memory_metadata import Fault
 
 from penstock.broker import keys
+from penstock.broker.keys import PartitionState, TopicRecord
 from penstock.protocol.errors import ErrorCode
+from penstock.runtime.files import DiskFull
 from penstock.runtime.metadata import Delete, Put
 
 settle = trio.testing.wait_all_tasks_blocked
@@ -157,3 +159,15 @@ async def test_failed_log_of_the_last_in_sync_replica_leaves_nobody_else_to_lead
         bench.partition.fail()
         await settle()
         assert bench.stored_state() == before
+
+
+async def test_log_that_cant_be_opened_leaves_the_partition_to_others() -> None:
+    async with followed_broker() as bench:
+        bench.broker.files.fail("make_directories", DiskFull)
+        state = PartitionState((1, 2, 3), (1, 2), 1, 4)
+        key = keys.partition_key(TOPIC_ID, 1)
+        await bench.store.transact([], [Put(key, keys.encode_partition(state))])
+        await bench.write(Put(keys.topic_key("orders"), keys.encode_topic(TopicRecord(TOPIC_ID, 2))))
+        await settle()
+        left = keys.decode_partition(key, bench.store.entries[key].value)
+        assert (left.isr, left.leader, left.leader_epoch) == ((2,), -1, 5)
