@@ -243,6 +243,55 @@ def test_a_directory_of_an_older_topic_is_put_aside_and_kept(files: MemoryFiles)
     assert any(stray in note for note in directory.notes)
 
 
+def test_what_was_moved_away_is_named_for_removal_only_if_it_is_of_that_topic(files: MemoryFiles) -> None:
+    directory = start(files)
+    for topic, topic_id in (("orders", TOPIC_ID), ("namesake", OTHER_ID), ("kept", TOPIC_ID)):
+        directory.open_log(topic, 0, topic_id, LogConfig(), NOW_MS).close()
+    files.make_directories(f"{PATH}/nameless-0")
+    moved = {(topic, 0): TOPIC_ID for topic in ("orders", "namesake", "nameless", "gone")}
+    assert directory.set_moved_aside(moved) == [f"{PATH}/orders-0.{TOPIC_ID.hex()}-delete"]
+    assert {topic for topic, _ in directory.partitions()} == {"namesake", "kept", "nameless"}
+
+
+def test_a_damaged_directory_makes_way_for_an_empty_log_and_is_kept(files: MemoryFiles) -> None:
+    directory = start(files)
+    for count in range(3):
+        log = open_orders(directory)
+        assert log.log_end_offset == 0
+        fill(log, count + 1)
+        log.close()
+        directory.write_recovery_points({("orders", 0): count + 1})
+        directory.put_damaged_aside("orders", 0)
+    kept = [name for name in files.list_directory(PATH) if name.endswith("-damaged")]
+    assert len(kept) == 3
+    files.power_cut()
+    again = start(files)
+    assert [name for name in files.list_directory(PATH) if name.endswith("-damaged")] == kept
+    assert not again.deleted_paths
+    assert open_orders(again).log_end_offset == 0
+
+
+@pytest.mark.parametrize("lowers_log_start", [False, True])
+def test_before_a_cut_no_checkpoint_names_an_offset_above_it(
+    files: MemoryFiles, lowers_log_start: bool
+) -> None:
+    directory = start(files)
+    offsets = {("orders", 0): 50, ("other", 0): 50, ("orders", 1): 10}
+    for topic, index in offsets:
+        directory.open_log(topic, index, TOPIC_ID, LogConfig(), NOW_MS)
+    directory.write_recovery_points(offsets)
+    directory.write_high_watermarks(offsets)
+    directory.write_cleaner_offsets(offsets)
+    directory.write_log_starts(offsets)
+    directory.lower_offsets("orders", 0, 30, lowers_log_start)
+    directory.lower_offsets("orders", 1, 30, lowers_log_start)
+    files.power_cut()
+    again = start(files)
+    expected = {**offsets, ("orders", 0): 30}
+    assert again.recovery_points == again.high_watermarks == again.cleaner_offsets == expected
+    assert again.log_starts == (expected if lowers_log_start else offsets)
+
+
 def test_strays_are_renamed_and_never_deleted(files: MemoryFiles) -> None:
     directory = start(files)
     for topic, index in (("orders", 0), ("orders", 1), ("other", 0)):

@@ -107,7 +107,7 @@ async def following_broker(
         await bench.write(Put(keys.broker_key(LEADER), keys.encode_broker(registration)))
         for index in range(count):
             await bench.follow(index)  # seen when the topic is, all at once
-        await bench.write(Put(keys.topic_key(TOPIC), keys.encode_topic(TopicRecord(TOPIC_ID, 2))))
+        await bench.write(Put(keys.topic_key(TOPIC), keys.encode_topic(TopicRecord(TOPIC_ID, max(count, 2)))))
         yield bench
 
 
@@ -216,3 +216,16 @@ async def test_a_partition_that_is_refused_is_asked_again_soon_and_the_leaders_w
             await trio.sleep(0.005)
         assert trio.current_time() - started < 0.3
         assert caplog.text.count("NOT_LEADER_OR_FOLLOWER") == 1
+
+
+async def test_more_logs_than_may_be_open_are_all_appended_to(autojump_clock: trio.testing.MockClock) -> None:
+    count = 40
+    answers: list[Scripted] = [answer()]
+    answers += [
+        answer(*(part(index, records(1, start=start)) for index in range(count))) for start in range(3)
+    ]
+    async with following_broker(*answers, count=count, open_files_max=96, write_caching="false") as bench:
+        await trio.sleep(2)
+        logs = [bench.broker.partition(index=index).log for index in range(count)]
+        assert {(log.log_end_offset, log.durable_end_offset) for log in logs} == {(3, 3)}
+        assert sum(log.segments[-1].file is not None for log in logs) < count

@@ -369,3 +369,30 @@ async def test_appends_do_not_wake_a_follower_that_would_get_nothing() -> None:
         await appended(bench)
         assert not reply.ready
         reply.abandon()
+
+
+async def test_a_follower_that_asks_again_gets_its_waiting_answer_at_once() -> None:
+    async with followed_broker() as bench:
+        broker = bench.broker
+        await broker.produced("orders", bytes(batch()), acks=1)
+        first = await bench.fetch_as(2, 1, session=(0, 0))
+
+        def ask(epoch: int) -> Reply:
+            state = Message(replica_id=2, replica_epoch=bench.epochs[2])
+            waiting = broker.fetch(
+                (TOPIC_ID, 0, 1),
+                version=VERSION,
+                session=(first.session_id, epoch),
+                max_wait_ms=60_000,
+                current_leader_epoch=bench.leader_epoch,
+                last_fetched_epoch=bench.leader_epoch,
+                replica_state=state,
+            )
+            assert isinstance(waiting, Reply)
+            return waiting
+
+        waiting = ask(1)
+        assert not waiting.ready
+        behind = ask(2)
+        assert (waiting.ready, behind.ready) == (True, False)
+        assert not (await broker.answer(waiting)).error_code
