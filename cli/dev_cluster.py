@@ -263,15 +263,14 @@ class DevCluster:
 
     async def _stop(self) -> None:
         self._is_stopping = True
-        running = [broker for broker in self._brokers if not self._ended[broker.name].is_set()]
         click.echo("stopping", err=True)
-        for group in (running, [self._store]):
-            for member in group:
+        for group in (self._brokers, [self._store]):
+            started = [member for member in group if member.process is not None]
+            for member in started:
                 if member.process is not None:
                     member.process.terminate()
-            for member in group:
-                if member.process is not None:
-                    await self._ended[member.name].wait()
+            for member in started:
+                await self._ended[member.name].wait()
         click.echo("The cluster has stopped.")
 
 

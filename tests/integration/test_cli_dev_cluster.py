@@ -88,9 +88,17 @@ def two_free_ports() -> int:
     )
 
 
+def ports_of_a_cluster() -> tuple[int, int]:
+    """The first ports of two brokers and of etcd."""
+    port = two_free_ports()
+    return port, until(
+        lambda: next((other for other in [two_free_ports()] if abs(other - port) > 1), None), "other ports"
+    )
+
+
 def test_a_cluster_starts_loses_a_broker_stops_on_one_ctrl_c_and_finds_its_data_again(tmp_path: Path) -> None:
     need_etcd()
-    port, etcd_port = two_free_ports(), two_free_ports()
+    port, etcd_port = ports_of_a_cluster()
     ports = [port, port + 1, etcd_port, etcd_port + 1]
     flags = ["-n", "2", "--port", str(port), "--etcd-port", str(etcd_port), "--log-level", "error"]
     commands = Commands(f"localhost:{port}")
@@ -113,6 +121,16 @@ def test_a_cluster_starts_loses_a_broker_stops_on_one_ctrl_c_and_finds_its_data_
         assert commands.good("consume", "orders", "--exit").lines == ["1", "2"]
         cluster.process.kill()
         until(lambda: all(map(is_free, ports)), "the end of what was killed with its parent", limit_s=LIMIT_S)
+
+
+def test_ctrl_c_in_the_middle_of_the_start_stops_what_runs_by_then(tmp_path: Path) -> None:
+    need_etcd()
+    port, etcd_port = ports_of_a_cluster()
+    with dev_cluster(tmp_path, "-n", "2", "--port", str(port), "--etcd-port", str(etcd_port)) as cluster:
+        until(lambda: not is_free(etcd_port), "etcd on its port", limit_s=LIMIT_S)
+        assert cluster.stop() == 0, cluster.text()
+        assert "Traceback" not in cluster.text()
+    assert all(map(is_free, [port, port + 1, etcd_port, etcd_port + 1]))
 
 
 def pid_of(cluster: DevCluster, node_id: int) -> int:
