@@ -153,7 +153,8 @@ class Registration:
     async def ready(self) -> None:
         """Be unfenced, now that this broker serves its logs; waits for a store that can't be reached."""
         self._is_starting = False
-        await self._set_fenced(False)
+        if not self.is_leaving:
+            await self._set_fenced(False)
 
     async def leave(self) -> None:
         """Be fenced, so that the controller gives this broker's leaderships away before it stops; waits like `ready`."""
