@@ -184,7 +184,7 @@ async def _come_up(
     needed_topics = NeededTopics(environment.network, config, watch, topics)
     groups = GroupCoordinator(environment, config, image, watch, needed_topics, partitions, spawn)
     await background.start(groups.run)
-    await _be_unfenced(config, registration, watch)
+    await _be_unfenced(config, registration, watch, background)
     return Broker(
         environment,
         config,
@@ -314,11 +314,16 @@ async def _start_controller(
     background.start_soon(controller.run)
 
 
-async def _be_unfenced(config: BrokerConfig, registration: Registration, watch: MetadataWatch) -> None:
-    """Be open to leadership, and see it: whoever asks this broker from now on finds it in its image."""
-    await registration.ready()
+async def _be_unfenced(
+    config: BrokerConfig, registration: Registration, watch: MetadataWatch, background: trio.Nursery
+) -> None:
+    """Be open to leadership, and see it: whoever asks this broker from now on finds it in its image.
+
+    An outage of the store at this moment does not hold up the start, nor a stop during it.
+    """
     if not config.is_clustered:
         return
+    background.start_soon(registration.ready)
     with trio.move_on_after(SEEN_PATIENCE_S):
         while (me := watch.image.brokers.get(config.node_id)) is None or me.is_fenced:
             await watch.wait_for(watch.image.revision + 1)

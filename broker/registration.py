@@ -52,7 +52,8 @@ INCARNATION_SIZE_BYTES = 16
 DEADLINE_MARGIN = 0.2
 """The part of the session timeout that a broker gives up before the store would end its lease."""
 RETRY_DELAY_S = 0.2
-EPOCH_ROUND_COUNT_MAX = 10
+EPOCH_ROUND_COUNT_MAX = 100
+"""How often a start tries to store what it changes; in a cluster the controller may be changing the same thousands of partitions."""
 
 
 async def join_cluster(store: MetadataStore, random: Random, *, cluster_id: str = "") -> str:
@@ -153,7 +154,8 @@ class Registration:
     async def ready(self) -> None:
         """Be unfenced, now that this broker serves its logs; waits for a store that can't be reached."""
         self._is_starting = False
-        await self._set_fenced(False)
+        if not self.is_leaving:
+            await self._set_fenced(False)
 
     async def leave(self) -> None:
         """Be fenced, so that the controller gives this broker's leaderships away before it stops; waits like `ready`."""

@@ -133,3 +133,12 @@ async def test_an_outage_of_the_store_does_not_hold_up_a_stop(autojump_clock: Mo
         began = trio.current_time()
         assert not await hand_over(brokers[1].registration, brokers[1].watch, 3)
         assert trio.current_time() - began == pytest.approx(3)  # pyright: ignore[reportUnknownMemberType]
+
+
+async def test_an_outage_while_a_broker_starts_does_not_hold_it_up(autojump_clock: MockClock) -> None:
+    async with server_cluster(1) as cluster:
+        # Registering needs one transaction; all later ones fail.
+        cluster.store.fail_next(None, *[Fault.UNAVAILABLE] * 40)
+        with trio.fail_after(5):
+            await cluster.start(2)
+        await cluster.stop(2)
