@@ -7,7 +7,8 @@ Invariants: at most one open connection for each node and lane, and one to a boo
 in the background. Connections live in the nursery that the owner hands in and end with it. What any broker can answer does not depend on one
 that is silent: the next one is tried beside it after a while. While a broker is silent others are asked for Metadata, and when those do not
 name it any more (its session has ended, and others lead in its place), the connections to it are closed: a frozen or cut off broker costs
-its session, not the request timeout.
+its session, not the request timeout. Who told what proved wrong is not asked again next: a broker that is cut off from the metadata store
+goes on telling what was true before, itself as the leader perhaps.
 """
 
 import enum
@@ -77,6 +78,8 @@ class Cluster:
         self._connections: dict[_Place, Connection] = {}
         self._locks: dict[_Place, trio.Lock] = {}
         self._is_suspecting = False
+        self._asked: str | None = None
+        self._doubted: str | None = None
 
     @property
     def nodes(self) -> Sequence[Node]:
@@ -99,6 +102,8 @@ class Cluster:
         owed: Counter[str] = Counter()  # by a broker, whichever of its connections it is
         for connection in open_ones:
             owed[connection.peer] += connection.in_flight_count + (connection.peer in silent)
+        if self._doubted is not None and len(self._nodes) > 1:
+            owed[self._doubted] += 1
         silent_nodes: set[int] = set()
         for (node_id, lane), connection in self._connections.items():
             if lane is not ConnectionLane.COORDINATOR and connection.is_silent:
@@ -108,7 +113,10 @@ class Cluster:
         if least_busy is not None and not owed[least_busy.peer]:
             return least_busy
         unused = [node for node in self._nodes.values() if not self._is_connected(node.node_id)]
-        unused = sorted(self._shuffled(unused), key=lambda node: node.node_id in silent_nodes)
+        unused = sorted(
+            self._shuffled(unused),
+            key=lambda node: node.node_id in silent_nodes or str(node.address) == self._doubted,
+        )
         connect = [partial(self.connection, node.node_id) for node in unused]
         found = await self._first_of(connect, [])
         if found is not None:
@@ -123,13 +131,24 @@ class Cluster:
             ConnectionLost, ProtocolError, UnsupportedByBroker: as for a request.
         """
         silent: set[str] = set()
+        if self._doubted is not None and len(self._nodes) < 2 and api_key != ApiKey.METADATA:
+            with suppress(PenstockError):  # nobody else is known; if nobody can say, it is asked again
+                await self.refresh([])
         for _ in range(len(self._nodes) - 1):
             connection = await self.any_connection(silent)
             with trio.move_on_after(SILENCE_MAX_S):
-                return await connection.request(api_key, request, at_least=at_least)
+                return await self._ask(connection, api_key, request, at_least)
             silent.add(connection.peer)
         connection = await self.any_connection(silent)
-        return await connection.request(api_key, request, at_least=at_least)
+        return await self._ask(connection, api_key, request, at_least)
+
+    async def _ask(self, connection: Connection, api_key: ApiKey, request: Message, at_least: int) -> Message:
+        self._asked = connection.peer
+        try:
+            return await connection.request(api_key, request, at_least=at_least)
+        except PenstockError:
+            self.doubt()  # instead of whoever was doubted before
+            raise
 
     async def connection(self, node_id: int, lane: ConnectionLane = ConnectionLane.CONTROL) -> Connection:
         """The connection to a broker that Metadata named, one for each lane, opened if need be.
@@ -164,6 +183,10 @@ class Cluster:
         if self._controller_id not in self._nodes:
             raise BrokerError(ErrorCode.NOT_CONTROLLER, "the cluster has no controller now")
         return await self.connection(self._controller_id)
+
+    def doubt(self) -> None:
+        """What `ask_any` told last proved wrong, or out of date: ask another broker next time."""
+        self._doubted = self._asked
 
     async def refresh(self, topics: Iterable[str] | None, *, creates_topics: bool = False) -> ClusterMetadata:
         """Ask a broker for Metadata of these topics (None: all of them; empty: only the brokers).

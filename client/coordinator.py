@@ -77,7 +77,8 @@ class Coordinators:
 
     def forget(self, group_id: str) -> None:
         """The coordinator proved to be none (any more), or cannot be reached: look for it anew on the next use."""
-        self._node_ids.pop(group_id, None)
+        if self._node_ids.pop(group_id, None) is not None:
+            self._cluster.doubt()
 
     async def _find(self, group_id: str) -> int:
         request = Message(key=group_id, key_type=_GROUP, coordinator_keys=[group_id])

@@ -110,7 +110,8 @@ class TopicCache:
         raise outcome
 
     def invalidate(self, topic: str) -> None:
-        """Forget a topic: the next `get` asks a broker."""
+        """Forget a topic, which was found wrong: the next `get` asks a broker, and another one than before if there are several."""
+        self._cluster.doubt()
         self._entries.pop(topic, None)
         self._forgotten.add(topic)
 

@@ -84,6 +84,7 @@ class FetchJob:
     __slots__ = (
         "_broker",
         "_correlation_id",
+        "_is_fenced",
         "_listener",
         "_max_bytes",
         "_rack",
@@ -109,6 +110,7 @@ class FetchJob:
         self.refusal = ErrorCode.NONE
         self.follower: Follower | None = None
         now = broker.clock.monotonic()
+        self._is_fenced = broker.fetchers is not None and now >= broker.registration.deadline
         if request.replica_id not in (CONSUMER_REPLICA_ID, DEBUG_REPLICA_ID):
             self._identify(principal, listener)
         if self.refusal:
@@ -249,6 +251,9 @@ class FetchJob:
             result.error_code = _above_follower(partition)
         elif offset < partition.log.log_start_offset or offset > partition.log.log_end_offset:
             result.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
+        elif self._is_fenced and self.follower is None and partition.is_leader and offset >= high_watermark:
+            # What is committed may be read, but whoever waits here for more would wait while another leads.
+            result.error_code = ErrorCode.NOT_LEADER_OR_FOLLOWER
         elif self._rack and self.follower is None and partition.is_leader:
             self._prefer(result, offset, partition)
         return result

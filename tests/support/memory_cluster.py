@@ -51,6 +51,7 @@ class _Machine:
         self.files = MemoryFiles()
         self.threads = ScriptedThreads()
         self.is_cut = False
+        self.is_storeless = False
         self.reachable = trio.Event()
         self.reachable.set()
         self.broker: Broker | None = None
@@ -68,14 +69,19 @@ class _Machine:
             stream.close()
         self._streams.clear()
 
+    def lose_store(self) -> None:
+        """Reach the store no more, but everybody else."""
+        self.is_storeless = True
+        self.reachable = trio.Event()
+
     def mend(self) -> None:
         """Be in the network again."""
-        self.is_cut = False
+        self.is_cut = self.is_storeless = False
         self.reachable.set()
 
     def check(self, error: Callable[[str], Exception]) -> None:
         """Raise unless this machine is in the network."""
-        if self.is_cut:
+        if self.is_cut or (self.is_storeless and error is MetadataUnavailable):
             raise error(f"{self.host} is cut off")
 
     # The network port
@@ -152,7 +158,7 @@ class _StoreOver:
 
     async def _pass_on(self, batches: AsyncIterator[WatchBatch]) -> AsyncGenerator[WatchBatch]:
         async for batch in batches:
-            if self._machine.is_cut:
+            if self._machine.is_cut or self._machine.is_storeless:
                 await self._machine.reachable.wait()
             yield batch
 
@@ -228,6 +234,10 @@ class MemoryCluster:
     def cut(self, node_id: int) -> None:
         """The broker is out of the network, and does not know it."""
         self.machines[node_id].cut()
+
+    def lose_store(self, node_id: int) -> None:
+        """The broker is cut off from the metadata store alone: it answers clients, by what it knew before."""
+        self.machines[node_id].lose_store()
 
     def mend(self, node_id: int) -> None:
         """It is in the network again."""

@@ -248,3 +248,17 @@ async def test_a_broker_that_only_takes_its_time_keeps_its_connection(autojump_c
             await connection.request(ApiKey.LIST_GROUPS, Message())
         assert connection.is_open
         assert len(other.bodies(ApiKey.METADATA)) < 15
+
+
+async def test_who_told_what_proved_wrong_is_not_asked_again_next() -> None:
+    stale, other = broker_that_names(1, 2), broker_that_names(1, 2)
+    network = ScriptedNetwork({("1", 9092): stale, ("2", 9092): other})
+    async with cluster_of(network, "1:9092") as cluster:
+        await cluster.refresh([])
+        for _ in range(4):
+            cluster.doubt()
+            await cluster.refresh([])
+        assert len(stale.bodies(ApiKey.METADATA)) == 3, "each other time"
+        assert len(other.bodies(ApiKey.METADATA)) == 2
+        await cluster.refresh([])
+        assert len(other.streams) == 1
