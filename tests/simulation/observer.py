@@ -271,9 +271,9 @@ class Observer:
 
     def _dies(self, host: BrokerHost, loses_power: bool) -> None:
         self._power_was_cut |= loses_power
-        for key, end in self._ends.items():
+        for key, left in self._ends.items():
             if loses_power and key[0] == host.node_id:
-                self._ends[key] = End(end.durable_end_offset, end.durable_end_offset)
+                self._ends[key] = End(left.durable_end_offset, left.durable_end_offset)
         for partition, seen in self._seen.items():
             if seen.host is host:
                 durable = partition.log.durable_end_offset

@@ -269,7 +269,8 @@ class Simulation:
     def _restart_broken(self) -> None:
         """What an operator does with a broker whose log is offline."""
         for host in self.cluster.brokers:
-            if host.is_up and any(partition.is_offline for partition in host.partitions):
+            broker = host.broker
+            if broker is not None and any(broker.partitions.is_offline(*key) for key in self.observer.states):
                 host.kill()
 
     def _unsettled(self) -> str:

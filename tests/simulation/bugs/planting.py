@@ -1,5 +1,6 @@
 """How a bug is planted: an attribute of the code under test is another one while the run lasts."""
 
+import inspect
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -37,11 +38,15 @@ class Bug:
             yield
 
 
+def _attribute(target: Any, name: str) -> Any:
+    """As it stands in the class or module: a property is not asked for its value."""
+    return inspect.getattr_static(target, name)
+
+
 @contextmanager
 def _patched(patch: Patch) -> Generator[None]:
     target: Any = patch.target
-    there: dict[str, Any] = vars(target)
-    original = there[patch.name]
+    original: Any = _attribute(target, patch.name)
     setattr(target, patch.name, patch.wrap(original))
     try:
         yield
