@@ -1,7 +1,5 @@
 """The partition's shell: who is acked when, what queues behind what, and what a failing or slow disk does to it."""
 
-import math
-
 import pytest
 import trio
 from tests.support.batches import with_right_crc
@@ -11,7 +9,6 @@ from tests.support.partition_bench import ME, Sent, partition_bench, settle
 
 from penstock.broker.partition import GONE, HELD_OVERHEAD_BYTES, SLOW_APPEND_S
 from penstock.broker.partition_machine import Closed
-from penstock.broker.refused_gaps import MEMORY_S
 from penstock.broker.rewrite import Rewriter
 from penstock.protocol.compression import Codec
 from penstock.protocol.errors import ErrorCode
@@ -521,32 +518,6 @@ async def test_gap_in_sequence_is_refused() -> None:
         await bench.warm_up()
         bench.send(raw=batch(producer_id=9))
         assert bench.send(raw=batch(producer_id=9, sequence=5)).code == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
-
-
-async def test_batch_behind_one_that_was_refused_for_a_moment_looks_like_a_gap() -> None:
-    """librdkafka would begin a new epoch for it, and what it has in flight elsewhere would be there twice."""
-    async with partition_bench() as bench:
-        await bench.warm_up()
-        bench.send(raw=batch(producer_id=9))
-        bench.lease.deadline = -math.inf
-        first = bench.send(raw=batch(producer_id=9, sequence=1))
-        bench.lease.deadline = math.inf
-        behind = bench.send(raw=batch(producer_id=9, sequence=2))
-        assert (first.code, behind.code) == (NOT_LEADER, NOT_LEADER)
-        again = [bench.send(raw=batch(producer_id=9, sequence=number)) for number in (1, 2)]
-        await settle()
-        assert [sent.code for sent in again] == [NONE, NONE]
-
-
-async def test_gap_is_told_long_after_a_refusal() -> None:
-    async with partition_bench() as bench:
-        await bench.warm_up()
-        bench.send(raw=batch(producer_id=9))
-        bench.lease.deadline = -math.inf
-        bench.send(raw=batch(producer_id=9, sequence=1))
-        bench.lease.deadline = math.inf
-        bench.clock.spent_s += MEMORY_S
-        assert bench.send(raw=batch(producer_id=9, sequence=2)).code == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
 
 
 # Those who wait for data
