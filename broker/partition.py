@@ -39,6 +39,7 @@ from penstock.broker.partition_machine import (
 )
 from penstock.broker.partition_settings import PartitionServices, PartitionSettings
 from penstock.broker.produce_limits import check_limits, check_size
+from penstock.broker.refused_gaps import RefusedGaps
 from penstock.broker.workers import run_storage
 from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode, InvalidBatch
@@ -108,6 +109,7 @@ class Partition:
         self._refusal_count = 0
         self._next_refusal_line = 0.0
         self._is_broken = False
+        self._gaps = RefusedGaps()
         self._error_lines = ErrorLines()
         self._is_appending = False
         self._epoch_to_start: int | None = None
@@ -148,10 +150,10 @@ class Partition:
         """
         machine = self.machine
         if machine.role is not Role.LEADER:
-            result.error_code = self.refusal
+            result.error_code = self._gaps.refuse(self.refusal, self._monotonic())
             return True
         if acks == ACKS_ALL and not machine.has_enough_replicas:
-            result.error_code = ErrorCode.NOT_ENOUGH_REPLICAS
+            result.error_code = self._gaps.refuse(ErrorCode.NOT_ENOUGH_REPLICAS, self._monotonic())
             return True
         now_ms = self._wall_ms()
         try:
@@ -227,7 +229,7 @@ class Partition:
         """Append on the event loop; same answer as `produce`."""
         started = self._monotonic()
         if started >= self._lease.deadline:
-            result.error_code = self.refusal
+            result.error_code = self._gaps.refuse(self.refusal, started)
             return True
         self.machine.is_fenced = False
         try:
@@ -294,13 +296,13 @@ class Partition:
         result.error_message = str(error)
         match error:
             case InvalidBatch() | ProducerStateError():
-                result.error_code = error.code
+                result.error_code = self._gaps.code_of(error.code, self._monotonic())
             case StorageError():
-                result.error_code = ErrorCode.KAFKA_STORAGE_ERROR
+                result.error_code = self._gaps.refuse(ErrorCode.KAFKA_STORAGE_ERROR, self._monotonic())
                 self.note_storage_error(error)
                 self._slow = True  # a full disk takes its time to say so: the next append is a worker's
             case StaleLeaderEpoch():
-                result.error_code = ErrorCode.NOT_LEADER_OR_FOLLOWER
+                result.error_code = self._gaps.refuse(ErrorCode.NOT_LEADER_OR_FOLLOWER, self._monotonic())
             case _:
                 raise error
 
@@ -376,7 +378,7 @@ class Partition:
         except PenstockError as error:
             self._append_refused(error, result)
             return True
-        result.error_code = self.refusal
+        result.error_code = self._gaps.refuse(self.refusal, self._monotonic())
         return True
 
     async def _make_ready(self, header: BatchHeader, now_ms: int) -> bool:

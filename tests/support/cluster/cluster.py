@@ -26,7 +26,7 @@ from tests.support.topics import CREATE_TOPICS_VERSION, TIMEOUT_MS, fresh_name
 from tests.support.wire import Connection, ConnectionEnded, connect
 
 SESSION_MS = 2_000
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 METADATA_VERSION = 12
 TEST_SETTINGS = {
     **RECORDS_OF_ANY_AGE_STAY,

@@ -31,7 +31,7 @@ from tests.support.deadline import DeadlineExceeded, until
 
 from penstock.protocol.group_records import RecordKind, decode_offset_key, decode_offset_value
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 WRITERS = ("librdkafka", "aiokafka", "penstock", "kcat", "java")
 MEMBERS = ("librdkafka", "aiokafka", "penstock", "java")
 
@@ -212,8 +212,8 @@ def traffic(
     """Writers and readers at work on an empty topic, until the block ends. `members` is empty for no group."""
     folder.mkdir(parents=True, exist_ok=True)
     makers: dict[str, Callable[[], Writer]] = {
-        "librdkafka": lambda: LibrdkafkaWriter(bootstrap, topic),
-        "aiokafka": lambda: AiokafkaWriter(bootstrap, topic),
+        "librdkafka": lambda: LibrdkafkaWriter(bootstrap, topic, folder),
+        "aiokafka": lambda: AiokafkaWriter(bootstrap, topic, folder),
         "penstock": lambda: PenstockWriter(bootstrap, topic),
         "kcat": lambda: KcatWriter(bootstrap, topic, folder),
         "java": lambda: JavaWriter(bootstrap, topic, folder),

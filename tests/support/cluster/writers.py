@@ -59,10 +59,24 @@ class Writer(Actor):
         """End what is left, at once."""
 
 
-class LibrdkafkaWriter(Writer):
-    """librdkafka in this process."""
+def kept_log(name: str, path: Path) -> logging.Logger:
+    """A logger that writes to a file and nowhere else: a line for each attempt at a dead broker is of interest only after a failure."""
+    logger = logging.getLogger(name)
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if name.startswith("librdkafka") else logging.INFO)
+    logger.propagate = False
+    return logger
 
-    def __init__(self, bootstrap: str, topic: str, name: str = "librdkafka") -> None:
+
+class LibrdkafkaWriter(Writer):
+    """librdkafka in this process. What it tells of its sequences is in `<name>.log`."""
+
+    def __init__(self, bootstrap: str, topic: str, folder: Path, name: str = "librdkafka") -> None:
         super().__init__(bootstrap, topic, name)
         self._error: KafkaError | None = None
         self._producer: Producer = librdkafka.make_producer(
@@ -77,7 +91,8 @@ class LibrdkafkaWriter(Writer):
             reconnect_backoff_ms=20,
             reconnect_backoff_max_ms=200,
             topic_metadata_refresh_interval_ms=1_000,
-            log_level=0,
+            debug="eos",
+            logger=kept_log(f"librdkafka {topic}", folder / f"{name}.log"),
         )
 
     def run_once(self) -> None:
@@ -100,9 +115,9 @@ class LibrdkafkaWriter(Writer):
             return
         partition, offset = message.partition(), message.offset()
         assert partition is not None
-        assert offset is not None
         _, number = origin_of(librdkafka.value_of(message))
-        self.ledger.ack(number, (partition, offset))
+        # It does not know the offset of what a later batch's ack has shown to be there.
+        self.ledger.ack(number, None if offset is None or offset < 0 else (partition, offset))
 
     def finish(self) -> None:
         left = self._producer.flush(PATIENCE_S)
@@ -111,17 +126,18 @@ class LibrdkafkaWriter(Writer):
 
 
 class AiokafkaWriter(Writer):
-    """aiokafka, in an event loop of its own. `stop` waits for all acks."""
+    """aiokafka, in an event loop of its own. `stop` waits for all acks. What it tells is in `<name>.log`."""
 
-    def __init__(self, bootstrap: str, topic: str, name: str = "aiokafka") -> None:
+    def __init__(self, bootstrap: str, topic: str, folder: Path, name: str = "aiokafka") -> None:
         super().__init__(bootstrap, topic, name)
+        self._log_path = folder / f"{name}.log"
 
     def run_once(self) -> None:
         asyncio.run(self._write())
 
     async def _write(self) -> None:
         library: Any = importlib.import_module("aiokafka")
-        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a line for each attempt at a dead broker
+        kept_log("aiokafka", self._log_path)
         producer = library.AIOKafkaProducer(
             bootstrap_servers=self.bootstrap,
             enable_idempotence=True,

@@ -1,0 +1,41 @@
+"""What looks like a gap in a producer's sequence because this broker itself has just refused the batch before. Pure.
+
+Owns the last refusal of one partition after which clients send again: not the leader (or fenced for a moment), too few replicas, no room. Knows no
+producers.
+
+An idempotent producer has several batches on their way. Where the first is refused so and the next finds the partition served again (its fence
+lifted, its ISR whole), the next is out of sequence, and no fault of the producer: it will send both again, in order. OUT_OF_ORDER_SEQUENCE_NUMBER
+would say that something is lost. Java's producer knows better and tries again; librdkafka begins a new epoch with all that it has in flight
+anywhere, also with what it was not told is there: then that is there twice. So for a while the next is told what the first was.
+
+Source: Kafka's `Sender.canRetry`; librdkafka's `rd_kafka_handle_Produce_error`.
+"""
+
+from penstock.protocol.errors import ErrorCode
+
+MEMORY_S = 10.0
+"""How long a batch may have been on its way when the one before it was refused."""
+
+
+class RefusedGaps:
+    """See the module. Times are monotonic seconds."""
+
+    __slots__ = ("_code", "_until")
+
+    def __init__(self) -> None:
+        self._code = ErrorCode.NONE
+        self._until = 0.0
+
+    def refuse(self, code: ErrorCode, now: float) -> ErrorCode:
+        """Take note that a batch is refused with a code after which it is sent again; returns the code."""
+        self._code, self._until = code, now + MEMORY_S
+        return code
+
+    def code_of(self, code: ErrorCode, now: float) -> ErrorCode:
+        """What to answer to a batch that must not be appended because of `code`."""
+        if code is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER and now < self._until:
+            return self._code
+        return code
+
+
+__all__ = ["RefusedGaps"]

@@ -1,0 +1,37 @@
+"""A producer's next batch behind one that the leader has refused for a moment."""
+
+import math
+
+from tests.support.logs import batch
+from tests.support.partition_bench import partition_bench, settle
+
+from penstock.broker.refused_gaps import MEMORY_S
+from penstock.protocol.errors import ErrorCode
+
+NONE, NOT_LEADER = ErrorCode.NONE, ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+
+async def test_batch_behind_one_that_was_refused_for_a_moment_looks_like_a_gap() -> None:
+    """librdkafka would begin a new epoch for it, and what it has in flight elsewhere would be there twice."""
+    async with partition_bench() as bench:
+        await bench.warm_up()
+        bench.send(raw=batch(producer_id=9))
+        bench.lease.deadline = -math.inf
+        first = bench.send(raw=batch(producer_id=9, sequence=1))
+        bench.lease.deadline = math.inf
+        behind = bench.send(raw=batch(producer_id=9, sequence=2))
+        assert (first.code, behind.code) == (NOT_LEADER, NOT_LEADER)
+        again = [bench.send(raw=batch(producer_id=9, sequence=number)) for number in (1, 2)]
+        await settle()
+        assert [sent.code for sent in again] == [NONE, NONE]
+
+
+async def test_gap_is_told_long_after_a_refusal() -> None:
+    async with partition_bench() as bench:
+        await bench.warm_up()
+        bench.send(raw=batch(producer_id=9))
+        bench.lease.deadline = -math.inf
+        bench.send(raw=batch(producer_id=9, sequence=1))
+        bench.lease.deadline = math.inf
+        bench.clock.spent_s += MEMORY_S
+        assert bench.send(raw=batch(producer_id=9, sequence=2)).code == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
