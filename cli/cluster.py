@@ -109,9 +109,22 @@ def drain_(
 
     nothing = f"broker {node_id} holds nothing"
     code = _move(environment, bootstrap, plan, nothing, throttle, dry_run=dry_run, yes=yes, as_json=as_json)
-    if code == 0 and not dry_run and not as_json:
-        click.echo(f"broker {node_id} is empty: stop it, then `penstock cluster unregister {node_id}`")
+    if code == 0 and not dry_run:
+        _tell_drained(with_admin(bootstrap, environment, look), node_id, as_json=as_json)
     return code
+
+
+def _tell_drained(found: ClusterLook, node_id: int, *, as_json: bool) -> None:
+    held = [partition for partition in found.partitions if node_id in found.target(partition)]
+    if held:
+        count = counted(len(held), "replica")
+        raise CommandFailed(
+            f"broker {node_id} has been given {count} meanwhile, as of {held[0]}: run it again"
+        )
+    if not as_json:
+        then = f"`penstock cluster unregister {node_id}`"
+        is_there = node_id in found.cluster.brokers
+        click.echo(f"broker {node_id} is empty: {'stop it, then ' if is_there else ''}{then}")
 
 
 @command.command()
