@@ -5,12 +5,11 @@ Owns the commands and their words. What a plan is, is in `cluster_plan`; how it 
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 
-from penstock.cli.asking import bootstrap_option, counted, json_option, with_admin
-from penstock.cli.cluster_files import parse_reassignments
+from penstock.cli.asking import bootstrap_option, counted, json_option, real_ports, with_admin
+from penstock.cli.cluster_files import read_reassignments
 from penstock.cli.cluster_plan import Plan, drain, rebalance
 from penstock.cli.cluster_throttle import parse_rate
 from penstock.cli.cluster_view import ClusterLook, look, show
@@ -133,7 +132,6 @@ def _tell_drained(found: ClusterLook, node_id: int, *, as_json: bool) -> None:
     "--reassignment-json-file",
     "path",
     metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Partitions and their replicas, in the format of kafka-reassign-partitions.",
 )
 @click.option("--topic", help="Move all partitions of a topic, or those of --partition.")
@@ -152,7 +150,7 @@ def _tell_drained(found: ClusterLook, node_id: int, *, as_json: bool) -> None:
 @click.pass_obj
 def reassign(
     environment: Environment | None,
-    path: Path | None,
+    path: str | None,
     topic: str | None,
     indexes: tuple[int, ...],
     to: str | None,
@@ -172,7 +170,7 @@ def reassign(
     """
     from penstock.cli import cluster_reassign as by_hand
 
-    by_file = parse_reassignments(path.read_text(), str(path)) if path is not None else None
+    by_file = read_reassignments(real_ports(environment).files, path) if path is not None else None
     if sum((execute, verify, cancel)) > 1 or ((execute or verify) and by_file is None):
         raise CalledWrongly("give --file with one of --execute, --verify and --cancel")
     if cancel:
