@@ -5,12 +5,11 @@ Owns the commands and their words. What a plan is, is in `cluster_plan`; how it 
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 
-from penstock.cli.asking import bootstrap_option, counted, json_option, with_admin
-from penstock.cli.cluster_files import parse_reassignments
+from penstock.cli.asking import bootstrap_option, counted, json_option, real_ports, with_admin
+from penstock.cli.cluster_files import read_reassignments
 from penstock.cli.cluster_plan import Plan, drain, rebalance
 from penstock.cli.cluster_throttle import parse_rate
 from penstock.cli.cluster_view import ClusterLook, look, show
@@ -109,9 +108,22 @@ def drain_(
 
     nothing = f"broker {node_id} holds nothing"
     code = _move(environment, bootstrap, plan, nothing, throttle, dry_run=dry_run, yes=yes, as_json=as_json)
-    if code == 0 and not dry_run and not as_json:
-        click.echo(f"broker {node_id} is empty: stop it, then `penstock cluster unregister {node_id}`")
+    if code == 0 and not dry_run:
+        _tell_drained(with_admin(bootstrap, environment, look), node_id, as_json=as_json)
     return code
+
+
+def _tell_drained(found: ClusterLook, node_id: int, *, as_json: bool) -> None:
+    held = [partition for partition in found.partitions if node_id in found.target(partition)]
+    if held:
+        count = counted(len(held), "replica")
+        raise CommandFailed(
+            f"broker {node_id} has been given {count} meanwhile, as of {held[0]}: run it again"
+        )
+    if not as_json:
+        then = f"`penstock cluster unregister {node_id}`"
+        is_there = node_id in found.cluster.brokers
+        click.echo(f"broker {node_id} is empty: {'stop it, then ' if is_there else ''}{then}")
 
 
 @command.command()
@@ -120,7 +132,6 @@ def drain_(
     "--reassignment-json-file",
     "path",
     metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Partitions and their replicas, in the format of kafka-reassign-partitions.",
 )
 @click.option("--topic", help="Move all partitions of a topic, or those of --partition.")
@@ -139,7 +150,7 @@ def drain_(
 @click.pass_obj
 def reassign(
     environment: Environment | None,
-    path: Path | None,
+    path: str | None,
     topic: str | None,
     indexes: tuple[int, ...],
     to: str | None,
@@ -159,7 +170,7 @@ def reassign(
     """
     from penstock.cli import cluster_reassign as by_hand
 
-    by_file = parse_reassignments(path.read_text(), str(path)) if path is not None else None
+    by_file = read_reassignments(real_ports(environment).files, path) if path is not None else None
     if sum((execute, verify, cancel)) > 1 or ((execute or verify) and by_file is None):
         raise CalledWrongly("give --file with one of --execute, --verify and --cancel")
     if cancel:

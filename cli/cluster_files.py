@@ -11,6 +11,20 @@ from typing import Any, cast
 from penstock.cli.cluster_plan import Plan, Replicas
 from penstock.cli.failure import CalledWrongly
 from penstock.client.metadata import TopicPartition
+from penstock.runtime.files import FileSystem, StorageError, read_file
+
+
+def read_reassignments(files: FileSystem, path: str) -> Plan:
+    """The targets in a file. Raises CalledWrongly, also where it can't be read."""
+    try:
+        text = read_file(files, path).decode()
+    except FileNotFoundError as error:
+        raise CalledWrongly(f"{path}: no such file") from error
+    except StorageError as error:
+        raise CalledWrongly(f"{path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise CalledWrongly(f"{path}: this is not JSON: {error}") from error
+    return parse_reassignments(text, path)
 
 
 def parse_reassignments(text: str, name: str) -> Plan:
@@ -64,4 +78,4 @@ def reassignments_text(replicas: Mapping[TopicPartition, Replicas]) -> str:
     return json.dumps({"version": 1, "partitions": entries}, separators=(",", ":"))
 
 
-__all__ = ["parse_reassignments", "reassignments_text"]
+__all__ = ["parse_reassignments", "read_reassignments", "reassignments_text"]

@@ -14,6 +14,7 @@ from penstock.cli.asking import counted
 from penstock.cli.cluster_plan import Plan, Replicas
 from penstock.cli.cluster_throttle import Coming, clear_throttle, set_throttle
 from penstock.cli.cluster_view import ClusterLook, look, replicas_text
+from penstock.cli.failure import complain
 from penstock.cli.interruption import interruptible
 from penstock.cli.log_lines import size_text
 from penstock.cli.log_progress import ByteProgress, byte_progress
@@ -52,6 +53,11 @@ class Work:
         return {**under_way, **of_plan}
 
     @property
+    def goals(self) -> Mapping[TopicPartition, Replicas]:
+        """Where the partitions of the plan, and those that move already, are to be."""
+        return {**{each: move.target for each, move in self.start.moves.items()}, **self.plan}
+
+    @property
     def total_bytes(self) -> int:
         """What there is to fetch, for the plan and for what moves already."""
         return sum(self.start.missing_bytes(each, added) for each, (_, added) in self.coming.items())
@@ -64,6 +70,8 @@ class Progress:
     pending: list[TopicPartition]
     failed: dict[TopicPartition, BrokerError] = field(default_factory=dict[TopicPartition, BrokerError])
     under_way_count: int = 0
+    elsewhere: dict[TopicPartition, Replicas] = field(default_factory=dict[TopicPartition, Replicas])
+    """What somebody else has taken back, or sent to other brokers, meanwhile."""
 
 
 # Showing a plan.
@@ -132,9 +140,15 @@ async def carry_out(admin: Admin, work: Work, *, is_quiet: bool = False) -> int:
     if interruption.exit_code is not None:
         _tell_interrupted(progress)
         return interruption.exit_code
-    for error in progress.failed.values():
-        click.echo(f"penstock: {error}", err=True)
-    return 1 if progress.failed else 0
+    complaints = [str(error) for error in progress.failed.values()]
+    for partition, replicas in progress.elsewhere.items():
+        goal, now = replicas_text(work.goals[partition]), replicas_text(replicas)
+        complaints.append(f"{partition} was to be on {goal}, and is on {now}: somebody else has changed that")
+    for complaint in complaints[:SHOWN_MAX]:
+        complain(complaint)
+    if len(complaints) > SHOWN_MAX:
+        complain(f"the same with {len(complaints) - SHOWN_MAX} more")
+    return 1 if complaints else 0
 
 
 async def _move_all(admin: Admin, work: Work, progress: Progress, bar: ByteProgress) -> None:
@@ -168,9 +182,18 @@ async def _begin(admin: Admin, work: Work, progress: Progress, partitions: Seque
 
 async def _finish(admin: Admin, work: Work, progress: Progress) -> None:
     """Give leadership to the new preferred leaders, and take the throttle away."""
-    settled = [each for each in (*work.plan, *work.start.moves) if each not in progress.failed]
+    found = await look(admin)
+    goals = {
+        each: goal
+        for each, goal in work.goals.items()
+        if each in found.partitions and each not in progress.failed
+    }
+    progress.elsewhere.update(
+        {each: now for each in goals if set(now := found.target(each)) != set(goals[each])}
+    )
+    settled = goals.keys() - progress.elsewhere.keys()
     if settled:
-        for partition, error in (await admin.elect_leaders(dict.fromkeys(settled))).items():
+        for partition, error in (await admin.elect_leaders(sorted(settled))).items():
             if error is not None and not isinstance(error, UnknownTopic):
                 progress.failed[partition] = error
     topics = {partition.topic for partition in work.coming}

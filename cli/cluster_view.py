@@ -18,6 +18,7 @@ from penstock.client.errors import BrokerError
 from penstock.client.metadata import PartitionMetadata, TopicPartition
 from penstock.client.placement_values import ClusterDescription, LogDirectory, Reassignment
 
+TRIES_MAX = 5
 SHOWN_MAX = 20
 """Partitions that are shown of those that lack something or move; the rest is counted."""
 
@@ -82,15 +83,21 @@ class ClusterLook:
 
 
 async def look(admin: Admin) -> ClusterLook:
-    """Ask for everything."""
+    """Ask for everything. A move that begins or ends between two answers is asked for once more, or it would be seen half."""
     cluster = await admin.describe_brokers()
-    topics = await admin.list_topics()
+    moves = await admin.list_partition_reassignments()
+    for _ in range(TRIES_MAX):
+        topics = await admin.list_topics()
+        before, moves = moves, await admin.list_partition_reassignments()
+        if moves == before:
+            break
+    else:
+        topics = await admin.list_topics()
     partitions = {
         TopicPartition(topic.name, index): partition
         for topic in topics
         for index, partition in topic.partitions.items()
     }
-    moves = await admin.list_partition_reassignments()
     folders = await admin.describe_log_dirs(cluster.brokers)
     return ClusterLook(
         cluster, partitions, {each: move for each, move in moves.items() if each in partitions}, folders

@@ -109,7 +109,7 @@ def test_a_second_plan_finds_more_to_do(placement: Placement) -> None:
 
 
 @TRIED
-@given(placements(with_racks=True), st.integers(1, 7))
+@given(placements(with_racks=True, gone=True), st.integers(1, 7))
 def test_a_drain_leaves_a_replica_moves_another_or_gives_up_a_rack(
     placement: Placement, node_id: int
 ) -> None:
@@ -118,7 +118,7 @@ def test_a_drain_leaves_a_replica_moves_another_or_gives_up_a_rack(
     except PlanImpossible:
         rest = set(placement.racks) - {node_id}
         assert any(
-            node_id in replicas and len(rest) < len(replicas) for replicas in placement.partitions.values()
+            node_id in replicas and rest <= set(replicas) for replicas in placement.partitions.values()
         )
         return
     check_nothing_is_lost(placement, plan)
@@ -144,9 +144,7 @@ def test_a_large_replica_moves_where_a_small_one_would_do() -> None:
 
 
 def test_a_topic_crowds_one_broker_though_another_could_give() -> None:
-    partitions = {TopicPartition("a", index): (1,) for index in range(2)}
-    partitions |= {TopicPartition("b", 0): (1,), TopicPartition("b", 1): (2,)}
-    placement = Placement({1: None, 2: None}, partitions, {TopicPartition("b", 0): 1})
-    (moved,) = rebalance(Placement({1: None, 2: None}, {**partitions, TopicPartition("c", 0): (1,)}))
-    assert moved.topic == "a"
-    assert held(after(placement, rebalance(placement)), (1, 2)) == [2, 2]
+    partitions = {TopicPartition("z", index): (1,) for index in range(2)}
+    partitions |= {TopicPartition("b", 0): (1,), TopicPartition("b", 1): (2,), TopicPartition("c", 0): (1,)}
+    (moved,) = rebalance(Placement({1: None, 2: None}, partitions))
+    assert moved.topic == "z"

@@ -173,4 +173,4 @@ def test_a_wrong_call_asks_a_cluster_first(arguments: tuple[str, ...], complaint
 def test_a_file_that_is_missing_is_a_traceback(tmp_path: Path) -> None:
     done = run("reassign", "--file", str(tmp_path / "none.json"), "--verify")
     assert done.exit_code == 2
-    assert "does not exist" in done.output
+    assert "none.json: no such file" in done.output
