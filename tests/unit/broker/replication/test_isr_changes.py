@@ -171,3 +171,14 @@ async def test_log_that_cant_be_opened_leaves_the_partition_to_others() -> None:
         await settle()
         left = keys.decode_partition(key, bench.store.entries[key].value)
         assert (left.isr, left.leader, left.leader_epoch) == ((2,), -1, 5)
+
+
+async def test_leader_whose_registration_is_another_ones_by_now_changes_no_isr() -> None:
+    async with followed_broker(isr=(1, 2)) as bench:
+        await bench.fetch_as(3, 0)
+        mine = bench.store.entries[keys.broker_key(1)]
+        await bench.store.transact([], [Delete(mine.key)])  # before the broker has sent its own
+        await bench.store.transact([], [Put(mine.key, mine.value)])
+        await settle()
+        assert bench.stored_state().isr == (1, 2)
+        assert bench.partition.machine.asked is None
