@@ -84,6 +84,7 @@ class Starts:
     def __init__(self, cluster: MemoryCluster) -> None:
         self._cluster = cluster
         self._last: dict[tuple[int, str], int] = {}
+        self._is_above: dict[tuple[int, str], bool] = {}
         self.failures: list[str] = []
 
     def forget(self, node_id: int) -> None:
@@ -104,7 +105,13 @@ class Starts:
         if partition is None or partition.is_offline:
             return
         start = partition.log.log_start_offset
-        if start < self._last.get((node_id, topic), 0) or start > partition.high_watermark:
+        # A replica that starts over has its log begin anew on a worker, and its high watermark a moment later.
+        was_above, self._is_above[node_id, topic] = (
+            self._is_above.get((node_id, topic), False),
+            start > partition.high_watermark,
+        )
+        is_above = start > partition.high_watermark and (was_above or partition.is_leader)
+        if start < self._last.get((node_id, topic), 0) or is_above:
             self.failures.append(
                 f"{topic} on {node_id}: {self._last}, now {start} of {partition.high_watermark}"
             )
