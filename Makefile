@@ -60,6 +60,7 @@ long: $(VENV)/.test ## groups under churn, kills and power cuts in full counts (
 	ETCD_FAULT_RUNS=1000 $(BIN)/pytest -q -rA --no-header tests/property/runtime/test_etcd_faults.py
 	COMPACTION_EXAMPLES=3000 COMPACTION_SECOND_EVERY=1 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \
 		tests/property/storage/test_compaction_model.py tests/unit/storage/test_segment_swap.py
+	SIMULATION_SEEDS=300 PLANTED_BUG_SEEDS=1000 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 tests/simulation
 
 generate: $(VENV)/.test ## write the schema tables (from kio) and the tables in docs/ anew
 	$(BIN)/python -m tests.generate_schemas

@@ -150,7 +150,8 @@ class Observer:
                 return
             host = next(host for host in self.cluster.brokers if host.name == process.name)
             place = self.place(partition.topic_id, partition.index)
-            self._ends.pop((host.node_id, partition.topic_id, partition.index), None)
+            left = self._ends.pop((host.node_id, partition.topic_id, partition.index), None)
+            self._check_recovered(partition, place, repr(process), left)
             seen = self._seen[partition] = _Seen(
                 host,
                 place,
@@ -172,6 +173,16 @@ class Observer:
             self._moved(partition, seen)
         seen.role, seen.epoch = machine.role, machine.leader_epoch
         seen.high_watermark = partition.high_watermark
+
+    def _check_recovered(self, partition: Partition, place: str, replica: str, left: End | None) -> None:
+        """D9: a start finds what a kill left, or what was synced before the power went; a log that begins anew was damaged."""
+        log = partition.log
+        if left is not None and log.log_end_offset > log.log_start_offset:
+            self.report.check(
+                "D9",
+                log.log_end_offset >= left.log_end_offset,
+                f"{place}: {replica} starts with a log that ends at {log.log_end_offset}; {left.log_end_offset} was left",
+            )
 
     def _check_end(self, partition: Partition, seen: _Seen) -> None:
         end = partition.log.log_end_offset

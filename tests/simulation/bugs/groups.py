@@ -30,5 +30,7 @@ BUGS = (
         "a commit is acked and visible before it is committed to __consumer_offsets",
         [Patch(RecordWriter, "append", _done_at_once)],
         faults=("freeze", "partition", "store cut off"),
+        seed=11,
+        found_by=("G2",),
     ),
 )

@@ -65,6 +65,8 @@ BUGS = (
         "what recovery has found is served without writing and syncing it again",
         [Patch(_OPENING, "_rewrite", _no_rewrite)],
         faults=("slow disk", "power cut after a kill"),
+        seed=3,
+        found_by=("D9",),
     ),
     Bug(
         "failed fsync tried again",
@@ -77,5 +79,7 @@ BUGS = (
         "a follower does not note who produced what, and takes a retry for something new once it leads",
         [Patch(log_follower.LogFollower, "append_as_follower", _append_without_producers)],
         faults=("slow disk", "kill", "freeze"),
+        seed=1,
+        found_by=("T1",),
     ),
 )
