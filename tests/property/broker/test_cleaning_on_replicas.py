@@ -23,7 +23,7 @@ from penstock.client.admin import Admin
 from penstock.client.admin_values import NewTopic
 from penstock.protocol.records import decode_records
 
-RUNS = int(os.environ.get("CLEANING_RUNS", "2"))
+RUNS = int(os.environ.get("CLEANING_RUNS", "1"))
 FIRST_RUN = int(os.environ.get("CLEANING_FIRST_RUN", "0"))
 ROUNDS = 3
 KEYS = 12

@@ -24,7 +24,7 @@ from penstock.client.group_values import OffsetAndMetadata
 from penstock.client.metadata import TopicPartition
 from penstock.errors import PenstockError
 
-RUNS = int(os.environ.get("CLUSTER_GROUP_RUNS", "3"))
+RUNS = int(os.environ.get("CLUSTER_GROUP_RUNS", "2"))
 FIRST_RUN = int(os.environ.get("CLUSTER_GROUP_FIRST_RUN", "0"))
 ROUNDS = 3
 TOPIC, GROUP, OFFSETS = "orders", "billing", "__consumer_offsets"
