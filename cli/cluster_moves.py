@@ -26,6 +26,8 @@ from penstock.client.metadata import TopicPartition
 AT_ONCE_MAX = 20
 """Partitions that move at once: a move that fails or is slow holds up no more than these, and a cancelled plan leaves few half done."""
 LOOK_EVERY_S = 0.5
+ANSWER_LIMIT_S = 5.0
+"""How long somebody who has pressed Ctrl-C waits for what has begun."""
 SHOWN_MAX = 20
 
 
@@ -137,9 +139,9 @@ async def carry_out(admin: Admin, work: Work, *, is_quiet: bool = False) -> int:
         with interruption.work(), byte_progress(work.total_bytes, is_shown=not is_quiet) as bar:
             await _move_all(admin, work, progress, bar)
             await _finish(admin, work, progress)
-    if interruption.exit_code is not None:
-        _tell_interrupted(progress)
-        return interruption.exit_code
+        if interruption.exit_code is not None:
+            await _tell_interrupted(admin, progress)
+            return interruption.exit_code
     complaints = [str(error) for error in progress.failed.values()]
     for partition, replicas in progress.elsewhere.items():
         goal, now = replicas_text(work.goals[partition]), replicas_text(replicas)
@@ -200,7 +202,12 @@ async def _finish(admin: Admin, work: Work, progress: Progress) -> None:
     await clear_throttle(admin, work.start.cluster.brokers, sorted(topics))
 
 
-def _tell_interrupted(progress: Progress) -> None:
+async def _tell_interrupted(admin: Admin, progress: Progress) -> None:
+    """The cluster knows best what has begun: the signal may have come before the answer did."""
+    with trio.move_on_after(ANSWER_LIMIT_S):
+        moves = await admin.list_partition_reassignments()
+        progress.under_way_count = len(moves)
+        progress.pending = [each for each in progress.pending if each not in moves]
     going_on = counted(progress.under_way_count, "move goes", "moves go")
     click.echo(
         f"{going_on} on in the cluster, {len(progress.pending)} were not begun. The same command picks them up; "

@@ -11,8 +11,6 @@ from tests.support.cluster.cluster import Cluster
 from tests.support.cluster.traffic import traffic
 from tests.support.commands import Commands
 from tests.support.deadline import until
-from tests.support.topics import produce_values
-from tests.support.wire import connect
 
 PARTITIONS = 6
 
@@ -64,10 +62,10 @@ def test_a_broker_joins_and_another_leaves_and_a_record_is_refused_or_lost(
         load.check(cluster)
 
 
-def fill(cluster: Cluster, topic: str) -> None:
-    with connect(cluster.brokers[cluster.leader_of(topic, 0)].bootstrap) as connection:
-        for _ in range(4):
-            produce_values(connection, topic, b"x" * 500_000)
+def fill(commands: Commands, topic: str) -> None:
+    """Two megabytes, by a client that follows the leader wherever it goes."""
+    lines = b"\n".join([b"x" * 50_000] * 40)
+    commands.good("produce", topic, stdin=lines)
 
 
 def test_a_move_does_not_outlive_its_command_or_can_not_be_taken_back(
@@ -76,8 +74,8 @@ def test_a_move_does_not_outlive_its_command_or_can_not_be_taken_back(
     """Throttled so that it takes half a minute: interrupted, told of, taken up, and cancelled by Kafka's tool."""
     cluster = start_cluster()
     topic = cluster.create_topic("slow", assignment=[[1, 2]])
-    fill(cluster, topic)
     commands = Commands(cluster.bootstrap)
+    fill(commands, topic)
     move = ("cluster", "reassign", "--topic", topic, "--to", "3,1", "--yes")
     with commands.running(*move, "--throttle", "50kB") as process:
         cluster.await_partition(topic, 0, lambda view: tuple(view.replicas) == (3, 1, 2))

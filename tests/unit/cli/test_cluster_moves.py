@@ -19,7 +19,7 @@ from penstock.client.placement_values import BrokerListing, ClusterDescription, 
 from penstock.protocol.errors import ErrorCode
 
 SIZE = 100
-LOOKS_PER_MOVE = 3
+LOOKS_PER_MOVE = 6
 
 
 class FakeCluster:
