@@ -61,6 +61,7 @@ class ReplicaFetchers:
         self._placed: dict[Key, tuple[int, Partition]] = {}
         """The leader that each is fetched from."""
         self._nursery: trio.Nursery | None = None
+        self._is_over = False
         partitions.listen(self._note)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -72,7 +73,12 @@ class ReplicaFetchers:
                 for partition in self.partitions:
                     self._place(partition)
                 task_status.started()
-                await trio.sleep_forever()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._is_over = (
+                        True  # the nursery takes nobody any more, though what is in it has not ended
+                    )
         finally:
             self._nursery = None
 
@@ -94,7 +100,7 @@ class ReplicaFetchers:
 
     def _note(self, delta: ImageDelta) -> None:
         """The image changed, and the partitions know it."""
-        if self._nursery is None:
+        if self._nursery is None or self._is_over:
             return
         if self.throttle.note(delta):
             for key, (node_id, placed) in self._placed.items():
