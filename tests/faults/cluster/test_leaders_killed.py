@@ -24,7 +24,7 @@ def test_what_was_acked_is_lost_doubled_or_out_of_order_after_leaders_died(
     cluster = start_cluster()
     synced = cluster.create_topic("synced", partitions=PARTITIONS, configs={"write.caching": "false"})
     cached = cluster.create_topic("cached", partitions=PARTITIONS, configs={"write.caching": "true"})
-    few = {"writers": ("librdkafka", "penstock", "java"), "members": ()}
+    few = {"writers": ("librdkafka", "penstock"), "members": ()}
     with (
         traffic(cluster.bootstrap, synced, PARTITIONS, tmp_path / "synced") as load,
         traffic(cluster.bootstrap, cached, PARTITIONS, tmp_path / "cached", **few) as beside,

@@ -107,14 +107,14 @@ class Cluster:
 
     # What Metadata says
 
-    def metadata(self, topic: str | None, via: BrokerNode | None = None) -> Any:
+    def metadata(self, *topics: str, via: BrokerNode | None = None) -> Any:
         """A Metadata response by `via`, or by the first that answers; None where nobody does."""
-        topics = [] if topic is None else [{"name": topic, "topic_id": None}]
+        wanted = [{"name": topic, "topic_id": None} for topic in topics]
         for broker in [via] if via is not None else self.awake:
             try:
                 with connect(broker.bootstrap) as connection:
                     connection.socket.settimeout(5)
-                    return connection.request("metadata", METADATA_VERSION, topics=topics)
+                    return connection.request("metadata", METADATA_VERSION, topics=wanted)
             except (OSError, ConnectionEnded):
                 continue
         return None
@@ -125,15 +125,20 @@ class Cluster:
 
     def partitions(self, topic: str, via: BrokerNode | None = None) -> dict[int, PartitionView]:
         """All partitions of a topic; empty while nobody knows it."""
-        told = self.metadata(topic, via)
+        told = self.metadata(topic, via=via)
         if told is None or told.topics[0].error_code:
             return {}
-        return {
-            each.partition_index: PartitionView(
-                each.leader_id, each.leader_epoch, tuple(each.replica_nodes), tuple(each.isr_nodes)
-            )
-            for each in told.topics[0].partitions
-        }
+        return {each.partition_index: _view(each) for each in told.topics[0].partitions}
+
+    def all_hold(
+        self, topics: Sequence[str], holds: Callable[[PartitionView], bool], via: BrokerNode | None = None
+    ) -> bool:
+        """Whether all partitions of all these topics are known and as wished."""
+        told = self.metadata(*topics, via=via)
+        return told is not None and all(
+            not topic.error_code and all(holds(_view(each)) for each in topic.partitions)
+            for topic in told.topics
+        )
 
     def leader_of(self, topic: str, index: int) -> int:
         """The node id of the leader that a running broker tells; waits until there is one."""
@@ -162,8 +167,7 @@ class Cluster:
         """Wait until all partitions are led, and none by that broker."""
 
         def moved() -> bool:
-            views = [view for topic in topics for view in self.partitions(topic).values()]
-            return bool(views) and all(view.leader not in (-1, node_id) for view in views)
+            return self.all_hold(topics, lambda view: view.leader not in (-1, node_id))
 
         until(moved, f"all of {topics} led, and none by broker {node_id}", limit_s=limit_s)
 
@@ -172,11 +176,7 @@ class Cluster:
 
         def whole() -> bool:
             self.check_alive()
-            return all(
-                views and all(view.is_whole for view in views.values())
-                for broker in self.awake
-                for views in (self.partitions(topic, broker) for topic in topics)
-            )
+            return all(self.all_hold(topics, lambda view: view.is_whole, broker) for broker in self.awake)
 
         try:
             until(whole, f"all replicas of {topics} in sync", limit_s=limit_s)
@@ -188,7 +188,7 @@ class Cluster:
 
     def controller_id(self) -> int:
         """The node id of the controller; -1 where nobody is."""
-        told = self.metadata(None)
+        told = self.metadata()
         return -1 if told is None else int(told.controller_id)
 
     @contextmanager
@@ -241,6 +241,10 @@ class Cluster:
         """The ends of all logs, to be printed when a test fails."""
         nodes = [self.etcd, *self.brokers.values()]
         return "\n".join(f"--- {node.log_path.name}\n{node.log_text()[-size:]}" for node in nodes)
+
+
+def _view(told: Any) -> PartitionView:
+    return PartitionView(told.leader_id, told.leader_epoch, tuple(told.replica_nodes), tuple(told.isr_nodes))
 
 
 @contextmanager

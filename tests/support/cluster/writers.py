@@ -25,7 +25,7 @@ from tests.support.requirements import need, need_program
 import penstock
 
 PATIENCE_S = 90.0
-RATE_PER_S = 80
+RATE_PER_S = 50
 ON_THE_WAY_MAX = 100
 _prefixes = itertools.count(1)
 
