@@ -83,12 +83,19 @@ class Cluster:
         return broker
 
     def start_all(self) -> None:
-        """Start every broker that does not run; returns when all answer."""
+        """Start every broker that does not run; returns when all answer, and each of them knows all others."""
         dead = [broker for broker in self.brokers.values() if not broker.is_running]
         for broker in dead:
             broker.start(wait=False)
         for broker in dead:
             broker.await_ready()
+        until(self._all_know_all, "every broker knows all others", limit_s=LIMIT_S)
+
+    def _all_know_all(self) -> bool:
+        """Each learns of the others by its own watch: a topic asked for in the moment before would find too few brokers."""
+        told = [self.metadata(via=broker) for broker in self.awake]
+        wanted = {broker.node_id for broker in self.awake}
+        return all(each is not None and {b.node_id for b in each.brokers} >= wanted for each in told)
 
     @property
     def bootstrap(self) -> str:
