@@ -6,6 +6,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,11 @@ def test_the_corpus_covers_ten_minutes_twenty_seeds_and_every_property() -> None
     outcomes = [outcome_of(seed) for seed in SEEDS]
     assert len(set(SEEDS)) == len(SEEDS) >= 20
     assert sum(outcome.simulated_s for outcome in outcomes) >= 600
-    checked = {name for outcome in outcomes for name, count in outcome.checked.items() if count > 20}
-    wanted = "D1 D2 D3 D4 D5 D6 D7 D13 T1 T2 C1 G1 G2 K1 K2 M1 M2"
-    assert set(wanted.split()) <= checked
+    checked = Counter[str]()
+    for outcome in outcomes:
+        checked.update(outcome.checked)
+    wanted = "D1 D2 D3 D4 D5 D6 D7 D9 D13 T1 T2 C1 G1 G2 K1 K2 M1 M2"
+    assert min(checked[name] for name in wanted.split()) > 20, checked
     assert sum(sum(outcome.faults.values()) for outcome in outcomes) >= 300
 
 
@@ -67,7 +70,8 @@ def test_another_seed_is_another_trace() -> None:
     assert len({outcome_of(seed).digest for seed in SEEDS}) == len(SEEDS)
 
 
-@pytest.mark.parametrize("number", range(FRESH_SEEDS))
-def test_fresh_seeds(number: int) -> None:
-    outcome = simulate(Options(int.from_bytes(os.urandom(4), "big"), CHAOS_S))
-    assert not outcome.violation_count, told(outcome)
+def test_fresh_seeds() -> None:
+    first = int.from_bytes(os.urandom(4), "big")
+    outcomes = [simulate(Options(first + number, CHAOS_S)) for number in range(FRESH_SEEDS)]
+    failures = [told(outcome) for outcome in outcomes if outcome.violation_count]
+    assert not failures, "\n".join(failures)

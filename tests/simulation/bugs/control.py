@@ -2,30 +2,12 @@
 
 from typing import Any
 
-import trio
 from tests.simulation.bugs.planting import Bug, Patch
 
-from penstock.broker import keys, registration
+from penstock.broker import registration
 from penstock.broker.controller import rules
 from penstock.broker.controller.elections import Rules
-from penstock.broker.metadata_watch import MetadataWatch
 from penstock.broker.replication.isr_changes import IsrChanges
-from penstock.runtime.metadata import MetadataUnavailable
-
-
-def _skip_what_was_missed(_: Any) -> Any:
-    async def load_patiently(self: Any) -> None:
-        while True:
-            try:
-                snapshot = await self._store.range(keys.ROOT)
-            except MetadataUnavailable:
-                await trio.sleep(0.5)
-            else:
-                self.image.revision = snapshot.revision
-                self._moved.unpark_all()
-                return
-
-    return load_patiently
 
 
 def _anybody_may_lead(original: Any) -> Any:
@@ -59,12 +41,6 @@ def _transact_blindly(original: Any) -> Any:
 
 
 BUGS = (
-    Bug(
-        "lost watch events",
-        "after a compaction of the store's history a broker goes on from where the store is, without reading what it missed",
-        [Patch(MetadataWatch, "_load_patiently", _skip_what_was_missed)],
-        faults=("store compaction", "stale watch", "kill", "stop"),
-    ),
     Bug(
         "elections from anywhere",
         "whoever lives may lead, in sync or not",

@@ -14,7 +14,6 @@ from penstock.broker.replication import follower_fetch
 from penstock.broker.replication.follower import FollowerLogs
 from penstock.broker.replication.isr_changes import IsrChanges
 from penstock.protocol.errors import ErrorCode
-from penstock.runtime.metadata import MetadataUnavailable, OutcomeUnknown
 
 
 def _truncating_settle(original: Any) -> Any:
@@ -143,29 +142,6 @@ def _take_the_leaders_word(original: Any) -> Any:
     return advance
 
 
-class _ForgetfulStore:
-    """Takes a lost reply for a refusal."""
-
-    def __init__(self, store: Any) -> None:
-        self._store = store
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def transact(self, compares: Any, operations: Any) -> Any:
-        try:
-            return await self._store.transact(compares, operations)
-        except OutcomeUnknown as error:
-            raise MetadataUnavailable("the reply was lost, so it can't have been done") from error
-
-
-def _init_with_forgetful_store(original: Any) -> Any:
-    def init(self: Any, node_id: int, store: Any, *args: Any, **more: Any) -> None:
-        original(self, node_id, _ForgetfulStore(store), *args, **more)
-
-    return init
-
-
 def _keep_waiting(_: Any) -> Any:
     def fail_all(self: Any, code: ErrorCode) -> None:
         return
@@ -230,7 +206,7 @@ BUGS = (
         "a leader stops to wait for a replica before its removal from the ISR is stored",
         [Patch(PartitionMachine, "maximal_isr", _asked_is_stored)],
         faults=("partition", "freeze", "one-way cut"),
-        seed=8,
+        seed=13,
         found_by=("D3",),
     ),
     Bug(
@@ -263,12 +239,6 @@ BUGS = (
         faults=("slow disk", "kill"),
         seed=1,
         found_by=("D3",),
-    ),
-    Bug(
-        "lost reply is a refusal",
-        "an ISR change whose reply was lost counts as not stored",
-        [Patch(IsrChanges, "__init__", _init_with_forgetful_store)],
-        faults=("flaky store", "stale watch", "kill"),
     ),
     Bug(
         "acks outlive leadership",

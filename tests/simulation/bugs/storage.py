@@ -4,9 +4,7 @@ from typing import Any
 
 from tests.simulation.bugs.planting import Bug, Patch
 
-from penstock.runtime.files import StorageError
 from penstock.storage import log_follower, recovery
-from penstock.storage.log_writer import LogWriter
 
 
 def _no_rewrite(_: Any) -> Any:
@@ -20,17 +18,6 @@ def _no_rewrite(_: Any) -> Any:
             file.close()
 
     return rewrite
-
-
-def _sync_again(original: Any) -> Any:
-    def sync(self: Any) -> int:
-        try:
-            return int(original(self))
-        except StorageError:
-            self._failure = None
-            return int(original(self))
-
-    return sync
 
 
 def _append_without_producers(original: Any) -> Any:
@@ -67,12 +54,6 @@ BUGS = (
         faults=("slow disk", "power cut after a kill"),
         seed=3,
         found_by=("D9",),
-    ),
-    Bug(
-        "failed fsync tried again",
-        "fsyncgate: the second sync says yes over pages that never reached the disk",
-        [Patch(LogWriter, "_sync", _sync_again)],
-        faults=("disk error", "power cut"),
     ),
     Bug(
         "followers know no producers",
