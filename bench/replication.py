@@ -317,7 +317,7 @@ def run_catch_up(plan: Plan, started: Sequence[ClusterSubject], durability: str,
 def run_cold(plan: Plan, durability: str, scratch: Path, console: Console) -> Any:
     """The third part, Penstock alone, with the leader on a core of its own."""
     leader_cores, others = plan.broker_cores[:1], plan.broker_cores[1:] or plan.broker_cores
-    settings = {}
+    settings: dict[str, str] = {}
     if plan.throttle_mb_per_s:
         settings["follower.replication.throttled.rate"] = str(plan.throttle_mb_per_s * MB)
     cores = [leader_cores, others]
