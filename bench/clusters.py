@@ -138,7 +138,12 @@ class ClusterSubject(Subject):
         )
 
 
-def create_topic(subject: Subject, topic: str, assignment: Sequence[Sequence[int]]) -> None:
+def create_topic(
+    subject: Subject,
+    topic: str,
+    assignment: Sequence[Sequence[int]],
+    configs: Mapping[str, str] = EMPTY,
+) -> None:
     """A new topic, its partitions on the nodes that are named for each, the first of them leading; returns when all replicas are in sync.
 
     Raises PeerFailed when that takes too long.
@@ -153,6 +158,7 @@ def create_topic(subject: Subject, topic: str, assignment: Sequence[Sequence[int
                 topic,
                 num_partitions=len(assignment),
                 replica_assignment=[list(nodes) for nodes in assignment],
+                config=dict(configs),
             )
         ]
     )

@@ -6,7 +6,8 @@
   medians, for both settings of `write.caching`. CPU is that of all brokers.
 - catch-up: how fast a follower that was stopped takes what it lacks, in MB/s, from the first byte that it appends to the last.
 - cold: one acked record at a time on the leader (one replica), in turns alone, and beside a follower that fetches a whole partition from it: from the
-  page cache, and from the disk. What the disk adds is the ratio of the last two. The leader has a core to itself where there are two.
+  page cache, and from the disk. What the disk adds is the ratio of the last two; with `--throttle` both go at one rate. The leader has a core to
+  itself where there are two.
 
 The three brokers and the load share the cores named by `--broker-cores` and `--driver-cores`. Not part of `make bench`.
 """
@@ -59,6 +60,7 @@ class Plan:
     peers: Sequence[str]
     catch_up_mb: int
     cold_mb: int
+    throttle_mb_per_s: int
     broker_cores: Sequence[int]
     driver_cores: Sequence[int]
 
@@ -229,7 +231,7 @@ def beside_follower(subject: ClusterSubject, how: str, row: Beside) -> None:
 def measure_beside(subject: ClusterSubject, plan: Plan) -> Beside:
     """All turns of one cluster."""
     for topic, nodes in ((HOT, [LEADER]), (FETCHED, [LEADER, FOLLOWER])):
-        create_topic(subject, topic, [nodes])
+        create_topic(subject, topic, [nodes], {"follower.replication.throttled.replicas": "*"})
         wait_for_topic(subject.address, topic, TOPIC_TIMEOUT_S)
     fill(subject, FETCHED, plan.cold_mb)
     row = Beside()
@@ -315,7 +317,11 @@ def run_catch_up(plan: Plan, started: Sequence[ClusterSubject], durability: str,
 def run_cold(plan: Plan, durability: str, scratch: Path, console: Console) -> Any:
     """The third part, Penstock alone, with the leader on a core of its own."""
     leader_cores, others = plan.broker_cores[:1], plan.broker_cores[1:] or plan.broker_cores
-    with penstock_cluster(durability, scratch / "cold", [leader_cores, others]) as subject, on_cores(others):
+    settings: dict[str, str] = {}
+    if plan.throttle_mb_per_s:
+        settings["follower.replication.throttled.rate"] = str(plan.throttle_mb_per_s * MB)
+    cores = [leader_cores, others]
+    with penstock_cluster(durability, scratch / "cold", cores, settings) as subject, on_cores(others):
         told = measure_beside(subject, plan).summary()
     console.print(
         f"one record of 100 B at a time, beside a follower that fetches {plan.cold_mb} MB ({durability}):"
@@ -366,6 +372,9 @@ def cores_of(text: str) -> list[int]:
 @click.option("--peers", default="penstock,kafka", help="Who takes part.")
 @click.option("--catch-up-mb", default=1000, help="What a follower lacks.")
 @click.option("--cold-mb", default=2000, help="What a follower fetches beside the hot path.")
+@click.option(
+    "--throttle", default=0, help="MB/s of that follower, follower.replication.throttled.rate; 0 for none."
+)
 @click.option("--broker-cores", default="", help="Cores of all brokers; all by default.")
 @click.option("--driver-cores", default="", help="Cores of the load; all by default.")
 @click.option("--data-dir", default=tempfile.gettempdir(), help="Where the brokers write: a real disk.")
@@ -380,6 +389,7 @@ def main(
     peers: str,
     catch_up_mb: int,
     cold_mb: int,
+    throttle: int,
     broker_cores: str,
     driver_cores: str,
     data_dir: str,
@@ -395,6 +405,7 @@ def main(
         peers.split(","),
         catch_up_mb,
         cold_mb,
+        throttle,
         cores_of(broker_cores),
         cores_of(driver_cores),
     )
