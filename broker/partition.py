@@ -234,7 +234,11 @@ class Partition:
         self.machine.is_fenced = False
         try:
             info = self.log.append_as_leader(
-                batch, header, leader_epoch=self.machine.leader_epoch, now_ms=now_ms
+                batch,
+                header,
+                leader_epoch=self.machine.leader_epoch,
+                now_ms=now_ms,
+                begins_at_zero=started < self._gaps.until,
             )
             self._slow = self._monotonic() - started > SLOW_APPEND_S
         except NotRecalled:
@@ -406,7 +410,9 @@ class Partition:
         epoch = self.machine.leader_epoch
 
         def append() -> AppendInfo:
-            return self.log.append_as_leader(batch, header, leader_epoch=epoch, now_ms=now_ms)
+            return self.log.append_as_leader(
+                batch, header, leader_epoch=epoch, now_ms=now_ms, begins_at_zero=started < self._gaps.until
+            )
 
         started = self._monotonic()
         with self.changing_log():

@@ -6,7 +6,8 @@ producers.
 An idempotent producer has several batches on their way. Where the first is refused so and the next finds the partition served again (its fence
 lifted, its ISR whole), the next is out of sequence, and no fault of the producer: it will send both again, in order. OUT_OF_ORDER_SEQUENCE_NUMBER
 would say that something is lost. Java's producer knows better and tries again; librdkafka begins a new epoch with all that it has in flight
-anywhere, also with what it was not told is there: then that is there twice. So for a while the next is told what the first was.
+anywhere, also with what it was not told is there: then that is there twice. So for a while the next is told what the first was. Where the
+refused batch was the producer's first, the next would even be taken, since a producer that is not known may begin anywhere: before what was sent first.
 
 Source: Kafka's `Sender.canRetry`; librdkafka's `rd_kafka_handle_Produce_error`.
 """
@@ -20,20 +21,21 @@ MEMORY_S = 10.0
 class RefusedGaps:
     """See the module. Times are monotonic seconds."""
 
-    __slots__ = ("_code", "_until")
+    __slots__ = ("_code", "until")
 
     def __init__(self) -> None:
         self._code = ErrorCode.NONE
-        self._until = 0.0
+        self.until = 0.0
+        """Until then a producer of which the log knows nothing may only begin with sequence 0: another number may come behind what was refused."""
 
     def refuse(self, code: ErrorCode, now: float) -> ErrorCode:
         """Take note that a batch is refused with a code after which it is sent again; returns the code."""
-        self._code, self._until = code, now + MEMORY_S
+        self._code, self.until = code, now + MEMORY_S
         return code
 
     def code_of(self, code: ErrorCode, now: float) -> ErrorCode:
         """What to answer to a batch that must not be appended because of `code`."""
-        if code is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER and now < self._until:
+        if code is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER and now < self.until:
             return self._code
         return code
 

@@ -231,12 +231,20 @@ class LogWriter:
         )
 
     def append_as_leader(
-        self, batch: memoryview, header: BatchHeader, *, leader_epoch: int, now_ms: int
+        self,
+        batch: memoryview,
+        header: BatchHeader,
+        *,
+        leader_epoch: int,
+        now_ms: int,
+        begins_at_zero: bool = False,
     ) -> AppendInfo:
         """Give a checked batch the next offsets and this epoch, in place, and write it.
 
         In the page cache on return; durable when `durable_end_offset` has passed it. `header` is the batch's own; after a LogAppendTime
         stamp its timestamps are stale. The first append in a new epoch also writes and syncs the epoch checkpoint.
+
+        `begins_at_zero`: a producer of which the log knows nothing is refused unless it begins with sequence 0.
 
         Raises:
             OutOfOrderSequence, InvalidProducerEpoch: the producer's fault, nothing appended.
@@ -251,7 +259,7 @@ class LogWriter:
         has_producer = header.producer_id >= 0
         if has_producer:
             try:
-                repeated = self._producers.check(header)
+                repeated = self._producers.check(header, begins_at_zero=begins_at_zero)
             except OutOfOrderSequence:
                 if self._producers.must_recall(header):
                     raise NotRecalled("a snapshot does not hold the last five batches") from None

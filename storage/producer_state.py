@@ -108,17 +108,21 @@ class ProducerState:
             for entry in tuple(self._entries.values())
         }
 
-    def check(self, header: BatchHeader) -> AppendedBatch | None:
+    def check(self, header: BatchHeader, *, begins_at_zero: bool = False) -> AppendedBatch | None:
         """Whether a batch with a producer id may be appended: None if so, or the batch in the log that it repeats.
+
+        A producer that is not known may begin with any sequence, as its first batches may have been deleted; with `begins_at_zero` only with 0.
 
         Raises:
             OutOfOrderSequence: a gap, or a repetition of a batch before the last five.
             InvalidProducerEpoch: a higher epoch of this producer has written here.
         """
         entry = self._entries.get(header.producer_id)
-        if entry is None:
-            return None
         first = header.base_sequence
+        if entry is None:
+            if begins_at_zero and first != 0:
+                raise OutOfOrderSequence(f"producer {header.producer_id} begins with sequence {first}, not 0")
+            return None
         if header.producer_epoch != entry.epoch:
             self._check_new_epoch(header, entry)
             return None

@@ -26,6 +26,29 @@ async def test_batch_behind_one_that_was_refused_for_a_moment_looks_like_a_gap()
         assert [sent.code for sent in again] == [NONE, NONE]
 
 
+async def test_second_batch_of_a_new_producer_is_taken_before_its_first_that_was_refused() -> None:
+    async with partition_bench() as bench:
+        await bench.warm_up()
+        bench.lease.deadline = -math.inf
+        first = bench.send(raw=batch(producer_id=9))
+        bench.lease.deadline = math.inf
+        behind = bench.send(raw=batch(producer_id=9, sequence=1))
+        assert (first.code, behind.code) == (NOT_LEADER, NOT_LEADER)
+        again = [bench.send(raw=batch(producer_id=9, sequence=number)) for number in (0, 1)]
+        await settle()
+        assert [sent.code for sent in again] == [NONE, NONE]
+
+
+async def test_producer_whose_first_batches_were_deleted_can_not_go_on_once_nothing_was_refused_lately() -> (
+    None
+):
+    async with partition_bench() as bench:
+        await bench.warm_up()
+        sent = bench.send(raw=batch(producer_id=9, sequence=7))
+        await settle()
+        assert sent.code == NONE
+
+
 async def test_gap_is_told_long_after_a_refusal() -> None:
     async with partition_bench() as bench:
         await bench.warm_up()
