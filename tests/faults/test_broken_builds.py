@@ -47,7 +47,7 @@ BROKEN = [
             "            self._durable_end_offset = self._log_end_offset\n",
         ),
         FAILING_SYNCS,
-        LOST,
+        rf"{LOST}|CORRUPT_MESSAGE without an error of the disk",
     ),
     Broken(
         Mutant(
@@ -112,7 +112,7 @@ BROKEN = [
             "known",
         ),
         FAILING_SYNCS,
-        r"cached-0: gaps in",
+        r"(cached|toggled)-0: gaps in",
     ),
     Broken(
         Mutant(

@@ -62,7 +62,8 @@ def explore(explorer: CrashExplorer, life: list[str]) -> None:
 
 
 def test_every_operation_of_the_harness_is_tried() -> None:
-    assert set(EVERYTHING_ONCE) == set(OPERATIONS) == set(WEIGHTS)
+    of_a_leader = set(OPERATIONS) - {"fetch"}  # a follower's life is in test_crash_small.py
+    assert set(EVERYTHING_ONCE) == of_a_leader == set(WEIGHTS)
 
 
 @pytest.mark.parametrize(
