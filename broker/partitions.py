@@ -36,6 +36,7 @@ from penstock.storage.data_directory import DataDirectory
 from penstock.storage.errors import CorruptBatch, CorruptFile
 from penstock.storage.layout import DAMAGED_DIRECTORY_SUFFIX
 from penstock.storage.log import Log
+from penstock.storage.retention import CautiousClock
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -79,6 +80,7 @@ class PartitionManager(CheckpointedPartitions):
         """Replicas that are to be put aside once they are in no ISR."""
         self._damage_counts: Counter[tuple[bytes, int]] = Counter()
         self._next_producer_check = 0.0
+        self._cautious = CautiousClock()
         self._next_opening = 0.0
         self._next_look_around = 0.0
         self._changed = trio.Event()
@@ -434,12 +436,17 @@ class PartitionManager(CheckpointedPartitions):
     # Checkpoints, and the end
 
     def forget_idle_producers(self, now: float) -> None:
-        """Every ten minutes, drop idempotent producers that have been idle for `producer.id.expiration.ms`. `now` is monotonic."""
-        if now >= self._next_producer_check:
-            self._next_producer_check = now + PRODUCER_CHECK_S
-            now_ms = self._services.clock.wall_ms()
-            for partition in self._by_name.values():
-                partition.log.expire_producers(now_ms)
+        """Every ten minutes, drop idempotent producers that have been idle for `producer.id.expiration.ms`. `now` is monotonic.
+
+        Not at the start: a wall clock that is wrong then may be put right (PROPERTIES D14), and who is forgotten may repeat itself (T1).
+        """
+        if now < self._next_producer_check:
+            return
+        is_first = not self._next_producer_check
+        self._next_producer_check = now + PRODUCER_CHECK_S
+        now_ms = self._cautious.now_ms(now, self._services.clock.wall_ms())
+        for partition in self._by_name.values() if not is_first else ():
+            partition.log.expire_producers(now_ms)
 
     def open_again(self, now: float) -> None:
         """Every five seconds, have opened what could not be for want of room or descriptors: they come back. `now` is monotonic."""

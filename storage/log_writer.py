@@ -443,7 +443,6 @@ class LogWriter:
             old = self._active
             if old.size_bytes == 0:
                 return
-            self._producers.expire(now_ms)
             old.write_indexes()
             self._write_snapshot()
             # Until this has succeeded, nothing may come behind it in the old segment: an empty one in the middle would look like damage.

@@ -46,7 +46,7 @@ def load_producers(
         path = f"{directory}/{segment_file_name(offset, SNAPSHOT_SUFFIX)}"
         if segments[0].base_offset <= offset <= log_end_offset:
             try:
-                state.load_snapshot(read_file(files, path), now_ms=now_ms, path=path)
+                state.load_snapshot(read_file(files, path), path=path)
             except CorruptFile as error:
                 notes.append(str(error))
             else:

@@ -248,13 +248,13 @@ class ProducerState:
         body = b"".join(parts)
         return _PREFIX.pack(SNAPSHOT_VERSION, crc32c(body)) + body
 
-    def load_snapshot(self, data: Buffer, *, now_ms: int, path: str = "") -> None:
-        """Replace all entries by those of a `.snapshot` file that have not expired. Raises CorruptFile, nothing changed then."""
-        loaded: OrderedDict[int, ProducerEntry] = OrderedDict()
-        for entry in sorted(decode_snapshot(data, path=path), key=lambda entry: entry.last_timestamp_ms):
-            if entry.transaction_first_offset >= 0 or now_ms - entry.last_timestamp_ms < self._expiration_ms:
-                loaded[entry.producer_id] = entry
-        self._entries = loaded
+    def load_snapshot(self, data: Buffer, *, path: str = "") -> None:
+        """Replace all entries by those of a `.snapshot` file, idle ones as well. Raises CorruptFile, nothing changed then.
+
+        Whether they have expired is not for the wall clock at one moment to say: `expire` is asked later, by a clock that can be believed.
+        """
+        entries = sorted(decode_snapshot(data, path=path), key=lambda entry: entry.last_timestamp_ms)
+        self._entries = OrderedDict((entry.producer_id, entry) for entry in entries)
 
 
 def decode_snapshot(data: Buffer, *, path: str = "") -> list[ProducerEntry]:

@@ -15,7 +15,7 @@ from penstock.broker.api import delete_records, metadata
 from penstock.broker.checkpointed_partitions import SAVE_AFTER_BYTES
 from penstock.broker.config_admin import ConfigAdmin
 from penstock.broker.keys import PartitionState
-from penstock.broker.partitions import OPEN_AGAIN_S
+from penstock.broker.partitions import OPEN_AGAIN_S, PRODUCER_CHECK_S
 from penstock.broker.topic_admin import NewTopic
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
@@ -459,6 +459,10 @@ async def test_idle_producers_are_forgotten_and_busy_ones_are_not(
         await broker.produced("orders", bytes(batch(producer_id=7)))
         await trio.sleep(61)
         await broker.produced("orders", bytes(batch(producer_id=8)))
-        assert partition.log.producer_count == 2
+        broker.broker.partitions.forget_idle_producers(trio.current_time())
+        assert partition.log.producer_count == 2, "the first look is at the clock only"
+        await trio.sleep(PRODUCER_CHECK_S - 59)
+        await broker.produced("orders", bytes(batch(producer_id=8, sequence=1)))
+        await trio.sleep(59)
         broker.broker.partitions.forget_idle_producers(trio.current_time())
         assert partition.log.producer_count == 1
