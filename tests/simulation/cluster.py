@@ -58,7 +58,11 @@ class BrokerHost(Host):
     async def run_broker(self, environment: Environment) -> None:
         """The program of this host."""
 
+        process = self.process
+
         def note(running: RunningBroker) -> None:
+            if process is None or process.is_dead:
+                return  # killed while it came up: what is left of it unwinds beside its successor
             self.broker = running.broker
             self.started.set()
 

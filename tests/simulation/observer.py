@@ -278,6 +278,10 @@ class Observer:
             if partition is not None:
                 durable = partition.log.durable_end_offset
                 return End(durable if partition.is_offline else partition.log.log_end_offset, durable)
+        elif host.is_up:  # it is still coming up: its replicas fetch already
+            for partition, seen in self._seen.items():
+                if seen.host is host and (partition.topic_id, partition.index) == (topic_id, index):
+                    return End(partition.log.log_end_offset, partition.log.durable_end_offset)
         return self._ends.get((node, topic_id, index))
 
     def _dies(self, host: BrokerHost, loses_power: bool) -> None:
