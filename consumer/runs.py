@@ -145,10 +145,8 @@ def find_run(data: bytes, position: int, previous_delta: int, last_delta: int, c
         return None
     run.first_delta = delta
     run.count = min(run.count, _DELTA_ENDS[delta_width - 1] - delta, last_delta + 1 - delta)
-    if (
-        run.count < RUN_MIN
-    ):  # below 0, too, where the batch says that it ends before this record: no slice takes such a count
-        return None
+    if run.count < RUN_MIN:
+        return None  # no slice takes a count below 0, which it is where the batch says that it ends before this record
     run.key_size, behind = signed_varint(data, at)
     fixed += range(at - position, behind - position)
     run.key_at = behind - position
