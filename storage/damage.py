@@ -5,11 +5,14 @@ Owns the search for a good batch in bytes that do not chain. Changes nothing.
 A power cut tears what was being written, at the end of the log. So bytes that are no good batch may be cut only if no good batch
 follows anywhere behind them; one that does was written later, and what lies before it was lost in another way. But for one case: of
 what was written since the last sync the disk may have taken the later sectors and not the earlier ones. A sector that it did not take is
-zeros, since an append only ever writes behind the end of the file; damage on a disk is not. A producer's own zeros are told from these by the
-checksum: where one flipped bit explains it, the rest of the batch is there.
+zeros, since an append only ever writes behind the end of the file; damage on a disk is not. A producer's own zeros are told from these by
+what one flipped bit could have done: where setting one bit right makes a good batch, it is damage, and never cut.
+
+Invariant: of a batch that was whole and had one bit flipped since, `was_never_written` says no, whatever the batch holds.
 """
 
 import struct
+from math import isqrt
 
 from crc32c import crc32c
 
@@ -29,14 +32,15 @@ OFFSET_SPAN_MAX = 2**31
 
 SECTOR_SIZE_BYTES = 512
 """The least that a disk writes or does not write."""
-UNWRITTEN_RUN_BYTES_MIN = 16
-"""A sector's rest that is shorter says nothing: offsets and lengths begin with zeros."""
-ONE_BIT_BYTES_MAX = 16 << 20
+_OFFSET_SIZE_BYTES = 8
+ONE_BIT_BYTES_MAX = 1 << 27
+"""No batch is larger: a frame holds at most 100 MiB."""
 
 _CRC_POLYNOMIAL = 0x82F63B78
 """Of CRC-32C, lowest bit first: what the last bit of a message changes."""
 _MAGIC_BYTE = bytes((MAGIC,))
 _PREFIX = struct.Struct(">qi")
+_UNSIGNED_PREFIX = struct.Struct(">QI")
 _CRC = struct.Struct(">I")
 
 
@@ -62,11 +66,33 @@ def find_valid_batch(
         file.close()
 
 
-def find_unwritten_sector(files: FileSystem, path: str, start_position: int, end_position: int) -> int | None:
+def was_never_written(
+    files: FileSystem,
+    path: str,
+    start_position: int,
+    good_position: int,
+    expected_offset: int,
+    *,
+    may_have_gaps: bool = False,
+) -> bool:
+    """Whether what lies between is there because the power went before the disk had taken it, and not because it was damaged later.
+
+    `start_position` is where a batch should begin, with `expected_offset` (or a higher one if there may be gaps), and none that is good
+    does; `good_position` is where the next good one begins. If so, nothing from `start_position` on was ever synced. Raises StorageError.
+    """
+    if find_unwritten_sector(files, path, start_position, good_position, expected_offset) is None:
+        return False
+    return not is_one_bit_off(files, path, start_position, None if may_have_gaps else expected_offset)
+
+
+def find_unwritten_sector(
+    files: FileSystem, path: str, start_position: int, end_position: int, expected_offset: int
+) -> int | None:
     """Where the first sector within the range begins that was never written: zeros, from `start_position` on or whole.
 
-    The range goes from where a batch should begin to the next good batch: the sector that this one begins in was written with it, and
-    does not count, unless the batch has nothing but zeros there (its base offset begins with them). Raises StorageError.
+    The range goes from where a batch should begin, with `expected_offset` or a higher one, to the next good batch: the sector that this one
+    begins in was written with it, and does not count, unless the batch has nothing but zeros there (its base offset begins with them).
+    Raises StorageError.
     """
     file = files.open(path)
     try:
@@ -82,7 +108,9 @@ def find_unwritten_sector(files: FileSystem, path: str, start_position: int, end
                 end = start + SECTOR_SIZE_BYTES - (position + start) % SECTOR_SIZE_BYTES
                 if end > len(chunk):
                     break
-                if end - start >= UNWRITTEN_RUN_BYTES_MIN and chunk.count(0, start, end) == end - start:
+                if chunk.count(0, start, end) == end - start and _says_something(
+                    end - start, expected_offset
+                ):
                     return position + start
                 start = end
             position += max(1, len(chunk))
@@ -91,29 +119,91 @@ def find_unwritten_sector(files: FileSystem, path: str, start_position: int, end
         file.close()
 
 
-def is_one_bit_off(files: FileSystem, path: str, start_position: int, end_position: int) -> bool:
-    """Whether the bytes of the range are one batch, but for one flipped bit anywhere in it. Raises StorageError.
+def _says_something(zero_count: int, expected_offset: int) -> bool:
+    """Whether a batch never begins with so many zeros: its length, behind its base offset, is none, and the base offset is known."""
+    if zero_count >= LENGTH_PREFIX_SIZE_BYTES:
+        return True
+    return expected_offset >> 8 * max(0, _OFFSET_SIZE_BYTES - zero_count) != 0
 
-    A CRC is linear: a flipped bit changes it by a value that depends on the bit's distance to the end alone, whatever the batch holds. Looks
-    through these, up to a second for a megabyte; of a batch of more than `ONE_BIT_BYTES_MAX` it says no.
+
+def is_one_bit_off(files: FileSystem, path: str, position: int, expected_offset: int | None) -> bool:
+    """Whether there is a good batch at `position` but for one flipped bit, anywhere in it. Raises StorageError.
+
+    `expected_offset` is its base offset; None where that is not known. Leader epoch and magic may hold anything.
+
+    Each field says where the bit may be. With more than one wrong bit in the base offset it is none; with one, all else must be right. If the
+    length is right, so is the checksum over as many bytes, but for one bit in them or in it; if it is not, with one of its bits set right.
     """
-    size_bytes = end_position - start_position
-    if not HEADER_SIZE_BYTES <= size_bytes <= ONE_BIT_BYTES_MAX:
-        return False
     file = files.open(path)
     try:
-        batch = memoryview(file.pread(size_bytes, start_position))
+        header = file.pread(HEADER_SIZE_BYTES, position)
+        if len(header) < HEADER_SIZE_BYTES:
+            return False
+        base_offset, batch_length = _UNSIGNED_PREFIX.unpack_from(header)
+        offset_bits = 0 if expected_offset is None else (base_offset ^ expected_offset).bit_count()
+        if offset_bits > 1:
+            return False
+        difference = _crc_difference(file, header, position, batch_length)
+        if difference == 0:  # the bit is in a field that the checksum does not cover
+            return True
+        if offset_bits:
+            return False
+        if difference is not None:
+            covered_bytes = LENGTH_PREFIX_SIZE_BYTES + batch_length - ATTRIBUTES_POSITION
+            if difference.bit_count() == 1 or _is_change_of_one_bit(difference, 8 * covered_bytes):
+                return True
+        return any(_crc_difference(file, header, position, batch_length ^ 1 << bit) == 0 for bit in range(32))
     finally:
         file.close()
-    difference = crc32c(batch[ATTRIBUTES_POSITION:]) ^ _CRC.unpack_from(batch, CRC_POSITION)[0]
-    if difference.bit_count() <= 1:  # the bit is in the checksum, or in a field that it does not cover
-        return True
+
+
+def _crc_difference(file: File, header: bytes, position: int, batch_length: int) -> int | None:
+    """By what the checksum of a batch of that length is not the one in its header; None if no batch of that length can be there."""
+    end_position = position + LENGTH_PREFIX_SIZE_BYTES + batch_length
+    if not HEADER_SIZE_BYTES <= end_position - position <= ONE_BIT_BYTES_MAX or end_position > file.size():
+        return None
+    crc = 0
+    at = position + ATTRIBUTES_POSITION
+    while at < end_position:
+        chunk = file.pread(min(CHUNK_BYTES, end_position - at), at)
+        if not chunk:
+            return None
+        crc = crc32c(chunk, crc)
+        at += len(chunk)
+    found: int = _CRC.unpack_from(header, CRC_POSITION)[0]
+    return crc ^ found
+
+
+def _is_change_of_one_bit(difference: int, bit_count: int) -> bool:
+    """Whether flipping one of the last `bit_count` bits of a message changes its CRC-32C by `difference`.
+
+    A CRC is linear: a flipped bit changes it by a value that depends on the bit's distance to the end alone, whatever the message holds, and
+    each distance's value follows from the one before. These are gone through in strides, since n steps back from a value is linear, too: the
+    distance is a number of strides and a rest ("baby steps, giant steps"). Some milliseconds for a megabyte.
+    """
+    stride = isqrt(bit_count) + 1
+    rests: set[int] = set()
     change = _CRC_POLYNOMIAL
-    for _ in range(8 * (size_bytes - ATTRIBUTES_POSITION)):
-        if change == difference:
-            return True
+    for _ in range(stride):
+        rests.add(change)
         change = change >> 1 ^ (_CRC_POLYNOMIAL if change & 1 else 0)
+    columns = [_steps_back(1 << bit, stride) for bit in range(32)]
+    for _ in range(stride):
+        if difference in rests:
+            return True
+        back = 0
+        for column in columns:
+            if difference & 1:
+                back ^= column
+            difference >>= 1
+        difference = back
     return False
+
+
+def _steps_back(change: int, count: int) -> int:
+    for _ in range(count):
+        change = (change ^ _CRC_POLYNOMIAL) << 1 | 1 if change >> 31 else change << 1
+    return change
 
 
 def _search_chunk(

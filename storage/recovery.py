@@ -41,7 +41,7 @@ from penstock.storage.checkpoint import (
     write_epoch_checkpoint,
     write_partition_metadata,
 )
-from penstock.storage.damage import find_unwritten_sector, find_valid_batch, is_one_bit_off
+from penstock.storage.damage import find_valid_batch, was_never_written
 from penstock.storage.epoch_cache import EpochCache
 from penstock.storage.errors import CorruptBatch, CorruptFile, TopicIdMismatch
 from penstock.storage.layout import (
@@ -380,10 +380,14 @@ class _Opening:
         """Whether the fault before a good batch is a sector that the disk had not taken when the power went: then nothing from there on was synced."""
         if last.segment is not self._segments[-1]:
             return False  # it was durable before the next segment was made
-        path, start = last.segment.path, last.end_position
-        if find_unwritten_sector(self._files, path, start, good_position) is None:
-            return False
-        return not is_one_bit_off(self._files, path, start, good_position)
+        return was_never_written(
+            self._files,
+            last.segment.path,
+            last.end_position,
+            good_position,
+            last.next_offset,
+            may_have_gaps=last.next_offset < self._gaps_below,
+        )
 
     def _repair(self, verified: list[_Verified]) -> None:
         last = verified[-1]

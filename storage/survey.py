@@ -21,7 +21,7 @@ from penstock.protocol.record_batch import (
 )
 from penstock.runtime.files import File, FileSystem
 from penstock.storage.batch_walk import ChainRules, chain_fault, follows_on, walk_batches
-from penstock.storage.damage import find_unwritten_sector, find_valid_batch
+from penstock.storage.damage import find_valid_batch, was_never_written
 from penstock.storage.errors import CorruptBatch
 from penstock.storage.layout import OFFSET_MAX, RELATIVE_OFFSET_MAX
 
@@ -156,7 +156,14 @@ class Survey:
         """Whether this is a torn tail though a good batch follows: the disk had not taken this sector, but later ones (`damage`)."""
         if self._follower_offset != NOTHING_FOLLOWS or self.next_offset < self._recovery_point:
             return False
-        return find_unwritten_sector(self._files, self._file.path, position, end_position) is not None
+        return was_never_written(
+            self._files,
+            self._file.path,
+            position,
+            end_position,
+            self.next_offset,
+            may_have_gaps=self.next_offset < self._rules.gaps_below,
+        )
 
     def _believable_from(self, position: int) -> tuple[int, BatchHeader] | None:
         """Position and header of the batch that ends the damage at `position`."""

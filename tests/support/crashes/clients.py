@@ -3,6 +3,7 @@
 `run(connection)` is one life, ended by cancellation. What a client does with an answer it does at once, so that a life ends between two steps.
 """
 
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from penstock.broker.connection import Outcome
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
-from penstock.storage.damage import SECTOR_SIZE_BYTES, UNWRITTEN_RUN_BYTES_MIN
+from penstock.storage.damage import SECTOR_SIZE_BYTES
 from penstock.storage.errors import CorruptBatch
 
 THINK_S = (0.0, 0.0, 0.001, 0.005, 0.03)
@@ -370,13 +371,11 @@ async def check_ledger(connection: Connection, ledger: Ledger) -> bool:
 
 
 def is_too_small_to_tell(reason: Exception | None) -> bool:
-    """Whether a partition was refused since a power cut may have left too few zeros to be told from damage (storage/damage.py)."""
-    rest_bytes = SECTOR_SIZE_BYTES - UNWRITTEN_RUN_BYTES_MIN
-    return (
-        isinstance(reason, CorruptBatch)
-        and "a good batch follows" in reason.reason
-        and reason.position % SECTOR_SIZE_BYTES > rest_bytes
-    )
+    """Whether a partition was refused since what a power cut has taken may as well be one flipped bit of a base offset (storage/damage.py)."""
+    if not isinstance(reason, CorruptBatch) or reason.position % SECTOR_SIZE_BYTES <= SECTOR_SIZE_BYTES - 12:
+        return False
+    told = re.match(r"base offset (\d+) where (\d+) comes next; a good batch follows", reason.reason)
+    return told is not None and (int(told[1]) ^ int(told[2])).bit_count() == 1
 
 
 __all__ = [

@@ -102,3 +102,24 @@ def test_a_wrong_offset_right_behind_damage_is_not_believed(
     if rules is GAPS_ALLOWED and offset == 2:
         return  # nothing speaks against it: in such a log it may be right
     assert damages(survey(files, rules)) == [(starts[2], starts[4], 2, 4)]
+
+
+def test_a_flipped_bit_that_the_broker_refuses_is_a_torn_tail_for_the_repair() -> None:
+    files = MemoryFiles()
+    log = new_log(files)
+    for _ in range(3):
+        append(log, batch([bytes(1200)]))
+    log.close()
+    size = log.segments[0].size_bytes // 3
+
+    def found_in(content: bytes) -> list[tuple[int, int, int, int]]:
+        files.replace(PATH, content)
+        return damages(list(Survey(files, files.open(PATH), 0, -1, RULES, recovery_point=0).found()))
+
+    content = files.content(PATH)
+    for position in (size + 7, size + 9, size + 30, size + 1000):
+        damaged = bytearray(content)
+        damaged[position] ^= 4
+        assert found_in(bytes(damaged)) == [(size, 2 * size, 1, 2)], position
+    lost = content[:size] + bytes(1536 - size) + content[1536:]
+    assert found_in(lost) == [(size, 3 * size, 1, NOTHING_FOLLOWS)]
