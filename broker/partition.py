@@ -108,7 +108,7 @@ class Partition:
         self._slow = False
         self._refusal_count = 0
         self._next_refusal_line = 0.0
-        self._is_broken = False
+        self.is_lost = False  # its log has failed: others are to lead, and no ISR is to have it
         self._gaps = RefusedGaps()
         self._error_lines = ErrorLines()
         self._is_appending = False
@@ -313,7 +313,7 @@ class Partition:
     @property
     def is_offline(self) -> bool:
         """Whether it is not served until a restart: its log has failed."""
-        return self.log.failure is not None or self._is_broken
+        return self.log.failure is not None or self.is_lost
 
     @property
     def refusal(self) -> ErrorCode:
@@ -486,6 +486,7 @@ class Partition:
 
     def _lose(self) -> None:
         """The log can't be used any more: somebody else is to lead."""
+        self.is_lost = True
         self.step(LogFailed())
         if self._services.isr_changes is not None:
             self._services.isr_changes.leave(self.topic_id, self.index)
@@ -561,7 +562,6 @@ class Partition:
 
     def fail(self) -> None:
         """By a bug nobody knows what the log holds: serve it no more."""
-        self._is_broken = True
         self._lose()
 
     def flush_if_due(self, now: float) -> None:

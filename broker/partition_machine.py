@@ -18,6 +18,7 @@ Source: Kafka's `Partition` and `Replica` (its `lastCaughtUpTimeMs`), KIP-497, K
 
 import enum
 import math
+from collections.abc import Iterable
 
 from penstock.broker.partition_events import (
     Action,
@@ -204,6 +205,7 @@ class PartitionMachine:
             state.leader_epoch,
             state.partition_epoch,
         )
+        self._forget_words_of(broker for broker in self.isr if broker not in state.isr)
         self.isr, self.replicas = state.isr, state.replicas
         self._adding_replicas = state.adding_replicas
         self._eligible_leader_replicas = state.eligible_leader_replicas
@@ -249,6 +251,12 @@ class PartitionMachine:
                 self._followers[broker] = FollowerState(now_ms if broker in self.isr else -math.inf)
         for broker in [broker for broker in self._followers if broker not in self.replicas]:
             del self._followers[broker]
+
+    def _forget_words_of(self, left: Iterable[int]) -> None:
+        """Who has left the ISR may come back when it fetches again: it may have left by itself, since the log of which it told is lost."""
+        for broker in left:
+            if broker in self._followers:
+                self._followers[broker].may_join = False
 
     # The high watermark
 

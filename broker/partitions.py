@@ -318,6 +318,9 @@ class PartitionManager(CheckpointedPartitions):
                 state.eligible_leader_replicas,
             )
         )
+        if partition.is_lost and self._services.isr_changes is not None and self._counts_here(state):
+            # a leader has taken it in by a fetch that was sent before the log failed
+            self._services.isr_changes.leave(partition.topic_id, partition.index)
 
     async def _delete(self, topic: TopicImage) -> None:
         """Take a removed topic's partitions out of service and rename their directories; the files go `file.delete.delay.ms` later."""

@@ -42,7 +42,10 @@ class End(NamedTuple):
     """Where a replica's log ends."""
 
     log_end_offset: int
+    """If its log has failed, only what was synced is sure to be there."""
     durable_end_offset: int
+    told_end_offset: int
+    """What it may have told its leader. It counts, with `write.caching`, also when the log has failed since, until the replica has left the ISR."""
 
 
 @dataclass(slots=True)
@@ -91,6 +94,8 @@ class Observer:
         self._seen: dict[Partition, _Seen] = {}
         self._ends: dict[tuple[int, bytes, int], End] = {}
         """Of replicas whose process is dead: what is left at least."""
+        self._given_up: set[Partition] = set()
+        """Those that were seen outside of the ISR after their log had failed: nothing that they told before counts any more."""
         self._caching: set[bytes] = set()
         self._power_was_cut = False
         cluster.store.applied_listeners.append(self._applied)
@@ -269,35 +274,36 @@ class Observer:
         end = self._end(node, partition.topic_id, partition.index)
         if end is None:
             return None
-        return end.log_end_offset if partition.machine.write_caching else end.durable_end_offset
+        return end.told_end_offset if partition.machine.write_caching else end.durable_end_offset
 
     def _end(self, node: int, topic_id: bytes, index: int) -> End | None:
         host = self.cluster.by_node(node)
         if host.is_up and host.broker is not None:
             partition = host.broker.partitions.by_id(topic_id, index)
             if partition is not None:
-                durable = partition.log.durable_end_offset
-                return End(durable if partition.is_offline else partition.log.log_end_offset, durable)
+                return self._end_of(partition, is_lost=partition.is_offline)
         elif host.is_up:  # it is still coming up: its replicas fetch already
             for partition, seen in self._seen.items():
                 if seen.host is host and (partition.topic_id, partition.index) == (topic_id, index):
-                    return End(partition.log.log_end_offset, partition.log.durable_end_offset)
+                    return self._end_of(partition, is_lost=False)
         return self._ends.get((node, topic_id, index))
+
+    def _end_of(self, partition: Partition, *, is_lost: bool) -> End:
+        told, durable = partition.log.log_end_offset, partition.log.durable_end_offset
+        left = durable if is_lost else told
+        return End(left, min(durable, left), left if partition in self._given_up else told)
 
     def _dies(self, host: BrokerHost, loses_power: bool) -> None:
         self._power_was_cut |= loses_power
         for key, left in self._ends.items():
             if loses_power and key[0] == host.node_id:
-                self._ends[key] = End(left.durable_end_offset, left.durable_end_offset)
+                self._ends[key] = End(*[left.durable_end_offset] * 3)
         for partition, seen in self._seen.items():
             if seen.host is host:
-                durable = partition.log.durable_end_offset
-                end = (
-                    durable
-                    if loses_power or partition.log.failure is not None
-                    else partition.log.log_end_offset
-                )
-                self._ends[host.node_id, partition.topic_id, partition.index] = End(end, min(durable, end))
+                is_lost = loses_power or partition.log.failure is not None
+                end = self._end_of(partition, is_lost=is_lost)
+                self._ends[host.node_id, partition.topic_id, partition.index] = end
+                self._given_up.discard(partition)
         self._seen = {partition: seen for partition, seen in self._seen.items() if seen.host is not host}
 
     # The store
@@ -328,6 +334,8 @@ class Observer:
         )
         before = self.states.get(place_key)
         self.states[place_key] = after
+        for node in set(after.replicas) - set(after.isr):
+            self._is_outside(node, topic_id, index)
         place = self.place(topic_id, index)
         is_compared = any(c.key == key and c.mod_revision is not None for c in applied.compares)
         self._changes.changed(place, before, after, is_compared=is_compared or before is None)
@@ -338,6 +346,15 @@ class Observer:
         for node in sorted(set(after.isr) - set(before.isr)):
             if before.leader_epoch == after.leader_epoch:
                 self._joined(place, node, topic_id, index, after, applied)
+
+    def _is_outside(self, node: int, topic_id: bytes, index: int) -> None:
+        """A replica is not in the ISR (any more): of what it may have told there counts what is left."""
+        key = (node, topic_id, index)
+        if key in self._ends:
+            self._ends[key] = self._ends[key]._replace(told_end_offset=self._ends[key].log_end_offset)
+        for partition, seen in self._seen.items():
+            if (seen.host.node_id, partition.topic_id, partition.index) == key and partition.is_offline:
+                self._given_up.add(partition)
 
     def _joined(
         self, place: str, node: int, topic_id: bytes, index: int, after: State, applied: Applied

@@ -211,6 +211,15 @@ def test_leaving_member_is_waited_for_until_its_leaving_is_stored() -> None:
     assert machine.step(state(isr=(ME,), replicas=ALL, end=11, version=2)) == (AdvanceHighWatermark(11),)
 
 
+def test_member_that_has_left_by_itself_comes_back_by_what_it_told_before() -> None:
+    """Its log may have failed, and then it has no more what it told of."""
+    machine = leading((ME, OTHER))
+    machine.step(fetched(OTHER, 10))
+    machine.step(state(isr=(ME,), replicas=ALL, end=10, version=2))
+    assert machine.step(TimePassed(1)) == ()
+    assert machine.step(fetched(OTHER, 10, 2)) == (ChangeIsr((ME, OTHER), 2, 1, ((OTHER, 12),)),)
+
+
 def test_refused_change_leaves_what_is_stored_and_may_be_asked_again() -> None:
     machine = leading((ME,))
     machine.step(fetched(THIRD, 10))

@@ -152,6 +152,17 @@ async def test_failed_log_hands_leadership_on_and_leaves_the_isr() -> None:
         assert (state.isr, state.leader, state.leader_epoch) == ((2, 3), -1, epoch + 1)
 
 
+async def test_failed_log_that_was_taken_in_by_an_old_fetch_stays_in_the_isr() -> None:
+    async with followed_broker() as bench:
+        await produce(bench)
+        bench.partition.fail()
+        await settle()
+        taken_in = replace(bench.stored_state(), isr=(2, 3, 1), leader=2)
+        await bench.store.transact([], [Put(KEY, keys.encode_partition(taken_in))])
+        await settle()
+        assert bench.stored_state() == replace(taken_in, isr=(2, 3))
+
+
 async def test_failed_log_of_the_last_in_sync_replica_leaves_nobody_else_to_lead() -> None:
     async with followed_broker(isr=(1,)) as bench:
         await produce(bench)
