@@ -30,6 +30,8 @@ class DiskFaults:
     is_full: bool = False
     error_chance: float = 0.0
     """Of each write, sync and read."""
+    sync_error_chance: float = 0.0
+    """Of each sync besides: a device that takes what is written, and can't keep it."""
     has_descriptors: bool = True
     slow_s: float = 0.0
     """Added to what a worker does."""
@@ -165,7 +167,8 @@ class HostFile:
         files = self._files
         files.check(self.path)
         faults = files.faults
-        if faults.error_chance and files.random.random() < faults.error_chance:
+        chance = max(faults.error_chance, faults.sync_error_chance)
+        if chance and files.random.random() < chance:
             faults.met_count += 1
             disk = files.disk
             disk.failed_sync_keeps = by_chance(disk.unsynced(), files.random)

@@ -208,8 +208,13 @@ class Nemesis:
         self._for_a_while(lambda: setattr(host.faults, "is_full", False), 0.3, 4.0)
 
     def _disk_error(self, host: BrokerHost) -> None:
-        host.faults.error_chance = self.random.choice((0.01, 0.05))
-        self._for_a_while(lambda: setattr(host.faults, "error_chance", 0.0), 0.2, 2.0)
+        """Of all that is done with it; or of syncs only, which is what a page cache makes of most bad writes."""
+        if self.random.random() < 0.5:
+            host.faults.error_chance = self.random.choice((0.01, 0.05))
+            self._for_a_while(lambda: setattr(host.faults, "error_chance", 0.0), 0.2, 2.0)
+        else:
+            host.faults.sync_error_chance = self.random.choice((0.05, 0.3))
+            self._for_a_while(lambda: setattr(host.faults, "sync_error_chance", 0.0), 0.2, 2.0)
 
     def _no_descriptors(self, host: BrokerHost) -> None:
         machine = self.cluster.network.machine(host.address)

@@ -292,7 +292,14 @@ class Simulation:
                     partition.high_watermark == log.log_end_offset == self._end(topic_id, index, state.leader)
                 ):
                     return f"{place}: {node} has a high watermark of {partition.high_watermark} and an end of {log.log_end_offset}"
-        return self._unfinished_clients()
+        return self._unfinished_clients() or self._outdated_views()
+
+    def _outdated_views(self) -> str:
+        for host in self.cluster.brokers:
+            behind = "" if host.broker is None else self.observer.views.behind(host.broker.image)
+            if behind:
+                return f"{host.name} does not know the cluster as it is: {behind}"
+        return ""
 
     def _end(self, topic_id: bytes, index: int, leader: int) -> int:
         broker = self.cluster.by_node(leader).broker

@@ -40,6 +40,7 @@ ADDRESS = "10.0.0.100"
 TIMEOUT_S = 3.0
 RETRY_S = 0.3
 WATCH_RETRY_S = 0.5
+RECONNECT_S = (0.05, 0.5, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,8 @@ class StoreFront:
         self.back: Link = network.link(ADDRESS, address)
         self.watch_lag_s = 0.0
         self.loss_chance = 0.0
-        """That the connection breaks under a request, before it was applied or after."""
+        """That the connection breaks under a request, before it was applied or after; watches share it."""
+        self.reconnected_at = 0.0
         self.store = store
 
     async def get(self, key: str) -> Entry | None:
@@ -245,6 +247,7 @@ class StoreFront:
             reply.is_broken = True
             reply.event.set()
             return
+        loses_reply = self._breaks()
         if not self.store.is_up:
             reply.error = MetadataUnavailable("connection refused")
         else:
@@ -252,17 +255,20 @@ class StoreFront:
                 reply.value = operation()
             except LeaseNotFound as error:
                 reply.error = error
-        kernel.after(self.back.transit_s(0), lambda: self._answer(reply, ends_at))
+        kernel.after(self.back.transit_s(0), lambda: self._answer(reply, ends_at, loses_reply))
 
     def _breaks(self) -> bool:
-        return self.loss_chance > 0.0 and self.random.random() < self.loss_chance
+        if self.loss_chance > 0.0 and self.random.random() < self.loss_chance:
+            self.reconnected_at = self.kernel.now + self.random.choice(RECONNECT_S)
+            return True
+        return False
 
-    def _answer(self, reply: _Reply[T], ends_at: float) -> None:
-        reply.is_broken = self._breaks()
+    def _answer(self, reply: _Reply[T], ends_at: float, is_lost: bool) -> None:
+        reply.is_broken = is_lost
         if not self.back.is_cut:
             reply.event.set()
         elif self.kernel.now < ends_at:
-            self.kernel.after(RETRY_S, lambda: self._answer(reply, ends_at))
+            self.kernel.after(RETRY_S, lambda: self._answer(reply, ends_at, is_lost))
 
 
 class _Watch:
@@ -308,6 +314,9 @@ class _Watch:
             return
         if front.back.is_cut or front.there.is_cut or not front.store.is_up:
             front.kernel.after(WATCH_RETRY_S, self._arrive)
+            return
+        if front.kernel.now < front.reconnected_at:
+            front.kernel.at(front.reconnected_at, self._arrive)
             return
         self._is_poked = False
         try:

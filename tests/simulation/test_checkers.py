@@ -19,6 +19,7 @@ from tests.simulation.checkers.logs import (
     check_converged,
     check_prefixes,
 )
+from tests.simulation.checkers.metadata import Views
 from tests.simulation.checkers.replication import (
     Deadlines,
     HighWatermarks,
@@ -28,6 +29,11 @@ from tests.simulation.checkers.replication import (
     StateChanges,
 )
 from tests.simulation.checkers.report import Report
+
+from penstock.broker import keys
+from penstock.broker.image import ClusterImage
+from penstock.broker.keys import ControllerClaim
+from penstock.runtime.metadata import Entry, Snapshot
 
 History = Callable[[Report], None]
 
@@ -263,6 +269,25 @@ def commit_found(report: Report) -> None:
     checker.fetched("g", "t-0", 12, checker.acked("g", "t-0"))
 
 
+def claimed(revision: int) -> Entry:
+    value = keys.encode_controller(ControllerClaim(revision, "x"))
+    return Entry(keys.CONTROLLER_KEY, value, revision, revision)
+
+
+def viewed(known: int, *, at: int) -> History:
+    """The controller key is written anew at revisions 1 to 3; a broker at revision `at` knows what was there at `known`."""
+
+    def history(report: Report) -> None:
+        checker = Views(report)
+        for revision in (1, 2, 3):
+            checker.stored(revision, {keys.CONTROLLER_KEY: claimed(revision)})
+        image = ClusterImage.from_snapshot(Snapshot([claimed(known)], at))
+        checker.looked("b1.1", image)
+        assert bool(checker.behind(image)) == ((known, at) != (3, 3))
+
+    return history
+
+
 @pytest.mark.parametrize(
     ("history", "name"),
     [
@@ -301,6 +326,8 @@ def commit_found(report: Report) -> None:
         (given_twice, "G1"),
         (commit_forgotten, "G2"),
         (commit_from_nowhere, "G2"),
+        (viewed(1, at=2), "M1"),
+        (viewed(1, at=4), "M1"),
     ],
 )
 def test_a_history_that_must_not_be_is_found(history: History, name: str) -> None:
@@ -334,6 +361,8 @@ def test_a_history_that_must_not_be_is_found(history: History, name: str) -> Non
         sequences((0, -1, -1, -1, 3), (3, 7, 0, 0, 2), (5, 8, 0, 0, 1), (6, 7, 0, 2, 1), (7, 7, 1, 0, 1)),
         handed_over,
         commit_found,
+        viewed(2, at=2),
+        viewed(3, at=3),
     ],
 )
 def test_a_history_that_may_be_is_left_in_peace(history: History) -> None:

@@ -1,13 +1,17 @@
 """The simulated machine itself: what freezes stands still, what is cut does not get through, what is lost stays lost."""
 
+from contextlib import suppress
+
+import pytest
 import trio
 from tests.simulation.cluster import Cluster
 from tests.simulation.host import Host
 from tests.simulation.kernel import Kernel
 from tests.simulation.network import SimulatedNetwork
-from tests.simulation.store import ADDRESS, CentralStore
+from tests.simulation.store import ADDRESS, RECONNECT_S, CentralStore
 
 from penstock.runtime.environment import Environment
+from penstock.runtime.files import DiskError
 from penstock.runtime.metadata import Compare, OutcomeUnknown, Put
 from penstock.runtime.network import ConnectionLost
 
@@ -136,6 +140,62 @@ def test_store_applies_what_it_was_sent_though_the_reply_is_lost() -> None:
     machines.kernel.run(main)
     assert [what for what, _ in machines.noted] == ["unknown"]
     assert machines.store.entries["/k"].value == b"v"
+
+
+def test_connection_that_breaks_before_a_reply_holds_the_watch_back_and_loses_nothing_of_it() -> None:
+    machines = Machines()
+
+    async def program(environment: Environment) -> None:
+        async with (
+            environment.open_metadata("") as store,
+            store.watch("/", after_revision=0) as batches,
+        ):
+            assert machines.one.front is not None
+            machines.one.front.loss_chance = 0.5
+            for number in range(20):
+                with suppress(OutcomeUnknown):
+                    await store.transact([], [Put(f"/{number}", b"v")])
+                    continue
+                if f"/{number}" in machines.store.entries:
+                    break
+            machines.note("unknown")
+            revisions = [(await anext(batches)).revision for _ in range(machines.store.revision)]
+            assert revisions == list(range(1, machines.store.revision + 1))
+            machines.note("seen")
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            machines.one.boot(nursery, program)
+
+    machines.kernel.run(main)
+    assert machines.one.failure is None
+    (_, unknown_at), (_, seen_at) = machines.noted
+    assert seen_at >= unknown_at + min(RECONNECT_S)
+
+
+def test_device_that_fails_syncs_only_takes_what_is_written_and_loses_it_with_the_power() -> None:
+    machines, data = Machines(), b"x" * 100_000
+
+    async def program(environment: Environment) -> None:
+        file = environment.files.open("/f", write=True, create=True)
+        environment.files.sync_directory("/")
+        machines.one.faults.sync_error_chance = 1.0
+        file.pwrite(data, 0)
+        with pytest.raises(DiskError):
+            file.datasync()
+        machines.one.faults.sync_error_chance = 0.0
+        file.datasync()
+        await trio.lowlevel.checkpoint()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            machines.one.boot(nursery, program)
+
+    machines.kernel.run(main)
+    assert machines.one.failure is None
+    assert machines.one.disk.content("/f") == data
+    machines.one.disk.power_cut()
+    assert machines.one.disk.content("/f") != data
 
 
 def test_lease_ends_while_its_owner_is_frozen() -> None:

@@ -4,10 +4,12 @@ from typing import Any
 
 from tests.simulation.bugs.planting import Bug, Patch
 
-from penstock.broker import registration
+from penstock.broker import keys, registration
 from penstock.broker.controller import rules
 from penstock.broker.controller.elections import Rules
+from penstock.broker.metadata_watch import MetadataWatch
 from penstock.broker.replication.isr_changes import IsrChanges
+from penstock.runtime.metadata import MetadataUnavailable, OutcomeUnknown
 
 
 def _anybody_may_lead(original: Any) -> Any:
@@ -38,6 +40,40 @@ def _transact_blindly(original: Any) -> Any:
         return [], puts
 
     return transaction
+
+
+def _go_on_from_now(original: Any) -> Any:
+    async def load(self: Any) -> None:
+        if self.image.revision:
+            self.image.revision = (await self._store.range(keys.ROOT)).revision
+        else:
+            await original(self)
+
+    return load
+
+
+class _Blunt:
+    """A store that says "nothing was changed" also where it can't know."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def transact(self, *args: Any) -> Any:
+        try:
+            return await self._store.transact(*args)
+        except OutcomeUnknown as error:
+            raise MetadataUnavailable("the reply was lost") from error
+
+
+def _ask_bluntly(original: Any) -> Any:
+    def init(self: Any, *args: Any) -> None:
+        original(self, *args)
+        self._store = _Blunt(self._store)
+
+    return init
 
 
 BUGS = (
@@ -72,5 +108,21 @@ BUGS = (
         faults=("kill",),
         seed=1,
         found_by=("M1",),
+    ),
+    Bug(
+        "lost watch",
+        "a watch that finds the past compacted goes on from now, and what came between is never learned",
+        [Patch(MetadataWatch, "_load", _go_on_from_now)],
+        faults=("store compaction", "stale watch", "store cut off", "kill"),
+        seed=5,
+        found_by=("M1",),
+    ),
+    Bug(
+        "lost reply is a refusal",
+        "an ISR change whose reply was lost is taken for one that was not stored, and who joined by it does not count",
+        [Patch(IsrChanges, "__init__", _ask_bluntly)],
+        faults=("flaky store", "stop", "slow disk"),
+        seed=5,
+        found_by=("D3",),
     ),
 )

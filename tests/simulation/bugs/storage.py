@@ -4,7 +4,8 @@ from typing import Any
 
 from tests.simulation.bugs.planting import Bug, Patch
 
-from penstock.storage import log_follower, recovery
+from penstock.storage import log_follower, log_writer, recovery
+from penstock.storage.errors import LogFailed
 
 
 def _no_rewrite(_: Any) -> Any:
@@ -29,6 +30,20 @@ def _append_without_producers(original: Any) -> Any:
             self._producers = producers
 
     return append
+
+
+def _sync_again(original: Any) -> Any:
+    def sync(self: Any) -> int:
+        had_failed = self._failure is not None
+        try:
+            return int(original(self))
+        except LogFailed:
+            if had_failed:
+                raise
+            self._failure = None
+            return int(original(self))
+
+    return sync
 
 
 class _Pass:
@@ -62,5 +77,13 @@ BUGS = (
         faults=("slow disk", "kill", "freeze"),
         seed=1,
         found_by=("T1",),
+    ),
+    Bug(
+        "failed sync tried again",
+        "fsyncgate: a sync that failed is tried again, and believed the second time, though the pages are gone",
+        [Patch(log_writer.LogWriter, "_sync", _sync_again)],
+        faults=("disk error", "power cut", "power cut of all"),
+        seed=26,
+        found_by=("D9",),
     ),
 )
