@@ -120,11 +120,20 @@ class FetchSession:
                     self.partitions.move_to_end(key)
         return kept
 
-    def knows_less(self, results: Iterable[FetchPartitionResult]) -> bool:
-        """Whether a high watermark among the results is news for the fetcher."""
+    def must_be_told(self, results: Iterable[FetchPartitionResult], *, high_watermarks: bool) -> bool:
+        """Whether a follower must not wait for what is news among the results: where the log begins, and how far it is committed.
+
+        The latter only if `high_watermarks`, or if the follower was told none in the epoch.
+        """
         for result in results:
             known = self.partitions.get(partition_key(result.topic, result.topic_id, result.index))
-            if known is not None and known.high_watermark != result.high_watermark:
+            if known is not None and (
+                known.log_start_offset != result.log_start_offset
+                or (
+                    known.high_watermark != result.high_watermark
+                    and (high_watermarks or known.high_watermark < 0)
+                )
+            ):
                 return True
         return False
 

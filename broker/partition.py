@@ -63,8 +63,8 @@ HELD_OVERHEAD_BYTES = 1024
 """What a batch that waits for the lane takes besides its own bytes: small batches would else cost far more than is counted."""
 GONE = -1
 """Told to fetch waiters when the partition is not served here any more."""
-HIGH_WATERMARK_MOVED = 0
-"""Told to followers' fetches when there is nothing new to read but how far everything is committed."""
+HIGH_WATERMARK_MOVED, LOG_START_MOVED = 0, -2
+"""Told to followers' fetches when there is nothing new to read; the former answers only those of followers that consumers are sent to."""
 REFUSAL_LINE_S = 10.0
 ACKS_ALL = -1
 ACKS_NONE = 0
@@ -93,7 +93,7 @@ class Partition:
         self.fetch_waiters: set[Callable[[int], None]] = set()
         """Told how many bytes have become visible, about, or GONE."""
         self.replica_waiters: set[Callable[[int], None]] | None = None
-        """Followers' fetches: told how many bytes were appended, HIGH_WATERMARK_MOVED, or GONE."""
+        """Followers' fetches: told how many bytes were appended, HIGH_WATERMARK_MOVED, LOG_START_MOVED, or GONE."""
         self.log_starts_moved: trio.lowlevel.ParkingLot | None = None
         """Who waits for followers' log start offsets (`replication/low_watermark`)."""
         self._services = services

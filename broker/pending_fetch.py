@@ -52,10 +52,14 @@ class PendingFetch(Reply):
         if not self._job.holds_back(partition):
             self._notify_replica(news)
 
-    def _notify_replica(self, appended_bytes: int) -> None:
-        """A follower learns at once how far all is committed: its own readers, and the next leader, know no more than that."""
-        self._missing_bytes -= appended_bytes
-        if self._missing_bytes <= 0 or appended_bytes in (GONE, HIGH_WATERMARK_MOVED):
+    def _notify_replica(self, news: int) -> None:
+        """How far all is committed is no reason to answer, but for whose consumers know no more than that: the next answer tells it."""
+        if news > 0:
+            self._missing_bytes -= news
+            is_due = self._missing_bytes <= 0
+        else:
+            is_due = news != HIGH_WATERMARK_MOVED or self._job.tells_high_watermarks_at_once
+        if is_due:
             self.resolve()
 
     def hurry(self) -> None:

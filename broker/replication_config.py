@@ -44,7 +44,8 @@ class ReplicationConfig(GroupConfig):
     replica_fetch_wait_max_ms: int = fixed_option(
         "replica.fetch.wait.max.ms",
         500,
-        "How long a leader that has nothing new keeps a follower waiting, in milliseconds.",
+        "How long a leader that has no new records keeps a follower waiting, and so how late a follower may learn that the last ones are "
+        "committed, in milliseconds.",
         type=ConfigType.INT,
         low=1,
     )

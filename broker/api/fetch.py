@@ -7,8 +7,8 @@ are never touched: the answer names file ranges. A range that is not in the page
 At least one whole batch is answered for the first partition that has any, whatever the limits (KIP-74). Further partitions only get what is within the limits. Transactions come later:
 the last stable offset is the high watermark, and the list of aborted transactions is empty for read_committed.
 A fetch with a replica id is a follower's: it reads up to the log end, and what it asks for says what it has, if it is believed
-(`replication/follower_fetch.py`). It is also answered when nothing but a high watermark has moved. Consumers are sent to a replica in
-their rack, and may read followers up to those's high watermarks. Who asks where nobody leads any more is told who does (from version 16 on).
+(`replication/follower_fetch.py`). It is answered when nothing but a high watermark has moved only if consumers are sent to it (KAFKA-9731).
+Consumers are sent to a replica in their rack, and may read followers up to those's high watermarks. Who asks where nobody leads any more is told who does (from version 16 on).
 KIP-320 (epochs), KIP-392, KIP-516, KIP-595, KIP-903, KIP-951.
 """
 
@@ -390,7 +390,16 @@ class FetchJob:
         if found >= request.min_bytes:
             return True
         session = self.plan.session
-        return self.follower is not None and session is not None and session.knows_less(results)
+        return (
+            self.follower is not None
+            and session is not None
+            and session.must_be_told(results, high_watermarks=self.tells_high_watermarks_at_once)
+        )
+
+    @property
+    def tells_high_watermarks_at_once(self) -> bool:
+        """Whether a follower is answered when nothing but a high watermark has moved."""
+        return self.follower is not None and self.follower.serves_consumers
 
     @property
     def _has_quiet_partitions(self) -> bool:

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Follower:
-    """A registered broker that fetches as a replica. `may_join`: an ISR may take it in."""
+    """A registered broker that fetches as a replica. `may_join`: an ISR may take it in; `serves_consumers`: some may be sent there (KIP-392)."""
 
     broker_id: int
     broker_epoch: int
     may_join: bool
+    serves_consumers: bool = False
 
     def holds(self, partition: "Partition") -> bool:
         """Whether it has a replica of the partition, which this broker leads."""
@@ -88,6 +89,7 @@ def identify(broker: "Broker", request: FetchRequest, principal: str, listener: 
         request.replica_id,
         request.replica_epoch,
         may_join(broker.image, request.replica_id, request.replica_epoch),
+        bool(broker.config.replica_selector_class and registered.rack),
     )
 
 

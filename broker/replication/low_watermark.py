@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 import trio
 
-from penstock.broker.partition import HIGH_WATERMARK_MOVED, Partition
+from penstock.broker.partition import LOG_START_MOVED, Partition
 
 LOOK_AGAIN_S = 0.5
 """How soon a broker's death is noticed, which no fetch tells of."""
@@ -31,7 +31,7 @@ async def wait_low_watermark(partition: Partition, alive: Collection[int], offse
     Followers are told at once that the log begins elsewhere. Cancellation: nothing changes.
     """
     epoch = partition.leader_epoch
-    partition.tell_replicas(HIGH_WATERMARK_MOVED)
+    partition.tell_replicas(LOG_START_MOVED)
     while partition.is_leader and partition.leader_epoch == epoch:
         if low_watermark(partition, alive) >= offset:
             return True

@@ -10,6 +10,7 @@ from tests.support.logs import batch
 from tests.support.memory_broker import held_slices, parts_of
 
 from penstock.broker import keys
+from penstock.broker.partition import LOG_START_MOVED
 from penstock.broker.partition_events import LeaderTold
 from penstock.broker.replies import Reply
 from penstock.protocol.errors import ErrorCode
@@ -19,6 +20,7 @@ from penstock.storage.log import LogSlice
 
 settle = trio.testing.wait_all_tasks_blocked
 FOREVER_MS = 100_000
+RACK_AWARE = "org.apache.kafka.common.replica.RackAwareReplicaSelector"
 
 
 def send(bench: FollowedBroker, acks: int = -1) -> Reply:
@@ -119,18 +121,80 @@ async def test_append_wakes_a_follower_at_once() -> None:
         assert not bench.partition.replica_waiters
 
 
-async def test_moved_high_watermark_alone_answers_a_waiting_follower() -> None:
+async def test_moved_high_watermark_alone_costs_no_answer_and_comes_with_the_next() -> None:
     async with followed_broker() as bench:
         await appended(bench)
-        reply = waiting(bench, 2, 1)
+        begun = await bench.fetch_as(2, 0, session=(0, 0))
+        reply = waiting(bench, 2, 1, session=(begun.session_id, 1))
         await bench.fetch_as(3, 1)
+        assert (bench.partition.high_watermark, reply.ready) == (1, False)
+        await appended(bench)
         assert reply.ready
         (part,) = (await bench.broker.answer(reply)).responses[0].partitions
-        assert (len(part.records), part.high_watermark) == (0, 1)
+        assert (len(part.records) > 0, part.high_watermark) == (True, 1)
 
 
-async def test_follower_that_knows_less_is_not_kept_waiting_in_its_session() -> None:
+async def test_high_watermark_of_a_quiet_partition_waits_no_longer_than_the_fetch(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with followed_broker() as bench:
+        await appended(bench)
+        begun = await bench.fetch_as(2, 0, session=(0, 0))
+        await bench.fetch_as(3, 1)
+        asked_at = trio.current_time()
+        answer = await bench.fetch_as(2, 1, session=(begun.session_id, 1), max_wait_ms=500)
+        assert answer.responses[0].partitions[0].high_watermark == 1
+        assert trio.current_time() - asked_at == pytest.approx(0.5)
+
+
+async def test_follower_is_told_the_first_high_watermark_of_an_epoch_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with followed_broker() as bench:
+        await appended(bench)
+        for node_id in (2, 3):
+            await bench.fetch_as(node_id, 1)
+        begun = await bench.fetch_as(2, 1, session=(0, 0))
+        await bench.store_state()
+        asked_at = trio.current_time()
+        answer = await bench.fetch_as(2, 1, session=(begun.session_id, 1), max_wait_ms=FOREVER_MS)
+        (part,) = answer.responses[0].partitions
+        assert (part.error_code, part.high_watermark) == (0, 1)
+        assert trio.current_time() == asked_at
+
+
+async def test_follower_is_told_at_once_where_the_log_begins_though_it_asks_a_moment_later(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with followed_broker() as bench:
+        await appended(bench)
+        for node_id in (2, 3):
+            await bench.fetch_as(node_id, 1)
+        begun = await bench.fetch_as(2, 1, session=(0, 0))
+        await bench.fetch_as(2, 1, session=(begun.session_id, 1))
+        bench.partition.log.advance_log_start_offset(1)
+        bench.partition.tell_replicas(LOG_START_MOVED)
+        asked_at = trio.current_time()
+        answer = await bench.fetch_as(2, 1, session=(begun.session_id, 2), max_wait_ms=FOREVER_MS)
+        assert answer.responses[0].partitions[0].log_start_offset == 1
+        assert trio.current_time() == asked_at
+
+
+async def test_follower_that_consumers_are_sent_to_is_answered_when_the_high_watermark_moves() -> None:
+    async with followed_broker(replica_selector_class=RACK_AWARE) as bench:
+        await bench.register(2, rack="b")
+        await appended(bench)
+        in_a_rack = waiting(bench, 2, 1)
+        in_none = waiting(bench, 3, 1)
+        assert (bench.partition.high_watermark, in_a_rack.ready, in_none.ready) == (1, True, False)
+        (part,) = (await bench.broker.answer(in_a_rack)).responses[0].partitions
+        assert (len(part.records), part.high_watermark) == (0, 1)
+        in_none.abandon()
+
+
+async def test_follower_that_consumers_are_sent_to_is_not_kept_waiting_if_it_knows_less() -> None:
+    async with followed_broker(replica_selector_class=RACK_AWARE) as bench:
+        await bench.register(2, rack="b")
         await appended(bench)
         await bench.fetch_as(3, 1)
         begun = await bench.fetch_as(2, 0, session=(0, 0))
@@ -212,8 +276,6 @@ async def test_no_ack_is_given_past_the_deadline_though_all_have_it(
 
 
 # Consumers and racks (KIP-392)
-
-RACK_AWARE = "org.apache.kafka.common.replica.RackAwareReplicaSelector"
 
 
 async def prefers(bench: FollowedBroker, offset: int, rack: str = "b", version: int = VERSION) -> int:

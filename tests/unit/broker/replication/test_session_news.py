@@ -115,8 +115,10 @@ async def test_partition_that_got_news_while_another_was_answered_is_not_forgott
         assert set(await follower.fetch()) == {3, 5, 9}, "what was not fetched again is sent again"
 
 
-async def test_high_watermark_of_a_quiet_partition_reaches_the_follower() -> None:
-    async with followed_broker(isr=(1, 2, 3)) as bench:
+async def test_high_watermark_of_a_quiet_partition_reaches_a_follower_that_consumers_are_sent_to() -> None:
+    selector = "org.apache.kafka.common.replica.RackAwareReplicaSelector"
+    async with followed_broker(isr=(1, 2, 3), replica_selector_class=selector) as bench:
+        await bench.register(2, rack="b")
         await append(bench, 0)
         await bench.fetch_as(3, 0)
         begun = await bench.fetch_as(2, 1, session=(0, 0))
