@@ -115,6 +115,8 @@ class MeasuredFile:
         self.size = file.size
         self.pwrite = file.pwrite
         self.is_resident = file.is_resident
+        self.will_need = file.will_need
+        self.wont_need = file.wont_need
 
     def pread(self, count: int, position: int) -> bytes:
         """The port's."""

@@ -17,6 +17,7 @@ import trio
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.budget import ByteBudget
 from penstock.broker.cluster_principal import EVERYBODY, ClusterPrincipals
+from penstock.broker.cold_reads import ColdReads
 from penstock.broker.deleted_files import DeletedFiles
 from penstock.broker.fetch_sessions import FetchSessions
 from penstock.broker.groups.coordinator import GroupCoordinator
@@ -72,6 +73,7 @@ class Broker:
     retention: Retention
     cleaner: LogCleaner
     shares: FileShares
+    cold_reads: ColdReads = field(default_factory=ColdReads)
     cluster_principals: ClusterPrincipals = EVERYBODY
     fetchers: "ReplicaFetchers | None" = None
     leader_throttle: "LeaderThrottle | None" = None

@@ -489,7 +489,7 @@ class PartitionManager(CheckpointedPartitions):
             except PenstockError as error:
                 log.error("a file that is read no more can't be closed: %s", error)
 
-        if pool.retired_count:
+        if pool.has_leftovers:
             self._services.spawn(close)
 
     async def close(self) -> None:

@@ -73,6 +73,14 @@ class File(Protocol):
         """Whether the range is likely in the page cache: a probe of a few microseconds that never waits for the disk."""
         ...
 
+    def will_need(self, position: int, count: int) -> None:
+        """Have the range read into the page cache, as one piece. A hint: nothing follows from it, and no error does. On workers only."""
+        ...
+
+    def wont_need(self, position: int, count: int) -> None:
+        """Let the page cache forget the whole pages of the range that nobody uses at this moment. A hint as well; loses no data."""
+        ...
+
     def close(self) -> None:
         """Close; further use is an error. Closing twice is allowed."""
         ...

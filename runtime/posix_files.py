@@ -25,6 +25,8 @@ _TOO_MANY_OPEN = frozenset({errno.EMFILE, errno.ENFILE})
 # 0 where the system has no such probe (macOS): see `PosixFile.is_resident`.
 _READ_WITHOUT_WAITING: int = getattr(os, "RWF_NOWAIT", 0)
 _DIRECTORY_ONLY: int = getattr(os, "O_DIRECTORY", 0)
+_WILL_NEED: int | None = getattr(os, "POSIX_FADV_WILLNEED", None)
+_WONT_NEED: int | None = getattr(os, "POSIX_FADV_DONTNEED", None)
 # macOS calls a plain fsync done when the data has reached the drive's volatile cache.
 _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
 
@@ -170,6 +172,19 @@ class PosixFile:
                 return False
             raise storage_error(error, self._path) from error
         return True
+
+    def will_need(self, position: int, count: int) -> None:
+        """POSIX_FADV_WILLNEED; nothing where the system has no such call (macOS)."""
+        self._advise(position, count, _WILL_NEED)
+
+    def wont_need(self, position: int, count: int) -> None:
+        """POSIX_FADV_DONTNEED: pages that are dirty, mapped, or on their way to a socket stay."""
+        self._advise(position, count, _WONT_NEED)
+
+    def _advise(self, position: int, count: int, advice: int | None) -> None:
+        if advice is not None and count > 0:
+            with suppress(OSError):  # advice that is not taken changes nothing
+                os.posix_fadvise(self._descriptor, position, count, advice)
 
     def close(self) -> None:
         """Close; closing twice is allowed."""

@@ -36,7 +36,7 @@ from penstock.storage.layout import (
     segment_file_name,
 )
 from penstock.storage.log_config import LogConfig
-from penstock.storage.log_reader import ReadRequest, Segments, floor_segment, locate_end, read_slice
+from penstock.storage.log_reader import ReadRequest, Segments, floor_segment, is_far, locate_end, read_slice
 from penstock.storage.log_slice import LogSlice, empty_slice
 from penstock.storage.log_state import OpenReport
 from penstock.storage.log_writer import AppendInfo
@@ -100,6 +100,10 @@ class Log(SegmentSwapper):
             if self._truncation_count == truncation_count:
                 return found
             found.release()
+
+    def is_far(self, offset: int) -> bool:
+        """Whether `offset`, which is in the log, is so far from its end that hardly two readers are there at once. No system call."""
+        return is_far(self._segments, offset, self._pool.far_bytes)
 
     def _require_change(self, segments: Segments, truncation_count: int, error: Exception) -> None:
         """Return if the segments have changed under a reader, who then begins anew; raise `error` if they have not."""

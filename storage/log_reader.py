@@ -3,11 +3,13 @@
 Owns the lookup and the check of ranges that this process has neither written nor verified yet. Changes nothing but what a segment
 remembers as checked. Knows neither consumers nor high watermarks: the end of what may be read is handed in.
 
-Two ways lead to a position. The hot tail of the segment, arrays in memory, makes no system call. Everything else goes through the
+Two ways lead to a position. The hot tail of the segment, arrays in memory, makes no system call as long as it is near the log's end. Everything else goes through the
 sparse index and the headers from there on, with a residency probe before each read if the caller must not wait.
 
 Invariants:
     - A slice begins at a batch, holds at least one whole batch, and no byte at or past the end offset.
+    - A range that is far from the log's end and not resident is passing: read as one piece, and forgotten by the page cache when it was
+      sent. What another reader has there already stays, and so does all that is near the end.
     - A range of a file that was not written by this process is served only after its batches' checksums and chain were verified once,
       and so is each range that has to come from the disk again (PROPERTIES D10).
 """
@@ -51,6 +53,40 @@ class _Located(NamedTuple):
     """Where the first batch ends."""
     expected_offset: int
     """What offset the first batch begins with at the least; -1 unknown."""
+
+
+PASSING_GAP_BYTES = 256 * 1024
+"""A read that begins so near to where one from the disk ended goes on with it: the kernel reads ahead, so what it finds resident is not hot."""
+
+FOLIO_BYTES_MAX = 2 << 20
+"""The page cache forgets whole folios only, and Linux makes them as large as this where it reads on and on."""
+
+
+def is_far(segments: Segments, offset: int, far_bytes: int) -> bool:
+    """Whether more than `far_bytes` of log, roughly, lie behind `offset`: by what is in memory, without a system call.
+
+    A closed segment whose indexes are not loaded counts as if `offset` were at its end.
+    """
+    behind_bytes = 0
+    for segment in reversed(segments):
+        if offset >= segment.base_offset:
+            return behind_bytes + segment.size_bytes - _rough_position(segment, offset) > far_bytes
+        behind_bytes += segment.size_bytes
+        if behind_bytes > far_bytes:
+            return True
+    return False
+
+
+def _rough_position(segment: Segment, offset: int) -> int:
+    """At or a little before the batch that holds `offset`; the segment's end if that is not known without its index files."""
+    tail, indexes = segment.tail, segment.indexes
+    if tail is not None and offset >= tail.first_offset:
+        batch = tail.find(offset)
+        return tail.positions[batch] if batch < len(tail.end_offsets) else segment.size_bytes
+    if indexes is None:
+        return segment.size_bytes
+    entry = indexes.by_offset.floor(offset - segment.base_offset)
+    return indexes.by_offset.positions[entry] if entry >= 0 else 0
 
 
 def floor_segment(segments: Segments, offset: int) -> int:
@@ -110,8 +146,13 @@ def _slice_of_segment(segments: Segments, number: int, request: ReadRequest) -> 
     batch = tail.find(request.offset)
     if batch == len(tail.end_offsets):
         return None
-    limit = _end_in_tail(segments, number, request)
     position = positions[batch]
+    if segment.size_bytes - position > segment.pool.far_bytes or (
+        number + 1 < len(segments) and is_far(segments, request.offset, segment.pool.far_bytes)
+    ):
+        # where it lies is known, and not whether it is resident still
+        return _cold_slice(segments, number, request)
+    limit = _end_in_tail(segments, number, request)
     if position >= limit:
         return None
     first_end = positions[batch + 1] if batch + 1 < len(positions) else limit
@@ -133,12 +174,21 @@ def _end_in_tail(segments: Segments, number: int, request: ReadRequest) -> int:
 
 
 def _make_slice(
-    segment: Segment, request: ReadRequest, found: _Located, limit: int, *, hot: bool = False
+    segment: Segment,
+    request: ReadRequest,
+    found: _Located,
+    limit: int,
+    *,
+    hot: bool = False,
+    passing_from: int = -1,
 ) -> LogSlice:
     count = min(max(request.max_bytes, found.first_end - found.position), limit - found.position)
     shared = _acquire(segment, resident_only=request.resident_only)
     try:
         if not request.resident_only:
+            segment.pool.drop_passed()
+            if passing_from >= 0:
+                shared.file.will_need(found.position, count + PASSING_GAP_BYTES)
             _verify(segment, shared.file, found, count, limit, request.rules)
         elif not hot:
             _require_served_before(segment, found.position, count)
@@ -147,7 +197,7 @@ def _make_slice(
     except BaseException:
         segment.pool.release(shared)
         raise
-    return LogSlice(segment.pool, shared, found.position, count)
+    return LogSlice(segment.pool, shared, found.position, count, passing_from=passing_from)
 
 
 def _acquire(segment: Segment, *, resident_only: bool) -> SharedFile:
@@ -168,6 +218,7 @@ def _cold_slice(segments: Segments, number: int, request: ReadRequest) -> LogSli
         return None
     shared = _acquire(segment, resident_only=request.resident_only)
     try:
+        passing_from = _passing_from(segments, number, shared.file, request)
         found = locate(segment, shared.file, request.offset, request)
         if found is None:
             return None
@@ -176,7 +227,35 @@ def _cold_slice(segments: Segments, number: int, request: ReadRequest) -> LogSli
         segment.pool.release(shared)
     if found.position >= limit:
         return None
-    return _make_slice(segment, request, found, limit)
+    if passing_from < 0:
+        return _make_slice(segment, request, found, limit)
+    start = max(passing_from, found.position - FOLIO_BYTES_MAX)
+    part = _make_slice(segment, request, found, limit, passing_from=start)
+    segment.passing = (passing_from, part.position + part.count)
+    return part
+
+
+def _passing_from(segments: Segments, number: int, file: File, request: ReadRequest) -> int:
+    """Where the reads began that have the disk read for this reader only; -1 for any other read. To be asked before a byte is read.
+
+    The event loop, which reads what is resident, only asks whether it is behind such a read: a worker is to go on with that (NotResident).
+    """
+    segment = segments[number]
+    start, end = segment.passing
+    if request.resident_only and start < 0:
+        return -1
+    _loaded_indexes(segment, request)
+    position = _rough_position(segment, request.offset)
+    if not is_far(segments, request.offset, segment.pool.far_bytes):
+        return -1
+    if start >= 0 and abs(position - end) <= PASSING_GAP_BYTES:
+        if request.resident_only:
+            raise NotResident(f"{segment.path}: a worker reads on at {position}")
+        return start
+    count = min(request.max_bytes, segment.size_bytes - position)
+    if request.resident_only or file.is_resident(position, max(count, 1)):
+        return -1
+    return position
 
 
 def locate(segment: Segment, file: File, offset: int, request: ReadRequest) -> _Located | None:

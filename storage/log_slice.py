@@ -15,13 +15,21 @@ class LogSlice:
     An empty slice has count 0 and no file to send from.
     """
 
-    __slots__ = ("_pool", "_shared", "count", "position")
+    __slots__ = ("_passing_from", "_pool", "_shared", "count", "position")
 
     def __init__(
-        self, pool: SegmentFiles | None, shared: SharedFile | None, position: int, count: int
+        self,
+        pool: SegmentFiles | None,
+        shared: SharedFile | None,
+        position: int,
+        count: int,
+        *,
+        passing_from: int = -1,
     ) -> None:
+        """`passing_from`: the page cache has all from there on for this reader only, and may forget it afterwards; -1 if it is to keep it."""
         self._pool = pool
         self._shared = shared
+        self._passing_from = passing_from
         self.position = position
         self.count = count
 
@@ -40,6 +48,8 @@ class LogSlice:
         shared, self._shared = self._shared, None
         if shared is not None:
             assert self._pool is not None
+            if self._passing_from >= 0:
+                self._pool.note_passed(shared, self._passing_from, self.position + self.count)
             self._pool.release(shared)
 
     def __enter__(self) -> Self:

@@ -89,6 +89,7 @@ class Segment:
         "is_gone",
         "largest_timestamp_last_offset",
         "largest_timestamp_ms",
+        "passing",
         "path",
         "pool",
         "rolling_timestamp_ms",
@@ -110,6 +111,8 @@ class Segment:
         self.saved_bytes = 0
         """Up to where the index files were complete when they were last written while the segment was active."""
         self.checked: tuple[int, int] = (0, 0)
+        self.passing: tuple[int, int] = (-1, -1)
+        """The range of the latest reads, one behind the other, that came from the disk and were far from the log's end; -1 without any."""
         self.shared: SharedFile | None = None
         self.file: File | None = None
         """The pinned file of the active segment once it has been appended to."""

@@ -22,6 +22,9 @@ from penstock.runtime.files import File, FileSystem, TooManyOpenFiles
 
 OPEN_FILES_MAX = 1024
 INDEX_BYTES_MAX = 64 << 20
+FAR_BYTES = 64 << 20
+"""What lies further from its log's end is read by those who lag or look back, and by each of them once. A consumer that keeps pace is
+never so far behind: at the fastest rate that one partition was seen to take this is a quarter of a second."""
 
 
 class SharedFile:
@@ -74,6 +77,8 @@ class SegmentFiles:
         self.held_files_max = 1 << 20
         """Of those that are not pinned, while they are held: past it no further one is opened for a reader."""
         self.closes_later = False
+        self.far_bytes = FAR_BYTES
+        self._passed: deque[tuple[FileOwner, int, int]] = deque()
         self._retired: deque[SharedFile] = deque()
         self._index_bytes_max = index_bytes_max
         self._lock = Lock()
@@ -153,13 +158,40 @@ class SegmentFiles:
         else:
             self._close(shared)
 
+    def note_passed(self, shared: SharedFile, start: int, end: int) -> None:
+        """What was read into the page cache for one reader has been sent: `drop_passed` lets it go. No system call."""
+        self._passed.append((shared.owner, start, end))
+
+    def drop_passed(self) -> None:
+        """Have the page cache forget what has been sent, where its file is still open. Worker.
+
+        Later than the sending: what is on its way to a socket is in use, and would stay.
+        """
+        while self._passed:
+            try:
+                owner, start, end = self._passed.popleft()
+            except IndexError:  # another worker took the last one
+                return
+            shared = self.acquire_open(owner)
+            if shared is not None:
+                try:
+                    shared.file.wont_need(start, end - start)
+                finally:
+                    self.release(shared)
+
+    @property
+    def has_leftovers(self) -> bool:
+        """Whether `close_retired` has anything to do."""
+        return bool(self._retired or self._passed)
+
     @property
     def retired_count(self) -> int:
         """Files that nobody holds any more and that wait for `close_retired`."""
         return len(self._retired)
 
     def close_retired(self) -> None:
-        """Close what waits for it. Worker."""
+        """Close what waits for it, and `drop_passed`. Worker."""
+        self.drop_passed()
         while self._retired:
             self._close(self._retired.popleft())
 

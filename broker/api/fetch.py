@@ -6,6 +6,7 @@ are never touched: the answer names file ranges. A range that is not in the page
 
 At least one whole batch is answered for the first partition that has any, whatever the limits (KIP-74). Further partitions only get what is within the limits. Transactions come later:
 the last stable offset is the high watermark, and the list of aborted transactions is empty for read_committed.
+Reads far from a log's end make room for hot traffic (`cold_reads.py`): while it is not a partition's turn the fetch goes on without it.
 A fetch with a replica id is a follower's: it reads up to the log end, and what it asks for says what it has, if it is believed
 (`replication/follower_fetch.py`). It is answered when nothing but a high watermark has moved only if consumers are sent to it (KAFKA-9731).
 Consumers are sent to a replica in their rack, and may read followers up to those's high watermarks. Who asks where nobody leads any more is told who does (from version 16 on).
@@ -14,6 +15,7 @@ KIP-320 (epochs), KIP-392, KIP-516, KIP-595, KIP-903, KIP-951.
 
 from typing import TYPE_CHECKING
 
+from penstock.broker.cold_reads import NEAR_RECORDS, ColdFetch
 from penstock.broker.context import ANONYMOUS
 from penstock.broker.fetch_sessions import FetchPlan
 from penstock.broker.leader_hints import FETCH_CODES, FIRST_FETCH_VERSION, tell_leaders
@@ -83,6 +85,7 @@ class FetchJob:
 
     __slots__ = (
         "_broker",
+        "_cold",
         "_correlation_id",
         "_is_fenced",
         "_listener",
@@ -109,6 +112,7 @@ class FetchJob:
         self.request = request
         self.refusal = ErrorCode.NONE
         self.follower: Follower | None = None
+        self._cold: ColdFetch | None = None
         now = broker.clock.monotonic()
         self._is_fenced = broker.fetchers is not None and now >= broker.registration.deadline
         if request.replica_id not in (CONSUMER_REPLICA_ID, DEBUG_REPLICA_ID):
@@ -183,8 +187,9 @@ class FetchJob:
 
     @property
     def deadline(self) -> float:
-        """Monotonic seconds until which the request may wait."""
-        return self._broker.clock.monotonic() + max(self.request.max_wait_ms, 0) / 1000
+        """Monotonic seconds until which the request may wait: its own time, or until a cold partition that was left out has its turn."""
+        deadline = self._broker.clock.monotonic() + max(self.request.max_wait_ms, 0) / 1000
+        return deadline if self._cold is None else min(deadline, self._cold.turn_at)
 
     def _find(self, entry: FetchPartition) -> "Partition | None":
         partitions = self._broker.partitions
@@ -212,7 +217,11 @@ class FetchJob:
                 results.append(result)
                 if partition is not None and self._wants_data(result, entry, partition, budget, results):
                     limit = min(entry.max_bytes, budget)
-                    _keep(self._read(partition, entry.fetch_offset, limit), result, results, limit)
+                    cold = self._cold
+                    size = limit if cold is None else cold.shorten(entry, limit)
+                    _keep(self._read(partition, entry.fetch_offset, size), result, results, limit)
+                    if cold is not None:
+                        cold.record(entry, result.records.count, 0.0, self._broker.clock.monotonic())
                     budget -= result.records.count
         except BaseException:
             release_records(results)
@@ -307,7 +316,25 @@ class FetchJob:
             return False
         if self.follower is not None and self.holds_back(partition):
             return False
+        if partition.log.log_end_offset - entry.fetch_offset > NEAR_RECORDS and not self._may_read_behind(
+            entry, partition
+        ):
+            return False
         return budget > 0 or not any(other.records.count for other in results)
+
+    def _may_read_behind(self, entry: FetchPartition, partition: "Partition") -> bool:
+        """Whether a read that may be far from the log's end is to be made now. Those of replicas in sync are."""
+        follower = self.follower
+        if follower is not None and follower.broker_id in partition.machine.isr:
+            return True
+        if self._cold is None:
+            cold_reads, session = self._broker.cold_reads, self.plan.session
+            if follower is not None:
+                self._cold = ColdFetch(cold_reads, cold_reads.followers, follower.broker_id)
+            else:
+                reader = self if session is None else session.session_id
+                self._cold = ColdFetch(cold_reads, cold_reads.consumers, reader)
+        return self._cold.admits(entry, partition.log, self._broker.clock.monotonic())
 
     def holds_back(self, partition: "Partition") -> bool:
         """Whether the throttle of replicas that catch up lets this follower have nothing of the partition at this moment."""
@@ -357,16 +384,22 @@ class FetchJob:
         limit: int,
         results: list[FetchPartitionResult],
     ) -> None:
+        cold, monotonic, read_s = self._cold, self._broker.clock.monotonic, 0.0
+        size = limit if cold is None else cold.shorten(entry, limit)
         try:
             try:
-                records = self._read(partition, entry.fetch_offset, limit)
+                records = self._read(partition, entry.fetch_offset, size)
             except NotResident:
+                started = monotonic()
                 records = await partition.read_cold(
-                    entry.fetch_offset, limit, as_replica=self.follower is not None
+                    entry.fetch_offset, size, as_replica=self.follower is not None
                 )
+                read_s = monotonic() - started
                 # it has advanced meanwhile, and what was read goes up to there
                 result.high_watermark = result.last_stable_offset = partition.high_watermark
             _keep(records, result, results, limit)
+            if cold is not None:
+                cold.record(entry, result.records.count, read_s, monotonic())
         except OffsetOutOfRange:
             result.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
         except StorageError as error:
@@ -380,6 +413,8 @@ class FetchJob:
     def is_enough(self, results: list[FetchPartitionResult]) -> bool:
         """Whether to answer now: enough bytes, something else to tell, or nothing to wait for."""
         request = self.request
+        if self._cold is not None and self._cold.chosen is not None:
+            return True  # it is shorter than what was asked for
         if request.max_wait_ms <= 0 or (not results and not self._has_quiet_partitions):
             return True
         found = 0

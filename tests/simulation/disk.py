@@ -179,6 +179,12 @@ class HostFile:
         self._files.check(self.path)
         return self._files.random.random() < 0.9 and self._file.is_resident(position, count)
 
+    def will_need(self, position: int, count: int) -> None:
+        self._file.will_need(position, count)
+
+    def wont_need(self, position: int, count: int) -> None:
+        self._file.wont_need(position, count)
+
     def close(self) -> None:
         self._file.close()
 

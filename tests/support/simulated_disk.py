@@ -19,6 +19,7 @@ Invariants:
     - A file that has lost its name lives on for those who have it open. After a kill or a power cut all open files are dead.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple, Self
 
@@ -61,6 +62,8 @@ class SimulatedDisk(CallsThatFail):
         self.resident = True
         """What residency probes answer, for ranges up to `resident_bytes_max`."""
         self.resident_bytes_max = UNBOUNDED_BYTES
+        self.advice: deque[tuple[str, int, int]] = deque(maxlen=1000)
+        """The latest hints about the page cache: what, position, count."""
         self.failed_sync_keeps = NOTHING
         """What a sync that fails has brought to the disk all the same."""
         self.open_count = 0
@@ -428,6 +431,12 @@ class SimulatedFile:
         self._check()
         self._disk.note("is_resident", self._path)
         return self._disk.resident and count <= self._disk.resident_bytes_max
+
+    def will_need(self, position: int, count: int) -> None:
+        self._disk.advice.append(("will need", position, count))
+
+    def wont_need(self, position: int, count: int) -> None:
+        self._disk.advice.append(("won't need", position, count))
 
     def close(self) -> None:
         if self._open:

@@ -308,6 +308,14 @@ class ProcessFile:
         self._resident = (position, position + count) if is_resident else (0, 0)
         return is_resident
 
+    def will_need(self, position: int, count: int) -> None:
+        self._process.may_wait("will_need", self.path)
+        self._file.will_need(position, count)
+
+    def wont_need(self, position: int, count: int) -> None:
+        self._process.may_wait("wont_need", self.path)
+        self._file.wont_need(position, count)
+
     def close(self) -> None:
         self._process.may_wait("close", self.path)
         self._file.close()

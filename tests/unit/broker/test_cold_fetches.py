@@ -1,0 +1,174 @@
+"""Fetches far behind the end of a log: how much they get beside hot traffic and when, and who is never made to wait."""
+
+import trio
+from tests.support.batches import values_of
+from tests.support.followed_broker import FollowedBroker, followed_broker
+from tests.support.logs import batch
+from tests.support.memory_broker import MemoryBroker, held_slices, memory_broker
+from tests.support.memory_files import MemoryFiles
+from tests.support.memory_metadata import MemoryMetadata
+from trio.testing import MockClock
+
+from penstock.broker.cold_reads import CHUNK_BYTES, HOT_S, NEAR_RECORDS
+from penstock.broker.replies import Reply
+from penstock.protocol.message import Message
+
+FAR_BYTES = 100_000
+BATCH_RECORDS = 50
+BATCH = bytes(batch([b"x" * 1000] * BATCH_RECORDS))
+BATCH_COUNT = 2 * (CHUNK_BYTES // len(BATCH)) + 6
+END = BATCH_COUNT * BATCH_RECORDS
+
+
+async def fill(broker: MemoryBroker, topic: str = "orders", batch_count: int = BATCH_COUNT) -> None:
+    """A log whose first chunks are far from its end."""
+    for _ in range(batch_count):
+        await broker.produced(topic, BATCH, acks=1)
+    broker.partition(topic).log.segments[0].pool.far_bytes = FAR_BYTES
+
+
+def produce_something(broker: MemoryBroker) -> None:
+    """Let there be hot traffic, as the dispatcher says it."""
+    broker.broker.cold_reads.hot_bytes += 100
+
+
+def size_of(parts: list[Message]) -> list[int]:
+    return [len(part.records) for part in parts]
+
+
+async def test_without_hot_traffic_a_far_fetch_gets_all_that_it_asks_for(autojump_clock: MockClock) -> None:
+    async with memory_broker() as broker:
+        await broker.create("orders")
+        await fill(broker)
+        begin = trio.current_time()
+        for _ in range(3):
+            assert size_of(await broker.fetched(("orders", 0, 0), max_wait_ms=500)) == [
+                BATCH_COUNT * len(BATCH)
+            ]
+        assert trio.current_time() == begin
+
+
+async def test_beside_hot_traffic_far_fetches_get_a_chunk_at_a_time_and_wait_for_their_turn(
+    autojump_clock: MockClock,
+) -> None:
+    async with memory_broker() as broker:
+        await broker.create("orders")
+        await fill(broker)
+        waits: list[float] = []
+        for _ in range(3):
+            produce_something(broker)
+            begin = trio.current_time()
+            assert size_of(await broker.fetched(("orders", 0, 0), max_wait_ms=500)) == [CHUNK_BYTES]
+            waits.append(trio.current_time() - begin)
+        assert [wait > 0 for wait in waits] == [False, True, True]
+        assert max(waits) < 0.1, "the fetch goes on at its turn and not when its time is up"
+        assert not held_slices(list(broker.broker.partitions))
+        await trio.sleep(HOT_S)
+        assert size_of(await broker.fetched(("orders", 0, 0))) == [BATCH_COUNT * len(BATCH)]
+
+
+async def test_a_fetch_that_wants_more_than_a_chunk_is_answered_with_one(autojump_clock: MockClock) -> None:
+    async with memory_broker() as broker:
+        await broker.create("orders")
+        await fill(broker)
+        produce_something(broker)
+        begin = trio.current_time()
+        wanted = CHUNK_BYTES + 1
+        parts = await broker.fetched(("orders", 0, 0), max_wait_ms=10_000, min_bytes=wanted)
+        assert (size_of(parts), trio.current_time()) == ([CHUNK_BYTES], begin)
+
+
+async def test_who_keeps_pace_never_waits(autojump_clock: MockClock) -> None:
+    async with memory_broker() as broker:
+        await broker.create("orders")
+        await fill(broker)
+        begin = trio.current_time()
+        for _ in range(3):
+            produce_something(broker)
+            await broker.fetched(("orders", 0, 0), max_wait_ms=0)
+            near = END - BATCH_RECORDS * (FAR_BYTES // len(BATCH))
+            assert END - near <= NEAR_RECORDS * 2
+            (part,) = await broker.fetched(("orders", 0, near), max_wait_ms=500)
+            assert values_of(bytes(part.records))[-1][0] == END - 1
+        assert trio.current_time() == begin
+
+
+async def test_a_far_partition_does_not_keep_a_hot_one_of_the_same_fetch_waiting(
+    autojump_clock: MockClock,
+) -> None:
+    async with memory_broker() as broker:
+        await broker.create("orders")
+        await broker.create("other")
+        await fill(broker)
+        produce_something(broker)
+        wanted = (("orders", 0, 0), ("other", 0, 0))
+        assert size_of(await broker.fetched(*wanted, max_wait_ms=500)) == [CHUNK_BYTES, 0]
+        begin = trio.current_time()
+        outcome = broker.fetch(*wanted, max_wait_ms=500)
+        assert isinstance(outcome, Reply)
+        assert not outcome.ready
+        produce_something(broker)
+        await broker.produced("other", BATCH)
+        assert outcome.ready
+        answer = await broker.answer(outcome)
+        assert [size_of(topic.partitions) for topic in answer.responses] == [[0], [len(BATCH)]]
+        assert trio.current_time() == begin
+
+
+async def test_one_fetch_takes_one_turn_though_it_names_many_far_partitions(
+    autojump_clock: MockClock,
+) -> None:
+    async with memory_broker() as broker:
+        for topic in ("orders", "other"):
+            await broker.create(topic)
+            await fill(broker, topic)
+        produce_something(broker)
+        assert size_of(await broker.fetched(("orders", 0, 0), ("other", 0, 0))) == [CHUNK_BYTES, 0]
+
+
+async def test_a_batch_longer_than_a_chunk_comes_whole(autojump_clock: MockClock) -> None:
+    async with memory_broker() as broker:
+        await broker.create("orders")
+        large = bytes(batch([b"x" * 1000] * 700))
+        for _ in range(3):
+            await broker.produced("orders", large)
+        broker.partition().log.segments[0].pool.far_bytes = FAR_BYTES
+        produce_something(broker)
+        (part,) = await broker.fetched(("orders", 0, 0))
+        assert len(part.records) == len(large) > CHUNK_BYTES
+
+
+async def test_cold_reads_by_a_worker_wait_for_their_turns_as_well(autojump_clock: MockClock) -> None:
+    files, store = MemoryFiles(), MemoryMetadata()
+    async with memory_broker(files=files, store=store) as broker:
+        await broker.create("orders")
+        await fill(broker)
+    async with memory_broker(files=files, store=store) as broker:
+        broker.partition().log.segments[0].pool.far_bytes = FAR_BYTES
+        files.resident = False
+        begin = trio.current_time()
+        for _ in range(3):
+            produce_something(broker)
+            assert size_of(await broker.fetched(("orders", 0, 0), max_wait_ms=500)) == [CHUNK_BYTES]
+        assert broker.threads.calls["read"] == 3
+        assert trio.current_time() > begin
+
+
+async def fetch_as(bench: FollowedBroker, node_id: int) -> tuple[int, float]:
+    """The bytes that a follower at the start gets, and how long it waits for them."""
+    produce_something(bench.broker)
+    begin = trio.current_time()
+    answer = await bench.fetch_as(node_id, 0, max_wait_ms=500)
+    (part,) = answer.responses[0].partitions
+    return len(part.records), trio.current_time() - begin
+
+
+async def test_a_follower_that_catches_up_waits_and_one_in_sync_never_does(autojump_clock: MockClock) -> None:
+    async with followed_broker(isr=(1, 2)) as bench:
+        await fill(bench.broker)
+        await bench.fetch_as(2, END)  # all is committed: who is at the start is not in sync
+        for number in range(3):
+            size_bytes, waited_s = await fetch_as(bench, 3)
+            assert size_bytes == CHUNK_BYTES
+            assert (waited_s > 0) == (number > 0)
+            assert await fetch_as(bench, 2) == (BATCH_COUNT * len(BATCH), 0.0)
