@@ -21,6 +21,7 @@ from tests.simulation.kernel import PROCESS, Kernel
 from tests.simulation.logs_read import producer_of, records_of, whole_log
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.observer import Observer
+from tests.simulation.operating import Operator
 from tests.simulation.workload import GROUPS, TOPICS, History, Workload, place_of
 
 from penstock.errors import PenstockError
@@ -122,6 +123,7 @@ class Simulation:
         self.report = Report(lambda: self.kernel.now, self.kernel.note)
         self.cluster = Cluster(self.kernel, count, **PROPERTIES)
         self.observer = Observer(self.cluster, self.report, lag_limit_s=LAG_TIME_S + LAG_SLACK_S)
+        self._operator = Operator(self.cluster, self.observer)
         self.history = History(self.report)
         self.workload = Workload(self.cluster, self.history, self.random)
         self.nemesis: Nemesis | None = None
@@ -257,7 +259,7 @@ class Simulation:
         deadline = self.kernel.now + HEAL_LIMIT_S
         while True:
             await trio.sleep(LOOK_S)
-            self._restart_broken()
+            self._operator.look()
             missing = self._unsettled()
             if not missing:
                 break
@@ -265,13 +267,6 @@ class Simulation:
                 self.report.violate("liveness", f"{HEAL_LIMIT_S:g} s after healing: {missing}")
                 return
         await trio.sleep(0.1)
-
-    def _restart_broken(self) -> None:
-        """What an operator does with a broker whose log is offline."""
-        for host in self.cluster.brokers:
-            broker = host.broker
-            if broker is not None and any(broker.partitions.is_offline(*key) for key in self.observer.states):
-                host.kill()
 
     def _unsettled(self) -> str:
         for host in self.cluster.brokers:

@@ -8,12 +8,20 @@ from tests.simulation.cluster import Cluster
 from tests.simulation.host import Host
 from tests.simulation.kernel import Kernel
 from tests.simulation.network import SimulatedNetwork
+from tests.simulation.operating import repair
 from tests.simulation.store import ADDRESS, RECONNECT_S, CentralStore
+from tests.support.crashes.clients import is_too_small_to_tell
+from tests.support.logs import NOW_MS, PARENT, TOPIC_ID, append, batch, read_values
+from tests.support.simulated_disk import SimulatedDisk
 
 from penstock.runtime.environment import Environment
 from penstock.runtime.files import DiskError
 from penstock.runtime.metadata import Compare, OutcomeUnknown, Put
 from penstock.runtime.network import ConnectionLost
+from penstock.storage.data_directory import DataDirectory
+from penstock.storage.errors import CorruptBatch
+from penstock.storage.log import Log
+from penstock.storage.log_config import LogConfig
 
 
 class Machines:
@@ -264,3 +272,31 @@ def test_the_store_of_a_cluster_is_one_for_all_hosts() -> None:
     cluster = Cluster(kernel, 3)
     assert [host.node_id for host in cluster.brokers] == [1, 2, 3]
     assert len({id(host.store) for host in cluster.brokers}) == 1
+
+
+def test_operator_can_not_mend_what_is_taken_for_a_flipped_bit() -> None:
+    disk = SimulatedDisk()
+
+    def opened() -> Log:
+        return DataDirectory.open(disk, PARENT, 1).open_log("cached", 0, TOPIC_ID, LogConfig(), NOW_MS)
+
+    log = opened()
+    for _ in range(255):
+        append(log, batch([b"x"]))
+    overhead = len(batch([bytes(500)])) - 500
+    append(log, batch([bytes((505 - log.segments[0].size_bytes - overhead) % 512 + 512)]))
+    position = log.segments[0].size_bytes
+    assert (log.log_end_offset, position % 512) == (256, 505)
+    for _ in range(3):
+        append(log, batch([b"y"]))
+    file = disk.open(log.segments[0].path, write=True)
+    file.pwrite(bytes(7), position)
+    disk.kill()
+    with pytest.raises(CorruptBatch, match="good batch follows") as caught:
+        opened()
+    assert is_too_small_to_tell(caught.value)
+    disk.kill()
+    repair(disk, PARENT, ("cached", 0), NOW_MS)
+    disk.kill()
+    log = opened()
+    assert read_values(log)[256:] == [(256, b"y"), (257, b"y"), (258, b"y")]
