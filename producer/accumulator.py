@@ -196,7 +196,7 @@ class Accumulator:
         if queue.node_id == node_id:
             return
         was_active = self._active.get(queue.node_id, {}).pop(queue, False) is None
-        queue.node_id = node_id
+        queue.move(node_id)
         if was_active or queue.waiting:
             self._active.setdefault(node_id, {})[queue] = None
 

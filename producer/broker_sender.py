@@ -241,6 +241,8 @@ class BrokerSender:
                 self._settle(batch, result)
                 if self._sender.failure is not None:
                     return
+                if queue.node_id != self._node_id:  # its new leader's turn may have waited for this answer
+                    self._sender.wake(queue)
 
     def _settle(self, batch: Batch, result: ProducePartitionResult) -> None:
         kind = verdict(result.error_code)

@@ -5,6 +5,9 @@ Owns what may be sent now and what must come first. Pure: no clock, no I/O. Does
 Order is kept by three rules. A batch is taken only from the front. After a failure that is tried again nothing is taken until all that is on
 the wire has its answer; then the failed ones go out again, in their order, one at a time. Without sequences one batch is on the wire at a time.
 
+A broker that has nothing of a producer takes any sequence of it as the first. So until the first ack nothing goes to a new leader while a batch to the
+one before has no answer (a broker without power gives none before the request's timeout).
+
 A broker remembers the last five batches of a producer, and answers a copy of an older one as if it were out of order. So the sixth batch after one
 without a final answer is not taken, even where the four between are acked.
 
@@ -32,6 +35,7 @@ class PartitionQueue:
 
     __slots__ = (
         "failure_count",
+        "has_acked",
         "identity",
         "index",
         "is_draining",
@@ -62,6 +66,8 @@ class PartitionQueue:
         """Of the leader that it is at, or was last."""
         self.is_draining = False
         self.identity: ProducerIdentity | None = None
+        self.has_acked = False
+        """Under this producer id: every leader from now on knows it, and takes nothing behind a gap."""
         self.next_sequence = 0
         self.next_number = 0
         self.must_restart = False
@@ -92,7 +98,7 @@ class PartitionQueue:
         batch.is_again = batch.base_sequence != NO_SEQUENCE
         if identity is not None and not batch.is_again:
             if self.identity is None:
-                self.identity, self.next_sequence = identity, 0
+                self.identity, self.next_sequence, self.has_acked = identity, 0, False
             batch.number = self.next_number
             self.next_number += 1
             batch.identity, batch.base_sequence = self.identity, self.next_sequence
@@ -100,6 +106,12 @@ class PartitionQueue:
         batch.is_closed = True
         self.on_wire.append(batch)
         return batch
+
+    def move(self, node_id: int) -> None:
+        """Another node leads: it takes any sequence of a producer that it does not know, so what is on the wire to the last one comes first."""
+        self.node_id = node_id
+        if self.on_wire and self.identity is not None and not self.has_acked:
+            self.is_draining = True
 
     def restart(self) -> None:
         """Take the next epoch, or forget the identity where there is no next one; all waiting batches get new sequences."""
@@ -141,6 +153,7 @@ class PartitionQueue:
         """The batch is in the log."""
         self.on_wire.remove(batch)
         self.failure_count = 0
+        self.has_acked = True
 
     def refused(self, batch: Batch) -> None:
         """The batch from the wire is not in the log and will not be: close the gap that it leaves in the sequences."""

@@ -229,6 +229,28 @@ def test_a_retry_is_overtaken_or_gets_another_sequence() -> None:
     assert named(third) == (0, 2)
 
 
+def test_a_later_batch_is_the_first_that_a_new_leader_sees_of_a_producer() -> None:
+    """Whoever has no state of a producer takes any sequence: the first batch, still on its way to the last leader, would come behind."""
+    buffer = Buffer()
+    buffer.batches(3)
+    first, second = buffer.take_all(2)
+    buffer.accumulator.move(buffer.queue(), NODE + 1)
+    assert buffer.accumulator.collect(NODE + 1, 0) == []
+    buffer.accumulator.put_back(second, error=None, retry_at_ms=0)
+    assert buffer.accumulator.collect(NODE + 1, 0) == []
+    buffer.accumulator.put_back(first, error=None, retry_at_ms=0)
+    assert buffer.accumulator.collect(NODE + 1, 0) == [first]
+
+
+def test_a_leader_that_does_not_answer_holds_up_its_successor_who_knows_the_producer() -> None:
+    buffer = Buffer()
+    buffer.batches(3)
+    first, _ = buffer.take_all(2)
+    buffer.accumulator.acked(first, Outcome(0))
+    buffer.accumulator.move(buffer.queue(), NODE + 1)
+    assert len(buffer.accumulator.collect(NODE + 1, 0)) == 1
+
+
 def test_a_broker_forgets_a_batch_before_its_answer_is_clear() -> None:
     """The sixth behind an unclear batch would push it out of the broker's memory, also where the ones between are acked."""
     buffer = Buffer()
