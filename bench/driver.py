@@ -141,18 +141,22 @@ def fetch(
     address: Address,
     topic: str,
     *,
+    start_offset: int = 0,
     end_offset: int,
     limits: Limits,
     partition_bytes_max: int = 1024 * 1024,
     server_pid: int = 0,
 ) -> Load:
-    """Read partition 0 from offset 0 to `end_offset` (exclusive), one request at a time, as consumers do.
+    """Read partition 0 from `start_offset` to `end_offset` (exclusive), one request at a time, as consumers do.
+
+    `record_count` is where it stands then.
 
     Raises:
         LoadFailed: an error in an answer, an answer without progress, or the connection was lost.
     """
     with _connect(address) as connection:
         run = _FetchRun(connection, topic, partition_bytes_max)
+        run.offset = start_offset
         with Meter(server_pid) as meter:
             deadline = perf_counter() + limits.seconds
             while run.offset < end_offset and run.size_bytes < limits.bytes_max and perf_counter() < deadline:

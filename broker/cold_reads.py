@@ -29,15 +29,15 @@ SHARE = 0.05
 """Of the time, for each of both classes while there is hot traffic."""
 CHUNK_BYTES = 256 * 1024
 """The loop sends as much at once in 0.1 ms."""
+FETCH_S = 0.15e-3
+"""What a fetch takes of the event loop besides its bytes."""
 SEND_S_PER_BYTE = 0.3e-9
-"""What sending takes of the event loop, from the page cache by sendfile over loopback: 0.3 ms for 1 MB."""
+"""What these take, from the page cache by sendfile over loopback: 0.3 ms for 1 MB."""
 FLOOR_BYTES_PER_S = 16 << 20
 HOT_S = 0.25
 """For how long after the latest produce request room is made."""
 WINDOW_S = 0.25
 """Over which the rate of what is produced is taken, at the least."""
-NEAR_RECORDS = 64
-"""Who is no further behind is not looked at: so many records are seldom more than 64 MiB."""
 TURN_KEPT_S = 1.0
 GETS_AHEAD = 2
 
@@ -108,7 +108,7 @@ class ColdClass:
         cold_reads = self._cold_reads
         count = len(self._turns) if self._each_gets_ahead else 1
         floor = max(FLOOR_BYTES_PER_S, GETS_AHEAD * cold_reads.hot_bytes_per_s * max(1, count))
-        cost_s = read_s + size_bytes * SEND_S_PER_BYTE
+        cost_s = read_s + FETCH_S + size_bytes * SEND_S_PER_BYTE
         self._step_s = min(cost_s / SHARE, size_bytes / floor)
         _, set_aside_s = self._turns.pop(reader, (0.0, 0.0))
         self._free_at = max(self._free_at - set_aside_s, now) + self._step_s
@@ -165,4 +165,4 @@ class ColdFetch:
             self._class.record(self._reader, size_bytes, read_s, now)
 
 
-__all__ = ["CHUNK_BYTES", "NEAR_RECORDS", "ColdClass", "ColdFetch", "ColdReads"]
+__all__ = ["CHUNK_BYTES", "ColdClass", "ColdFetch", "ColdReads"]

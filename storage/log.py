@@ -103,7 +103,10 @@ class Log(SegmentSwapper):
 
     def is_far(self, offset: int) -> bool:
         """Whether `offset`, which is in the log, is so far from its end that hardly two readers are there at once. No system call."""
-        return is_far(self._segments, offset, self._pool.far_bytes)
+        if is_far(self._segments, offset, self._pool.far_bytes):
+            return True
+        self.near_records = max(self.near_records, self._log_end_offset - offset)
+        return False
 
     def _require_change(self, segments: Segments, truncation_count: int, error: Exception) -> None:
         """Return if the segments have changed under a reader, who then begins anew; raise `error` if they have not."""

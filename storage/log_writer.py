@@ -96,6 +96,8 @@ class LogWriter:
         self._cut_count = self._durable_cut_count = 0
         """How often a part of a batch was cut off again, and how often of these durably: what lies behind a closed segment's last batch is damage.
         A segment that gets another file, or lets go of its own, is durable then."""
+        self.near_records = 0
+        """Who is no more records behind the end is not far (`Log.is_far`); as of the latest time when that was asked in this segment."""
         self._worker_lock = Lock()
         self.config = state.config
         if self._active.tail is None:
@@ -454,6 +456,7 @@ class LogWriter:
             self._publish((*self._segments, new))
             self._roll_above_bytes = self._config.segment_bytes
             self._retire_tail(old)
+            self.near_records = 0
 
     def _new_segment(self, base_offset: int) -> Segment:
         """An empty segment to be appended to, without its file."""

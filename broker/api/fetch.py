@@ -15,7 +15,7 @@ KIP-320 (epochs), KIP-392, KIP-516, KIP-595, KIP-903, KIP-951.
 
 from typing import TYPE_CHECKING
 
-from penstock.broker.cold_reads import NEAR_RECORDS, ColdFetch
+from penstock.broker.cold_reads import ColdFetch
 from penstock.broker.context import ANONYMOUS
 from penstock.broker.fetch_sessions import FetchPlan
 from penstock.broker.leader_hints import FETCH_CODES, FIRST_FETCH_VERSION, tell_leaders
@@ -316,8 +316,9 @@ class FetchJob:
             return False
         if self.follower is not None and self.holds_back(partition):
             return False
-        if partition.log.log_end_offset - entry.fetch_offset > NEAR_RECORDS and not self._may_read_behind(
-            entry, partition
+        if (
+            partition.high_watermark - entry.fetch_offset > partition.log.near_records
+            and not self._may_read_behind(entry, partition)
         ):
             return False
         return budget > 0 or not any(other.records.count for other in results)

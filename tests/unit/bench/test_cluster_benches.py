@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench import failover, replication, scaling
+from bench import cold_reads, failover, replication, scaling
 from click.testing import CliRunner
 from tests.support.requirements import need_program
 
@@ -59,3 +59,17 @@ def test_what_writers_notice_of_moving_partitions_is_not_timed(tmp_path: Path) -
         phase["record_count"] > 0 and phase["p99_ms"] >= phase["p50_ms"] > 0 for phase in row["phases"]
     )
     assert all(phase["moved_mb"] > 0 for phase in row["phases"][1::2])
+
+
+def test_what_a_cold_reader_costs_is_not_measured(tmp_path: Path) -> None:
+    need_program("etcd")
+    size = ["--rounds", "1", "--seconds", "0.2", "--cold-mb", "90"]
+    arguments = [*size, "--data-dir", str(tmp_path), "--results", str(tmp_path)]
+    done = CliRunner().invoke(cold_reads.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    alone, *beside = document_of(tmp_path)["rows"]
+    assert len(beside) == 2
+    assert all(row["summary"]["MB/s"] > 0 for row in beside)
+    assert all(
+        row["summary"][f"{what} p50"] > 0 for row in (alone, *beside) for what in ("write", "end to end")
+    )

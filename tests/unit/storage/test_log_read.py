@@ -322,3 +322,38 @@ def test_released_slices_let_go_of_the_file_and_twice_is_allowed(files: MemoryFi
         part.release()
         part.release()
     assert pool.open_count == files.open_count == 2
+
+
+def test_far_is_what_has_more_than_so_many_bytes_behind_it_in_whatever_segment_it_lies() -> None:
+    log = new_log(MemoryFiles(), SMALL)
+    fill(log, 60)
+    assert len(log.segments) > 3
+    sizes = dict(_bytes_behind(log))
+    for far_bytes in (0, 100, 700, 1000, 2500, 10_000):
+        log.segments[0].pool.far_bytes = far_bytes
+        for offset, behind_bytes in sizes.items():
+            if abs(behind_bytes - far_bytes) > 2 * SMALL.index_interval_bytes:  # it is not looked up
+                assert log.is_far(offset) == (behind_bytes > far_bytes), (offset, behind_bytes, far_bytes)
+
+
+def test_who_is_no_further_behind_than_one_who_was_near_is_near_until_the_segment_ends() -> None:
+    log = new_log(MemoryFiles())
+    fill(log, 20)
+    log.segments[0].pool.far_bytes = 1000
+    assert log.near_records == 0
+    assert not log.is_far(15)
+    assert log.near_records == 5
+    assert log.is_far(0)
+    assert log.near_records == 5
+    log.roll(0)
+    assert log.near_records == 0, "records may be larger from now on"
+
+
+def _bytes_behind(log: Log) -> list[tuple[int, int]]:
+    """(offset, bytes of the log from its batch on) of each batch of one record."""
+    found: list[tuple[int, int]] = []
+    behind_bytes = sum(segment.size_bytes for segment in log.segments)
+    for offset, raw in enumerate(read_batches(log)):
+        found.append((offset, behind_bytes))
+        behind_bytes -= len(raw)
+    return found

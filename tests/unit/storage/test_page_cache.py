@@ -5,7 +5,6 @@ import mmap
 import os
 from collections.abc import Generator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from tests.support.logs import TOPIC_ID, append, batch, fill, new_log
@@ -92,29 +91,31 @@ class Day:
         return workers
 
 
-@pytest.fixture
-def day(tmp_path: Path) -> Generator[Day]:
-    """The page cache has the last segment and the beginning of the first."""
-    files = PosixFileSystem()
-    pool = SegmentFiles(files)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Generator[Day]:
+    """Made once."""
+    pool = SegmentFiles(PosixFileSystem())
     pool.far_bytes = FAR_MB * MB
-    log = create_log(
-        files, str(tmp_path / "orders-0"), TOPIC_ID, LogConfig(segment_bytes=SEGMENT_MB * MB), pool=pool
-    )
+    directory = str(tmp_path_factory.mktemp("day") / "orders-0")
+    log = create_log(pool.files, directory, TOPIC_ID, LogConfig(segment_bytes=SEGMENT_MB * MB), pool=pool)
     raw = batch([b"x" * 1000] * 200)
-    while log.segments[-1].base_offset == 0 or len(log.segments) < TOTAL_MB // SEGMENT_MB:
+    while len(log.segments) < TOTAL_MB // SEGMENT_MB or log.segments[-1].size_bytes < (SEGMENT_MB - 1) * MB:
         append(log, bytearray(raw))
-    while log.segments[-1].size_bytes < (SEGMENT_MB - 1) * MB:
-        append(log, bytearray(raw))
-    day = Day(log, pool)
-    for path in day.paths[:-1]:
-        forget(path)
-    need(resident_bytes(day.paths[0]) == 0, "a file system whose pages can be forgotten")
-    with open(day.paths[0], "rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # nothing beyond
-        file.read(HOT_MB * MB)
-    yield day
+    yield Day(log, pool)
     log.close()
+
+
+@pytest.fixture
+def day(written: Day) -> Day:
+    """The page cache has the last segment and the beginning of the first."""
+    for path in written.paths:
+        forget(path)
+    need(resident_bytes(written.paths[0]) == 0, "a file system whose pages can be forgotten")
+    for path, size in ((written.paths[0], HOT_MB * MB), (written.paths[-1], SEGMENT_MB * MB)):
+        with open(path, "rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # nothing beyond
+            file.read(size)
+    return written
 
 
 def test_what_was_cold_is_cold_again_and_what_was_hot_is_hot_still(day: Day) -> None:
