@@ -14,7 +14,7 @@ Source: Kafka's `ReplicaFetcherManager`, `ReplicaFetcherThread`; KIP-227, KIP-59
 """
 
 import logging
-from collections.abc import Mapping
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -41,7 +41,6 @@ from penstock.broker.replication.follower import (
 )
 from penstock.client.connection import Connection, ConnectionSettings, PendingAnswer
 from penstock.client.fetch_session import FetchSession
-from penstock.client.metadata import TopicPartition
 from penstock.errors import PenstockError
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
@@ -66,6 +65,9 @@ PATIENCE_S = 0.003
 FIRST_WAIT_MAX_MS = 1
 """How long a leader may keep the request that begins a session: before its answer no second one can be sent."""
 UNFINISHED_ANSWERS_MAX = 4
+LOOK_AT_ALL_MS = 1000
+"""How often all that is followed is looked at for what nobody tells: where its logs begin, and what counts in them."""
+NEW_SESSION_EPOCH = 0
 SAME_LINE_S = 10.0
 FIRST_PAUSE_S = 0.05
 READ_UNCOMMITTED = 0
@@ -82,18 +84,18 @@ class SessionLost(PenstockError):
 class _Request:
     """One that was sent."""
 
-    asks: Mapping[Key, Ask]
     answer: PendingAnswer
     version: int
     wait_ms: int
+    replaced: dict[Key, "_Entry | None"]
+    """What it has asked for where a request behind it asks otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """What was last asked for of one partition, as the session has it."""
+    """What is asked for of one partition."""
 
     ask: Ask
-    name: TopicPartition
     wanted: FetchPartition
 
 
@@ -117,6 +119,10 @@ class LeaderFetcher:
         self._node_id = node_id
         self._session = FetchSession()
         self._entries: dict[Key, _Entry] = {}
+        """What the last request asks for, as the leader's session has it."""
+        self._changes: dict[Key, _Entry | None] = {}
+        """Where the next one is to ask otherwise."""
+        self._looked_at_all = -math.inf
         self._connection: Connection | None = None
         self._waiting_for: _Request | None = None
         self._pushed: _Request | None = None
@@ -134,6 +140,11 @@ class LeaderFetcher:
         """Fetch a partition in this epoch, once its log has come to rest."""
         if self.machine.follow((partition.topic_id, partition.index), leader_epoch):
             self._fetchers.spawn(self._settle, partition, leader_epoch)
+
+    def note_log_start(self, key: Key) -> None:
+        """A log begins elsewhere: the leader is told at once."""
+        self.machine.touch(key)
+        self._note_change(key)
 
     def moved(self) -> None:
         """The leader has registered anew, or has gone: a connection to where it was is of no use, nor is waiting."""
@@ -200,7 +211,7 @@ class LeaderFetcher:
                 )
             finally:
                 self._waiting_for = None
-            if self._take(request.asks, decode_fetch_response(request.version, body)):
+            if self._take(request, decode_fetch_response(request.version, body)):
                 self._failure_count = 0
             else:
                 await self._pause()
@@ -211,9 +222,9 @@ class LeaderFetcher:
             await self._wait_for_appends()
             self._changed = trio.Event()
             now_ms = self._now_ms()
-            asks = self._asks(now_ms)
-            if asks:
-                return self._send(connection, asks)
+            self._look(now_ms)
+            if self._has_asks:
+                return self._send(connection)
             with trio.move_on_after(self._idle_ms(now_ms) / 1000):
                 await self._changed.wait()
 
@@ -221,14 +232,16 @@ class LeaderFetcher:
         """A partition is ready, perhaps. The request under way may wait long without it; so another is sent, once."""
         self._changed.set()
         before, connection = self._waiting_for, self._connection
-        if before is None or connection is None or self._pushed is not None or not self._session.session_id:
+        if before is None or connection is None or self._pushed is not None:
+            return
+        if self._session.epoch == NEW_SESSION_EPOCH:
             return
         if not self.machine.is_ready(key):
             return
-        asks = self._asks(self._now_ms())
-        if asks.get(key) != before.asks.get(key):
+        self._look(self._now_ms())
+        if key in self._changes:
             with suppress(ConnectionLost):  # whoever waits for the answer before learns of it
-                self._pushed = self._send(connection, asks, ahead=1)
+                self._pushed = self._send(connection, behind=before)
 
     async def _wait_for_appends(self) -> None:
         """Give the appends of the last answer a moment; as many answers as may be unfinished are waited for."""
@@ -244,26 +257,72 @@ class LeaderFetcher:
 
     # One request
 
-    def _asks(self, now_ms: float) -> dict[Key, Ask]:
-        asks: dict[Key, Ask] = {}
-        for ask in self.machine.next_asks(now_ms, has_room=not self._throttle.is_spent()):
-            partition = self._fetchers.partitions.by_id(*ask.key)
-            if partition is None:
-                continue
-            if partition.machine.counted_end_offset < ask.standing.end_offset:
-                # write.caching was turned off: what was counted is to be synced first
-                self.machine.set_busy(ask.key, ask.leader_epoch)
-                self._fetchers.spawn(self._settle, partition, ask.leader_epoch)
+    def _look(self, now_ms: float) -> None:
+        """Work out where the next request is to ask otherwise than the last; all that is followed is looked at now and then only."""
+        if self._session.epoch == NEW_SESSION_EPOCH:  # the leader is to learn of all
+            self._entries, self._changes = {}, {}
+            self.machine.touch_all()
+        elif now_ms - self._looked_at_all >= LOOK_AT_ALL_MS:
+            self._looked_at_all = now_ms
+            self.machine.touch_all()
+        for key, ask in self.machine.changes(now_ms, has_room=not self._throttle.is_spent()).items():
+            known = self._entries.get(key)
+            entry = None if ask is None else self._entry(ask, known)
+            if entry is known:
+                self._changes.pop(key, None)
             else:
-                asks[ask.key] = ask
-        return asks
+                self._changes[key] = entry
 
-    def _send(self, connection: Connection, asks: Mapping[Key, Ask], *, ahead: int = 0) -> _Request:
-        """Send a request; `ahead` so many have not been answered. Raises ConnectionLost."""
+    @property
+    def _has_asks(self) -> bool:
+        """Whether the next request asks for anything."""
+        changes, entries = self._changes, self._entries
+        return any(changes.values()) or len(entries) > sum(key in entries for key in changes)
+
+    def _entry(self, ask: Ask, known: _Entry | None) -> _Entry | None:
+        """What the request has of it: `known` where nothing has changed; None if it is not to be asked for."""
+        partition = self._fetchers.partitions.by_id(*ask.key)
+        if partition is None:
+            return None
+        standing = ask.standing
+        if partition.machine.counted_end_offset < standing.end_offset:
+            # write.caching was turned off: what was counted is to be synced first
+            self.machine.set_busy(ask.key, ask.leader_epoch)
+            self._fetchers.spawn(self._settle, partition, ask.leader_epoch)
+            return None
+        # not as of `standing`: it moves without an append, and DeleteRecords waits for it
+        log_start_offset = partition.log.log_start_offset
+        if known is not None and known.ask is ask and known.wanted.log_start_offset == log_start_offset:
+            return known
+        return _Entry(
+            ask,
+            FetchPartition(
+                "",
+                *ask.key,
+                ask.leader_epoch,
+                standing.end_offset,
+                standing.last_epoch,
+                log_start_offset,
+                self._config.replica_fetch_max_bytes,
+            ),
+        )
+
+    def _send(self, connection: Connection, *, behind: _Request | None = None) -> _Request:
+        """Send a request; `behind` one that has not been answered. Raises ConnectionLost."""
         config, session = self._config, self._session
-        self._entries = entries = {key: self._entry(ask) for key, ask in asks.items()}
-        wanted = {entry.name: entry.wanted for entry in entries.values()}
-        partitions, forgotten = session.next_request(wanted, by_id=True)
+        changes, self._changes = self._changes, {}
+        wanted: list[FetchPartition] = []
+        forgotten: list[tuple[str, bytes | None, int]] = []
+        for key, entry in changes.items():
+            known = self._entries.get(key)
+            if behind is not None:
+                behind.replaced[key] = known
+            if entry is not None:
+                self._entries[key] = entry
+                wanted.append(entry.wanted)
+            elif known is not None:
+                del self._entries[key]
+                forgotten.append(("", *key))
         wait_ms = self._wait_ms() if session.session_id else FIRST_WAIT_MAX_MS
         request = FetchRequest(
             config.node_id,
@@ -273,35 +332,15 @@ class LeaderFetcher:
             config.replica_fetch_response_max_bytes,
             READ_UNCOMMITTED,
             session.session_id,
-            session.epoch_after(ahead),
-            partitions,
+            session.epoch_after(0 if behind is None else 1),
+            wanted,
             forgotten,
             config.rack or "",
             None,
         )
         version = connection.version(ApiKey.FETCH, at_least=REPLICA_FETCH_VERSION_MIN)
         body = encode_fetch_request(version, request)
-        return _Request(asks, connection.begin(ApiKey.FETCH, version, [body]), version, wait_ms)
-
-    def _entry(self, ask: Ask) -> _Entry:
-        """What the request has of it; the one of before where nothing has changed, for most are idle most of the time."""
-        known, standing, (topic_id, index) = self._entries.get(ask.key), ask.standing, ask.key
-        partition = self._fetchers.partitions.by_id(topic_id, index)
-        # not as of `standing`: it moves without an append, and DeleteRecords waits for it
-        log_start_offset = standing.log_start_offset if partition is None else partition.log.log_start_offset
-        if known is not None and known.ask is ask and known.wanted.log_start_offset == log_start_offset:
-            return known
-        wanted = FetchPartition(
-            "",
-            topic_id,
-            index,
-            ask.leader_epoch,
-            standing.end_offset,
-            standing.last_epoch,
-            log_start_offset,
-            self._config.replica_fetch_max_bytes,
-        )
-        return _Entry(ask, TopicPartition(topic_id.hex(), index) if known is None else known.name, wanted)
+        return _Request(connection.begin(ApiKey.FETCH, version, [body]), version, wait_ms, {})
 
     def _wait_ms(self) -> int:
         """How long the leader may keep a request."""
@@ -313,7 +352,7 @@ class LeaderFetcher:
         refused_ms = float("inf") if next_ms is None else next_ms - now_ms
         return max(1.0, min(refused_ms, self._throttle.wait_ms()))
 
-    def _take(self, asks: Mapping[Key, Ask], answer: FetchAnswer) -> bool:
+    def _take(self, request: _Request, answer: FetchAnswer) -> bool:
         """Act on an answer; False if the leader refuses the whole request."""
         if not self._session.answered(answer.error_code, answer.session_id):
             if self._pushed is not None:
@@ -327,8 +366,9 @@ class LeaderFetcher:
         unfinished = _Unfinished(0)
         now_ms = self._now_ms()
         for part in answer.partitions:
-            ask = asks.get((part.topic_id or b"", part.index))
-            decision = None if ask is None else self.machine.take(ask, part, now_ms)
+            key = (part.topic_id or b"", part.index)
+            entry = request.replaced[key] if key in request.replaced else self._entries.get(key)
+            decision = None if entry is None else self.machine.take(entry.ask, part, now_ms)
             if decision is not None:
                 self._carry_out(decision, unfinished)
         if unfinished.count:

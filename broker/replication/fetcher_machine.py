@@ -129,6 +129,11 @@ class FetcherMachine:
     def __init__(self, *, backoff_max_ms: float) -> None:
         self._backoff_max_ms = backoff_max_ms
         self._followed: dict[Key, _Followed] = {}
+        self._touched: dict[Key, None] = {}
+        """Whatever may be asked for otherwise than when `changes` was called last."""
+        self._later: dict[Key, None] = {}
+        """All that wait, and perhaps some that do not any more."""
+        self._had_room = True
 
     def __len__(self) -> int:
         return len(self._followed)
@@ -156,17 +161,20 @@ class FetcherMachine:
         if found is not None and found.leader_epoch == leader_epoch:
             return False
         self._followed[key] = _Followed(key, leader_epoch, _State.BUSY, Ask(key, leader_epoch, NOWHERE))
+        self._touched[key] = None
         return True
 
     def unfollow(self, key: Key) -> None:
         """Ask for it no more; no error if it is not followed."""
         self._followed.pop(key, None)
+        self._touched[key] = None
 
     def throttle(self, key: Key, is_throttled: bool) -> None:
-        """Whether a partition is asked for only while `next_asks` is told that there is room."""
+        """Whether a partition is asked for only while `changes` is told that there is room."""
         followed = self._followed.get(key)
-        if followed is not None:
+        if followed is not None and followed.is_throttled != is_throttled:
             followed.is_throttled = is_throttled
+            self._touched[key] = None
 
     def is_throttled(self, key: Key) -> bool:
         """See `throttle`."""
@@ -181,6 +189,7 @@ class FetcherMachine:
         if followed is not None:
             followed.state, followed.ask = _State.READY, Ask(key, leader_epoch, standing)
             followed.failure_count, followed.not_before_ms = 0, 0.0
+            self._touched[key] = None
 
     def failed(self, key: Key, leader_epoch: int, standing: Standing, now_ms: float) -> None:
         """What was under way ended badly; the log stands, and may be asked for again after a while."""
@@ -191,28 +200,47 @@ class FetcherMachine:
 
     # Asking
 
-    def next_asks(self, now_ms: float, *, has_room: bool = True) -> list[Ask]:
-        """Whom to ask for now; `has_room` False leaves out what is throttled."""
-        return [
-            one.ask
-            for one in self._followed.values()
-            if one.state is _State.READY
-            and one.not_before_ms <= now_ms
-            and (has_room or not one.is_throttled)
-        ]
+    def changes(self, now_ms: float, *, has_room: bool = True) -> dict[Key, Ask | None]:
+        """What may be asked for otherwise than at the last call; None: not now. `has_room` False leaves out what is throttled.
+
+        It costs what has changed, not what is followed: most partitions are idle most of the time.
+        """
+        if has_room != self._had_room:
+            self._had_room = has_room
+            self._touched |= {key: None for key, one in self._followed.items() if one.is_throttled}
+        if self._later:
+            self._touched |= self._later
+        touched, self._touched = self._touched, {}
+        return {key: self._ask(key, now_ms) for key in touched}
+
+    def _ask(self, key: Key, now_ms: float) -> Ask | None:
+        one = self._followed.get(key)
+        if one is None or one.state is not _State.READY or one.not_before_ms <= now_ms:
+            self._later.pop(key, None)
+        if one is None or one.state is not _State.READY or one.not_before_ms > now_ms:
+            return None
+        return one.ask if self._had_room or not one.is_throttled else None
+
+    def touch(self, key: Key) -> None:
+        """Have `changes` tell of a partition once more."""
+        self._touched[key] = None
+
+    def touch_all(self) -> None:
+        """Have `changes` tell of all."""
+        self._touched |= dict.fromkeys(self._followed)
 
     def set_busy(self, key: Key, leader_epoch: int) -> None:
         """The log is at work after all; `stands` or `failed` will follow."""
         followed = self._current(key, leader_epoch)
         if followed is not None:
             followed.state = _State.BUSY
+            self._touched[key] = None
 
     def next_time_ms(self, now_ms: float) -> float | None:
         """When the next one that waits may be asked for; None if nobody waits."""
+        waiting = [self._followed[key] for key in self._later if key in self._followed]
         times = [
-            one.not_before_ms
-            for one in self._followed.values()
-            if one.state is _State.READY and one.not_before_ms > now_ms
+            one.not_before_ms for one in waiting if one.state is _State.READY and one.not_before_ms > now_ms
         ]
         return min(times, default=None)
 
@@ -233,6 +261,7 @@ class FetcherMachine:
             followed.failure_count = 0
         else:
             followed.state = _State.BUSY  # what comes of it decides whether it was a failure
+            self._touched[ask.key] = None
         return decision
 
     def _current(self, key: Key, leader_epoch: int) -> _Followed | None:
@@ -243,6 +272,7 @@ class FetcherMachine:
         followed.failure_count += 1
         wait_ms = min(FIRST_BACKOFF_MS * 2 ** min(followed.failure_count - 1, 20), self._backoff_max_ms)
         followed.not_before_ms = now_ms + wait_ms
+        self._touched[followed.key] = self._later[followed.key] = None
 
 
 def _meaning(ask: Ask, answer: FetchedPartition) -> Decision:

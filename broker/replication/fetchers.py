@@ -55,7 +55,7 @@ class ReplicaFetchers:
         self.partitions = partitions
         self.registration = registration
         self.logs = logs
-        self.log_starts = LogStarts(partitions)
+        self.log_starts = LogStarts(partitions, self._log_start_moved)
         self.throttle = FollowerThrottle(config, image, environment.clock)
         self._leaders: dict[int, LeaderFetcher] = {}
         self._placed: dict[Key, tuple[int, Partition]] = {}
@@ -105,6 +105,9 @@ class ReplicaFetchers:
         if self.throttle.note(delta):
             for key, (node_id, placed) in self._placed.items():
                 self._leaders[node_id].machine.throttle(key, self.throttle.holds_for(placed))
+        if delta.topic_configs_changed or delta.broker_configs_changed:
+            for leader in self._leaders.values():  # what counts in a log may be otherwise
+                leader.machine.touch_all()
         for state in delta.partitions_changed:
             partition = self.partitions.by_id(state.topic_id, state.index)
             if partition is None:
@@ -134,6 +137,12 @@ class ReplicaFetchers:
         self._placed[key] = place
         leader.follow(partition, machine.leader_epoch)
         leader.machine.throttle(key, self.throttle.holds_for(partition))
+
+    def _log_start_moved(self, partition: Partition) -> None:
+        key = (partition.topic_id, partition.index)
+        if key in self._placed:
+            node_id, _ = self._placed[key]
+            self._leaders[node_id].note_log_start(key)
 
     def _unfollow(self, key: Key) -> None:
         place = self._placed.pop(key, None)

@@ -4,6 +4,8 @@ Owns which are to be moved. They are made durable before they hold, many with on
 Knows nothing of fetching.
 """
 
+from collections.abc import Callable
+
 import trio
 
 from penstock.broker.partition import Partition
@@ -15,10 +17,11 @@ RETRY_S = 5.0
 
 
 class LogStarts:
-    """See the module. `run` must be running for anything to be moved."""
+    """See the module. `run` must be running for anything to be moved; `moved` is told of each that was."""
 
-    def __init__(self, partitions: PartitionManager) -> None:
+    def __init__(self, partitions: PartitionManager, moved: Callable[[Partition], None]) -> None:
         self._partitions = partitions
+        self._moved = moved
         self._targets: dict[Partition, int] = {}
         self._added = trio.Event()
 
@@ -44,6 +47,8 @@ class LogStarts:
             try:
                 if alive:
                     await self._partitions.move_log_starts(alive)
+                    for partition in alive:
+                        self._moved(partition)
             except StorageError:
                 await trio.sleep(RETRY_S)  # told already; the leader's next answer says it again
             await trio.sleep(INTERVAL_S)

@@ -57,7 +57,9 @@ class Replica:
 
     def fetch(self, leader: "Replica", epoch: int) -> bool:
         """Ask once and do what the answer says; False if there was nothing new."""
-        (ask,) = self.machine.next_asks(0)
+        self.machine.touch_all()
+        (ask,) = self.machine.changes(0).values()
+        assert ask is not None
         answer = leader.answer(ask)
         decision = self.machine.take(ask, answer, 0)
         if isinstance(decision, Append):

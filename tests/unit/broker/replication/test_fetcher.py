@@ -16,7 +16,9 @@ from tests.support.scripted_threads import ScriptedThreads
 from penstock.broker import keys
 from penstock.broker.keys import BrokerRegistration, Endpoint, PartitionState, TopicRecord
 from penstock.protocol.api import ApiKey
+from penstock.protocol.codec import encode_response
 from penstock.protocol.errors import ErrorCode
+from penstock.protocol.framing import response_prefix
 from penstock.protocol.message import Message
 from penstock.runtime.metadata import Put
 
@@ -76,6 +78,12 @@ class FollowingBroker:
         """The offset for each partition that a request names."""
         topics = self.requests[number].topics
         return {each.partition: each.fetch_offset for topic in topics for each in topic.partitions}
+
+    def answer_late(self, number: int, message: Message) -> None:
+        """Answer a fetch that was met with silence; the connection's first request was another."""
+        version = self.leader.requests[-1].version
+        body = encode_response(ApiKey.FETCH, version, message)
+        self.leader.streams[-1].feed(response_prefix(ApiKey.FETCH, version, number + 1, len(body)) + body)
 
     async def follow(self, index: int, *, epoch: int = 5) -> None:
         """Have the store say that broker 2 leads."""
@@ -154,6 +162,43 @@ async def test_a_partition_that_comes_is_asked_for_while_a_long_poll_waits(
         assert len(bench.requests) == count + 1
         assert bench.asked(-1) == {1: 0}
         assert bench.requests[-1].session_epoch == bench.requests[-2].session_epoch + 1
+
+
+async def test_only_what_has_changed_is_named(autojump_clock: trio.testing.MockClock) -> None:
+    first = records(1)
+    async with following_broker(answer(), answer(part(1, first)), answer(), count=3) as bench:
+        await trio.sleep(0.5)
+        assert bench.asked(0) == {0: 0, 1: 0, 2: 0}
+        assert [bench.asked(number) for number in range(1, 4)] == [{}, {1: 1}, {}]
+
+
+async def test_answer_to_an_older_request_is_not_taken_for_one_to_what_was_asked_since(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with following_broker(answer(), count=2) as bench:  # then silence: the second request waits
+        await trio.sleep(0.1)
+        await bench.follow(0, epoch=6)
+        await trio.sleep(0.01)
+        assert bench.asked(-1) == {0: 0}, "it is asked for in the new epoch"
+        count = len(bench.requests)
+        logs = [bench.broker.partition(index=index).log for index in (0, 1)]
+        bench.answer_late(count - 2, answer(part(0, records(1)), part(1, records(1))))
+        await trio.sleep(0.01)
+        assert [log.log_end_offset for log in logs] == [0, 1], "it was asked for in the epoch before"
+        bench.answer_late(count - 1, answer(part(0, records(1))))
+        await trio.sleep(0.01)
+        assert [log.log_end_offset for log in logs] == [1, 1]
+
+
+async def test_leader_is_told_at_once_that_the_log_begins_elsewhere(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    told = part(0, high_watermark=2)
+    told.log_start_offset = 2
+    async with following_broker(answer(), answer(part(0, records(2))), answer(told)) as bench:
+        await trio.sleep(0.3)
+        entry = bench.requests[-1].topics[0].partitions[0]
+        assert (entry.fetch_offset, entry.log_start_offset) == (2, 2)
 
 
 async def test_damage_on_the_wire_is_fetched_again_and_told_once(

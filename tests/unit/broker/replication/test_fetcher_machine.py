@@ -1,5 +1,7 @@
 """What a follower asks for, and what answers mean: nothing that is out of date changes a log, and nothing is asked for that does not count."""
 
+from random import Random
+
 import pytest
 
 from penstock.broker.replication.fetcher_machine import (
@@ -7,6 +9,7 @@ from penstock.broker.replication.fetcher_machine import (
     Append,
     Ask,
     FetcherMachine,
+    Key,
     Refused,
     Standing,
     StartOver,
@@ -40,8 +43,14 @@ def answer(
     return FetchedPartition("", KEY[0], 0, code, 90, 90, log_start, None, -1, records, diverging)
 
 
+def next_asks(made: FetcherMachine, now_ms: float, *, has_room: bool = True) -> list[Ask]:
+    """All that is to be asked for."""
+    made.touch_all()
+    return [ask for ask in made.changes(now_ms, has_room=has_room).values() if ask is not None]
+
+
 def ask_of(made: FetcherMachine) -> Ask:
-    (ask,) = made.next_asks(0)
+    (ask,) = next_asks(made, 0)
     return ask
 
 
@@ -52,7 +61,7 @@ def test_a_log_is_asked_for_where_it_stands() -> None:
 def test_nothing_is_asked_for_before_the_log_stands() -> None:
     made = FetcherMachine(backoff_max_ms=1000)
     made.follow(KEY, EPOCH)
-    assert made.next_asks(0) == []
+    assert next_asks(made, 0) == []
     assert made.busy_count == 1
 
 
@@ -60,11 +69,11 @@ def test_a_log_at_work_is_in_no_request_and_holds_up_no_other() -> None:
     made = machine()
     made.follow(OTHER, EPOCH)
     made.stands(OTHER, EPOCH, STANDING)
-    first = made.next_asks(0)[0]
+    first = next_asks(made, 0)[0]
     assert made.take(first, answer(records=RECORDS), 0) == Append(KEY, EPOCH, RECORDS, 90, 20)
-    assert [ask.key for ask in made.next_asks(0)] == [OTHER]
+    assert [ask.key for ask in next_asks(made, 0)] == [OTHER]
     made.stands(KEY, EPOCH, Standing(107, 5, 20))
-    assert {ask.key: ask.standing.end_offset for ask in made.next_asks(0)} == {KEY: 107, OTHER: 100}
+    assert {ask.key: ask.standing.end_offset for ask in next_asks(made, 0)} == {KEY: 107, OTHER: 100}
 
 
 def test_an_answer_of_an_older_epoch_changes_nothing() -> None:
@@ -94,7 +103,7 @@ def test_an_answer_for_what_is_followed_no_more_changes_nothing() -> None:
     made.unfollow(KEY)
     assert made.take(ask, answer(records=RECORDS), 0) is None
     made.stands(KEY, EPOCH, STANDING)
-    assert made.next_asks(0) == []
+    assert next_asks(made, 0) == []
 
 
 def test_work_begun_in_an_older_epoch_makes_no_log_stand_in_a_newer_one() -> None:
@@ -104,26 +113,26 @@ def test_work_begun_in_an_older_epoch_makes_no_log_stand_in_a_newer_one() -> Non
     made.stands(KEY, EPOCH, Standing(107, 5, 20))
     made.failed(KEY, EPOCH, Standing(107, 5, 20), 0)
     made.set_busy(KEY, EPOCH)
-    assert made.next_asks(0) == []
+    assert next_asks(made, 0) == []
     assert made.leader_epoch(KEY) == EPOCH + 1
 
 
 def test_to_follow_again_in_the_same_epoch_disturbs_nothing() -> None:
     made = machine()
     assert not made.follow(KEY, EPOCH)
-    assert len(made.next_asks(0)) == 1
+    assert len(next_asks(made, 0)) == 1
 
 
 def test_an_empty_answer_tells_offsets_and_leaves_the_log_in_the_next_request() -> None:
     made = machine()
     assert made.take(ask_of(made), answer(), 0) == TakeNote(KEY, EPOCH, 90, 20)
-    assert len(made.next_asks(0)) == 1
+    assert len(next_asks(made, 0)) == 1
 
 
 def test_divergence_is_cut_before_anything_else_is_asked_for() -> None:
     made = machine()
     assert made.take(ask_of(made), answer(diverging=(3, 50)), 0) == Truncate(KEY, EPOCH, 3, 50)
-    assert made.next_asks(0) == []
+    assert next_asks(made, 0) == []
 
 
 def test_an_answer_to_a_question_that_was_not_asked_cuts_nothing() -> None:
@@ -169,9 +178,9 @@ def test_a_refused_partition_waits_longer_each_time_and_never_longer_than_the_bo
     now = 0.0
     waits: list[float] = []
     for _ in range(8):
-        (ask,) = made.next_asks(now)
+        (ask,) = next_asks(made, now)
         assert made.take(ask, answer(code=code), now) == Refused(KEY, code)
-        assert made.next_asks(now) == []
+        assert next_asks(made, now) == []
         due = made.next_time_ms(now)
         assert due is not None
         waits.append(due - now)
@@ -186,14 +195,14 @@ def test_a_new_epoch_ends_the_wait() -> None:
     made.take(ask_of(made), answer(code=ErrorCode.FENCED_LEADER_EPOCH), 0)
     made.follow(KEY, EPOCH + 1)
     made.stands(KEY, EPOCH + 1, STANDING)
-    assert len(made.next_asks(0)) == 1
+    assert len(next_asks(made, 0)) == 1
 
 
 def test_records_that_are_no_good_again_and_again_are_fetched_again_ever_more_slowly() -> None:
     made = machine()
     now = 0.0
     for count in range(1, 4):
-        (ask,) = made.next_asks(now)
+        (ask,) = next_asks(made, now)
         made.take(ask, answer(records=RECORDS), now)
         made.failed(KEY, EPOCH, STANDING, now)
         wait_ms = FIRST_BACKOFF_MS * 2 ** (count - 1)
@@ -207,7 +216,52 @@ def test_throttled_partitions_are_left_out_while_there_is_no_room() -> None:
     made.stands(OTHER, EPOCH, STANDING)
     made.throttle(KEY, True)
     assert (made.is_throttled(KEY), made.is_throttled(OTHER)) == (True, False)
-    assert [ask.key for ask in made.next_asks(0, has_room=False)] == [OTHER]
-    assert len(made.next_asks(0)) == 2
+    assert [ask.key for ask in next_asks(made, 0, has_room=False)] == [OTHER]
+    assert len(next_asks(made, 0)) == 2
     made.throttle(KEY, False)
-    assert len(made.next_asks(0, has_room=False)) == 2
+    assert len(next_asks(made, 0, has_room=False)) == 2
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_changed_adds_up_to_all_that_is_to_be_asked_for(seed: int) -> None:
+    random = Random(seed)
+    made, asked, now_ms = FetcherMachine(backoff_max_ms=100), dict[Key, Ask](), 0.0
+    keys = [(bytes(16), index) for index in range(6)]
+    ready: dict[Key, Ask] = {}
+    for _ in range(300):
+        key = random.choice(keys)
+        epoch = made.leader_epoch(key) or 0
+        now_ms += random.choice((0, 5, 30))
+        match random.randrange(8):
+            case 0:
+                made.follow(key, epoch + random.randrange(2))
+            case 1:
+                made.unfollow(key)
+            case 2:
+                made.throttle(key, random.random() < 0.5)
+            case 3:
+                made.set_busy(key, epoch)
+            case 4:
+                made.failed(key, epoch, STANDING, now_ms)
+            case 5 if key in ready:
+                code = random.choice((0, ErrorCode.NOT_LEADER_OR_FOLLOWER))
+                made.take(
+                    ready[key], answer(code=code, records=random.choice((RECORDS[:0], RECORDS))), now_ms
+                )
+            case _:
+                made.stands(key, epoch, Standing(random.randrange(100), 5, 20))
+        has_room = random.random() < 0.7
+        changes = made.changes(now_ms, has_room=has_room)
+        asked |= {each: ask for each, ask in changes.items() if ask is not None}
+        for gone in [each for each, ask in changes.items() if ask is None]:
+            asked.pop(gone, None)
+        ready = {ask.key: ask for ask in next_asks(made, now_ms, has_room=has_room)}
+        assert asked == ready
+
+
+def test_what_has_not_changed_costs_nothing() -> None:
+    made = machine()
+    assert list(made.changes(0)) == [KEY]
+    assert made.changes(0) == {}
+    assert made.take(Ask(KEY, EPOCH, STANDING), answer(), 0) is not None
+    assert made.changes(0) == {}, "it stands where it stood"
