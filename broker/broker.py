@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from penstock.broker.replication.leader_throttle import LeaderThrottle
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PARALLEL_SYNCS_MAX = 4
 """Syncs of different logs at once; more of them only queue at the disk, and workers are for other work, too."""
@@ -120,12 +121,11 @@ async def open_broker(
     try:
         async with environment.open_metadata(config.metadata_location) as store:
             join = partial(join_cluster, store, environment.random, cluster_id=config.cluster_id)
-            cluster_id = await (until_stored(join, stop) if config.is_clustered else join())
+            cluster_id = await _stored(join, config, stop)
             await run(directory.join_cluster, cluster_id)
             async with trio.open_nursery() as background:
-                broker = await _come_up(
-                    environment, config, addresses, directory, store, cluster_id, shares, background, stop
-                )
+                start = _Start(environment, config, directory, store, shares, background, stop)
+                broker = await start.come_up(addresses, cluster_id)
                 try:
                     yield broker
                 finally:
@@ -141,191 +141,173 @@ async def open_broker(
         await run(directory.close)
 
 
-async def _come_up(
-    environment: Environment,
-    config: BrokerConfig,
-    addresses: Mapping[str, tuple[str, int]],
-    directory: DataDirectory,
-    store: MetadataStore,
-    cluster_id: str,
-    shares: FileShares,
-    background: trio.Nursery,
-    stop: trio.Event,
-) -> Broker:
-    def spawn(task: Callable[[], Awaitable[None]]) -> None:
-        background.start_soon(task)
-
-    registration = await _register(environment, config, addresses, directory, store, stop)
-    background.start_soon(registration.run)
-    budget = ByteBudget(config.queued_max_request_bytes)
-    image = ClusterImage()
-    watch = MetadataWatch(store, image)
-    registration.catch_up = watch.wait_for
-    services = PartitionServices(
-        environment.clock,
-        environment.threads,
-        spawn,
-        trio.CapacityLimiter(PARALLEL_SYNCS_MAX),
-        ActiveFiles(shares.active_segments),
-        budget.hold,
-    )
-    if config.is_clustered:
-        services = _with_replication(environment, config, store, watch, registration, services)
-    deleted = _start_deletions(environment, directory, background)
-    partitions = PartitionManager(config, image, directory, services, deleted)
-    watch.listen(partitions.note)
-    if config.is_clustered:
-        await _start_controller(environment, config, store, watch, registration, background)
-    else:
-        await background.start(watch.run)
-    await background.start(partitions.run)
-    fetchers = await _start_fetchers(
-        environment, config, image, partitions, registration, services, background
-    )
-    topics = TopicAdmin(store, image, config, environment.random)
-    needed_topics = NeededTopics(environment.network, config, watch, topics)
-    groups = GroupCoordinator(environment, config, image, watch, needed_topics, partitions, spawn)
-    await background.start(groups.run)
-    await _be_unfenced(config, registration, watch, background)
-    return Broker(
-        environment,
-        config,
-        cluster_id,
-        store,
-        image,
-        watch,
-        registration,
-        topics,
-        needed_topics,
-        ProducerIds(store, spawn),
-        partitions,
-        FetchSessions(config.fetch_session_slots, environment.random),
-        budget,
-        groups,
-        Retention(config, environment.clock, environment.threads, partitions, deleted),
-        LogCleaner(config, environment.clock, environment.threads, partitions, directory),
-        shares,
-        fetchers=fetchers,
-        leader_throttle=_leader_throttle(environment, config, watch),
-    )
+async def _stored(attempt: Callable[[], Awaitable[T]], config: BrokerConfig, stop: trio.Event) -> T:
+    """Do what needs the store; one that can't be reached is waited for in a cluster, and an error of a single broker. Raises StartAbandoned."""
+    return await (until_stored(attempt, stop) if config.is_clustered else attempt())
 
 
-async def _register(
-    environment: Environment,
-    config: BrokerConfig,
-    addresses: Mapping[str, tuple[str, int]],
-    directory: DataDirectory,
-    store: MetadataStore,
-    stop: trio.Event,
-) -> Registration:
-    """Join the brokers of the cluster; a store that can't be reached is waited for. Raises StartAbandoned."""
-    registration = Registration(
-        store, config, environment.clock, environment.random, directory_id=directory.directory_id
-    )
-    endpoints = config.endpoints({name: port for name, (_, port) in addresses.items()})
-    register = partial(registration.start, endpoints, await _remains(environment, config, directory))
-    await (until_stored(register, stop) if config.is_clustered else register())
-    return registration
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """A start under way: what its steps share. What only a cluster needs is imported by its step, not by a single broker."""
 
+    environment: Environment
+    config: BrokerConfig
+    directory: DataDirectory
+    store: MetadataStore
+    shares: FileShares
+    background: trio.Nursery
+    stop: trio.Event
 
-def _with_replication(
-    environment: Environment,
-    config: BrokerConfig,
-    store: MetadataStore,
-    watch: MetadataWatch,
-    registration: Registration,
-    services: PartitionServices,
-) -> PartitionServices:
-    """What partitions need in a cluster besides: the lease, and the way to change an ISR."""
-    from penstock.broker.replication.isr_changes import IsrChanges  # a single broker does not load it
+    async def come_up(self, addresses: Mapping[str, tuple[str, int]], cluster_id: str) -> Broker:
+        """Take all steps, in their order."""
+        environment, config = self.environment, self.config
+        registration = await self._register(addresses)
+        image = ClusterImage()
+        watch = MetadataWatch(self.store, image)
+        registration.catch_up = watch.wait_for
+        budget = ByteBudget(config.queued_max_request_bytes)
+        services = self._services(registration, watch, budget)
+        deleted = self._start_deletions()
+        partitions = PartitionManager(config, image, self.directory, services, deleted)
+        watch.listen(partitions.note)
+        await self._follow_store(registration, watch)
+        await self.background.start(partitions.run)
+        fetchers = await self._start_fetchers(watch, partitions, registration, services)
+        topics = TopicAdmin(self.store, image, config, environment.random)
+        needed_topics = NeededTopics(environment.network, config, watch, topics)
+        groups = GroupCoordinator(environment, config, image, watch, needed_topics, partitions, self._spawn)
+        await self.background.start(groups.run)
+        await self._be_unfenced(registration, watch)
+        return Broker(
+            environment,
+            config,
+            cluster_id,
+            self.store,
+            image,
+            watch,
+            registration,
+            topics,
+            needed_topics,
+            ProducerIds(self.store, self._spawn),
+            partitions,
+            FetchSessions(config.fetch_session_slots, environment.random),
+            budget,
+            groups,
+            Retention(config, environment.clock, environment.threads, partitions, deleted),
+            LogCleaner(config, environment.clock, environment.threads, partitions, self.directory),
+            self.shares,
+            fetchers=fetchers,
+            leader_throttle=self._leader_throttle(watch),
+        )
 
-    changes = IsrChanges(
-        config.node_id, store, watch.image, watch, registration, environment.clock, services.spawn
-    )
-    return replace(services, lease=registration, isr_changes=changes)
+    def _spawn(self, task: Callable[[], Awaitable[None]]) -> None:
+        self.background.start_soon(task)
 
+    async def _register(self, addresses: Mapping[str, tuple[str, int]]) -> Registration:
+        """Join the brokers of the cluster, and stay among them."""
+        environment, config = self.environment, self.config
+        registration = Registration(
+            self.store,
+            config,
+            environment.clock,
+            environment.random,
+            directory_id=self.directory.directory_id,
+        )
+        endpoints = config.endpoints({name: port for name, (_, port) in addresses.items()})
+        register = partial(registration.start, endpoints, await self._remains())
+        await _stored(register, config, self.stop)
+        self.background.start_soon(registration.run)
+        return registration
 
-def _leader_throttle(
-    environment: Environment, config: BrokerConfig, watch: MetadataWatch
-) -> "LeaderThrottle | None":
-    if not config.is_clustered:
-        return None
-    from penstock.broker.replication.leader_throttle import LeaderThrottle  # only in a cluster
+    async def _remains(self) -> Remains | None:
+        """What a broker of a cluster has to compare with what counts on it."""
+        if not self.config.is_clustered:
+            return None
+        found = await self.environment.threads.run(list, self.directory.partitions())
+        return Remains(frozenset(found), self.directory.was_clean)
 
-    throttle = LeaderThrottle(config, watch.image, environment.clock)
-    watch.listen(throttle.note)
-    return throttle
+    def _services(
+        self, registration: Registration, watch: MetadataWatch, budget: ByteBudget
+    ) -> PartitionServices:
+        """What partitions need; in a cluster the lease, and the way to change an ISR, besides."""
+        environment, config = self.environment, self.config
+        services = PartitionServices(
+            environment.clock,
+            environment.threads,
+            self._spawn,
+            trio.CapacityLimiter(PARALLEL_SYNCS_MAX),
+            ActiveFiles(self.shares.active_segments),
+            budget.hold,
+        )
+        if not config.is_clustered:
+            return services
+        from penstock.broker.replication.isr_changes import IsrChanges
 
+        changes = IsrChanges(
+            config.node_id, self.store, watch.image, watch, registration, environment.clock, self._spawn
+        )
+        return replace(services, lease=registration, isr_changes=changes)
 
-def _start_deletions(
-    environment: Environment, directory: DataDirectory, background: trio.Nursery
-) -> DeletedFiles:
-    deleted = DeletedFiles(environment.clock, environment.threads)
-    background.start_soon(deleted.run)
-    for path in directory.deleted_paths:
-        deleted.add(path, partial(directory.remove, path), 0)
-    return deleted
+    def _start_deletions(self) -> DeletedFiles:
+        deleted = DeletedFiles(self.environment.clock, self.environment.threads)
+        self.background.start_soon(deleted.run)
+        for path in self.directory.deleted_paths:
+            deleted.add(path, partial(self.directory.remove, path), 0)
+        return deleted
 
+    async def _follow_store(self, registration: Registration, watch: MetadataWatch) -> None:
+        """Have the image, and keep it; in a cluster start the controller, too, before the logs.
 
-async def _start_fetchers(
-    environment: Environment,
-    config: BrokerConfig,
-    image: ClusterImage,
-    partitions: PartitionManager,
-    registration: Registration,
-    services: PartitionServices,
-    background: trio.Nursery,
-) -> "ReplicaFetchers | None":
-    """Fetch what this broker follows; None where there is no other broker."""
-    if not config.is_clustered:
-        return None
-    from penstock.broker.replication.fetchers import ReplicaFetchers  # only in a cluster
-    from penstock.broker.replication.follower import FollowerLogs
+        Those may take long to open, and other partitions wait for their leaders.
+        """
+        if not self.config.is_clustered:
+            await watch.load()
+            self.background.start_soon(watch.run)
+            return
+        from penstock.broker.controller.controller import Controller
 
-    logs = FollowerLogs(services, partitions.cutting)
-    fetchers = ReplicaFetchers(environment, config, image, partitions, registration, logs)
-    await background.start(fetchers.run)
-    return fetchers
+        controller = Controller(self.store, self.config, watch, registration, self.environment.clock)
+        watch.listen(controller.note)
+        await until_stored(watch.load, self.stop)
+        self.background.start_soon(watch.run)
+        self.background.start_soon(controller.run)
 
+    async def _start_fetchers(
+        self,
+        watch: MetadataWatch,
+        partitions: PartitionManager,
+        registration: Registration,
+        services: PartitionServices,
+    ) -> "ReplicaFetchers | None":
+        """Fetch what this broker follows; None where there is no other broker."""
+        if not self.config.is_clustered:
+            return None
+        from penstock.broker.replication.fetchers import ReplicaFetchers
+        from penstock.broker.replication.follower import FollowerLogs
 
-async def _remains(
-    environment: Environment, config: BrokerConfig, directory: DataDirectory
-) -> Remains | None:
-    """What a broker of a cluster has to compare with what counts on it."""
-    if not config.is_clustered:
-        return None
-    return Remains(
-        frozenset(await environment.threads.run(list, directory.partitions())), directory.was_clean
-    )
+        logs = FollowerLogs(services, partitions.cutting)
+        fetchers = ReplicaFetchers(self.environment, self.config, watch.image, partitions, registration, logs)
+        await self.background.start(fetchers.run)
+        return fetchers
 
+    def _leader_throttle(self, watch: MetadataWatch) -> "LeaderThrottle | None":
+        if not self.config.is_clustered:
+            return None
+        from penstock.broker.replication.leader_throttle import LeaderThrottle
 
-async def _start_controller(
-    environment: Environment,
-    config: BrokerConfig,
-    store: MetadataStore,
-    watch: MetadataWatch,
-    registration: Registration,
-    background: trio.Nursery,
-) -> None:
-    """Start the watch and the controller, before the logs: those may take long to open, and other partitions wait for their leaders."""
-    from penstock.broker.controller.controller import Controller  # only in a cluster
+        throttle = LeaderThrottle(self.config, watch.image, self.environment.clock)
+        watch.listen(throttle.note)
+        return throttle
 
-    controller = Controller(store, config, watch, registration, environment.clock)
-    watch.listen(controller.note)
-    await background.start(watch.run)
-    background.start_soon(controller.run)
+    async def _be_unfenced(self, registration: Registration, watch: MetadataWatch) -> None:
+        """Be open to leadership, and see it: whoever asks this broker from now on finds it in its image.
 
-
-async def _be_unfenced(
-    config: BrokerConfig, registration: Registration, watch: MetadataWatch, background: trio.Nursery
-) -> None:
-    """Be open to leadership, and see it: whoever asks this broker from now on finds it in its image.
-
-    An outage of the store at this moment does not hold up the start, nor a stop during it.
-    """
-    if not config.is_clustered:
-        return
-    background.start_soon(registration.ready)
-    with trio.move_on_after(SEEN_PATIENCE_S):
-        while (me := watch.image.brokers.get(config.node_id)) is None or me.is_fenced:
-            await watch.wait_for(watch.image.revision + 1)
+        An outage of the store at this moment does not hold up the start, nor a stop during it.
+        """
+        if not self.config.is_clustered:
+            return
+        self.background.start_soon(registration.ready)
+        node_id = self.config.node_id
+        with trio.move_on_after(SEEN_PATIENCE_S):
+            while (me := watch.image.brokers.get(node_id)) is None or me.is_fenced:
+                await watch.wait_for(watch.image.revision + 1)

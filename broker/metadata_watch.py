@@ -36,15 +36,22 @@ class MetadataWatch:
         """Have `listener` called with every delta from now on; the first one, of the first snapshot, adds everything."""
         self._listeners.append(listener)
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Follow the store for ever; started once the first snapshot is in the image.
+    async def load(self) -> None:
+        """Take the first snapshot into the image; listeners are told of it.
 
         Raises:
-            MetadataUnavailable: the first snapshot could not be read; later ones are waited for.
+            MetadataUnavailable: it could not be read, and nothing was told: to be tried again, or not.
+            CorruptMetadata: as `run`.
+        """
+        snapshot = await self._store.range(keys.ROOT)
+        self._tell(self.image.reset(snapshot))
+
+    async def run(self) -> None:
+        """Follow the store for ever, from what `load` has brought on; a store that can't be reached is waited for.
+
+        Raises:
             CorruptMetadata: the store holds what can't be read. The image must not be used any more.
         """
-        await self._load()
-        task_status.started()
         while True:
             try:
                 await self._follow()
@@ -71,14 +78,10 @@ class MetadataWatch:
             async for batch in batches:
                 self._tell(self.image.apply(batch))
 
-    async def _load(self) -> None:
-        snapshot = await self._store.range(keys.ROOT)
-        self._tell(self.image.reset(snapshot))
-
     async def _load_patiently(self) -> None:
         while True:
             try:
-                return await self._load()
+                return await self.load()
             except MetadataUnavailable:
                 await trio.sleep(RETRY_DELAY_S)
 

@@ -19,6 +19,7 @@ Invariants:
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -52,6 +53,10 @@ INCARNATION_SIZE_BYTES = 16
 DEADLINE_MARGIN = 0.2
 """The part of the session timeout that a broker gives up before the store would end its lease."""
 RETRY_DELAY_S = 0.2
+SIGN_OFF_S = 2.0
+"""How long a stop tries to end its lease; others wait for the lease's end else."""
+SIGN_OFF_UNHEARD_S = 0.5
+"""The same where the store was not heard for so long that what this broker led has ended, or ends as soon as the store is back."""
 EPOCH_ROUND_COUNT_MAX = 100
 """How often a start tries to store what it changes; in a cluster the controller may be changing the same thousands of partitions."""
 
@@ -155,31 +160,48 @@ class Registration:
         """Be unfenced, now that this broker serves its logs; waits for a store that can't be reached."""
         self._is_starting = False
         if not self.is_leaving:
-            await self._set_fenced(False)
+            await self._set_unfenced()
 
-    async def leave(self) -> None:
-        """Be fenced, so that the controller gives this broker's leaderships away before it stops; waits like `ready`."""
+    async def leave(self) -> bool:
+        """Be fenced, so that the controller gives this broker's leaderships away before it stops.
+
+        Returns whether the store says so now. False without waiting where it does not answer, or has not for so long that `deadline` is
+        past: those leaderships end with the lease, whether this broker stops sooner or later.
+        """
         self.is_leaving = True
-        if self._config.is_clustered:
-            await self._set_fenced(True)
-
-    async def _set_fenced(self, is_fenced: bool) -> None:
-        if self.is_fenced == is_fenced:
-            return
-        self.is_fenced = is_fenced
-        while self.is_fenced == is_fenced:
-            if self.create_revision:  # else it is being registered anew, in the wanted way
-                own = Compare(self._key, create_revision=self.create_revision)
-                try:
-                    await transact(self._store, Transaction([own], [self._registration()]))
-                    return
-                except LeaseNotFound:
-                    return
-                except MetadataError as error:
-                    log.warning(
-                        "broker %d: can't change its registration, trying again: %s", self.node_id, error
-                    )
+        if self.is_fenced:
+            return True
+        self.is_fenced = True
+        while self._clock.monotonic() < self.deadline:
+            try:
+                if await self._store_fence():
+                    return True
+            except MetadataError as error:
+                log.warning("broker %d: can't be fenced before it stops: %s", self.node_id, error)
+                return False
             await trio.sleep(RETRY_DELAY_S)
+        return False
+
+    async def _set_unfenced(self) -> None:
+        if not self.is_fenced:
+            return
+        self.is_fenced = False
+        while not self.is_fenced:
+            try:
+                if await self._store_fence():
+                    return
+            except MetadataError as error:
+                log.warning("broker %d: can't change its registration, trying again: %s", self.node_id, error)
+            await trio.sleep(RETRY_DELAY_S)
+
+    async def _store_fence(self) -> bool:
+        """Store `is_fenced`. False while it is being registered anew, which stores it, too. Raises MetadataError."""
+        if not self.create_revision:
+            return False
+        own = Compare(self._key, create_revision=self.create_revision)
+        with suppress(LeaseNotFound):  # then it is about to be registered anew
+            await transact(self._store, Transaction([own], [self._registration()]))
+        return True
 
     def _registration(self) -> Put:
         value = BrokerRegistration(
@@ -223,14 +245,22 @@ class Registration:
             self._is_behind = False
 
     async def stop(self) -> None:
-        """Leave: end the lease, so that the cluster knows at once. An error of the store is logged only."""
+        """Leave: end the lease, so that the cluster knows at once. An error of the store is logged only.
+
+        Takes at most SIGN_OFF_S, and SIGN_OFF_UNHEARD_S if the store has not answered for so long that `deadline` is past.
+        """
         self.is_leaving = self._has_ended = True
+        is_heard = self._clock.monotonic() < self.deadline
         self.deadline = -math.inf
-        if self.lease_id:
+        if not self.lease_id:
+            return
+        with trio.move_on_after(SIGN_OFF_S if is_heard else SIGN_OFF_UNHEARD_S):
             try:
                 await self._store.revoke_lease(self.lease_id)
             except MetadataError as error:
                 log.warning("broker %d: could not sign off: %s", self.node_id, error)
+            return
+        log.warning("broker %d: could not sign off: the metadata store does not answer", self.node_id)
 
     # The lease.
 

@@ -87,8 +87,8 @@ async def _serve_until(
                     listener.close()
                 await server.drain()
                 nursery.cancel_scope.cancel()
-    except* StartAbandoned as abandoned:
-        log.info("%s", abandoned.exceptions[0])
+    except* StartAbandoned:
+        log.info("told to stop while waiting for the metadata store")
     finally:
         for listener in listeners.values():
             listener.close()

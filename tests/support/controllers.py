@@ -51,7 +51,8 @@ class ClusterBroker:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.registration.run)
-                await nursery.start(self.watch.run)
+                await self.watch.load()
+                nursery.start_soon(self.watch.run)
                 nursery.start_soon(self.controller.run)
                 task_status.started()
         self.ended.set()

@@ -113,7 +113,8 @@ async def metadata_plane(
     image = ClusterImage()
     watch = MetadataWatch(store, image)
     async with trio.open_nursery() as nursery:
-        await nursery.start(watch.run)
+        await watch.load()
+        nursery.start_soon(watch.run)
         topics = TopicAdmin(store, image, config, chance)
         yield Plane(
             store,

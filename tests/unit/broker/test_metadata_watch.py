@@ -76,7 +76,8 @@ async def test_the_first_delta_adds_everything_before_the_watch_counts_as_starte
     watch = MetadataWatch(store, image)
     deltas: list[ImageDelta] = []
     watch.listen(deltas.append)
-    await nursery.start(watch.run)
+    await watch.load()
+    nursery.start_soon(watch.run)
     assert [t.name for t in deltas[0].topics_added] == ["t"]
     assert image.revision == 1
 
@@ -84,7 +85,8 @@ async def test_the_first_delta_adds_everything_before_the_watch_counts_as_starte
 async def test_a_writer_waits_until_its_own_broker_has_seen_it(nursery: trio.Nursery) -> None:
     store, image = MemoryMetadata(), ClusterImage()
     watch = MetadataWatch(store, image)
-    await nursery.start(watch.run)
+    await watch.load()
+    nursery.start_soon(watch.run)
     result = await store.transact([], topic_puts())
     await watch.wait_for(result.revision)
     assert image.topic("t") is not None
@@ -94,7 +96,7 @@ async def test_a_writer_waits_until_its_own_broker_has_seen_it(nursery: trio.Nur
 async def test_keys_of_others_are_not_seen(nursery: trio.Nursery) -> None:
     store, image = MemoryMetadata(), ClusterImage()
     await store.transact([], [Put("/elsewhere", b"x"), Put("/penstocks/topics/t", b"x")])
-    await nursery.start(MetadataWatch(store, image).run)
+    await MetadataWatch(store, image).load()
     assert list(image.topics) == []
 
 
@@ -104,7 +106,8 @@ async def test_a_compacted_watch_reads_all_anew_and_tells_the_difference(nursery
     watch = MetadataWatch(store, image)
     deltas: list[ImageDelta] = []
     watch.listen(deltas.append)
-    await nursery.start(watch.run)
+    await watch.load()
+    nursery.start_soon(watch.run)
     await wait_all_tasks_blocked()
     deltas.clear()
     # Both transactions come before the watcher runs again, and their history is gone by then.
@@ -122,7 +125,8 @@ async def test_a_broken_watch_and_failing_reads_are_got_over(autojump_clock: Moc
     store, image = Unsteady(), ClusterImage()
     watch = MetadataWatch(store, image)
     async with trio.open_nursery() as nursery:
-        await nursery.start(watch.run)
+        await watch.load()
+        nursery.start_soon(watch.run)
         await wait_all_tasks_blocked()
         store.failing_reads = 3
         store.broken.set()
@@ -140,11 +144,11 @@ async def test_a_store_that_is_not_there_at_the_start_fails_the_start() -> None:
     store = Unsteady()
     store.failing_reads = 1
     with pytest.raises(MetadataUnavailable):
-        await MetadataWatch(store, ClusterImage()).run()
+        await MetadataWatch(store, ClusterImage()).load()
 
 
 async def test_corrupt_metadata_ends_the_watch() -> None:
     store = MemoryMetadata()
     await store.transact([], [Put(keys.TOPICS_PREFIX + "..", b"{}")])
     with pytest.raises(CorruptMetadata):
-        await MetadataWatch(store, ClusterImage()).run()
+        await MetadataWatch(store, ClusterImage()).load()
