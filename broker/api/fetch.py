@@ -247,6 +247,9 @@ class FetchJob:
             partition.log.log_start_offset,
             () if self.request.isolation_level == READ_COMMITTED else None,
         )
+        if self._is_fenced and self._asks_for_more(partition, entry.fetch_offset):
+            result.error_code = ErrorCode.NOT_LEADER_OR_FOLLOWER
+            return result
         if entry.last_fetched_epoch >= 0:
             epoch, end_offset = partition.log.end_offset_for_epoch(entry.last_fetched_epoch)
             if epoch < 0:  # an epoch that this log knows nothing of: there is no point to go back to
@@ -260,12 +263,16 @@ class FetchJob:
             result.error_code = _above_follower(partition)
         elif offset < partition.log.log_start_offset or offset > partition.log.log_end_offset:
             result.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
-        elif self._is_fenced and self.follower is None and partition.is_leader and offset >= high_watermark:
-            # What is committed may be read, but whoever waits here for more would wait while another leads.
-            result.error_code = ErrorCode.NOT_LEADER_OR_FOLLOWER
         elif self._rack and self.follower is None and partition.is_leader:
             self._prefer(result, offset, partition)
         return result
+
+    def _asks_for_more(self, partition: "Partition", offset: int) -> bool:
+        """Whether a consumer asks for what is not committed here: past the deadline another may lead by now, who has it.
+
+        It would wait here in vain, or take its position for one that is out of range and begin anew.
+        """
+        return self.follower is None and partition.is_leader and offset >= partition.high_watermark
 
     def _check_reader(self, partition: "Partition", entry: FetchPartition) -> ErrorCode:
         """Whether this broker may answer this fetcher for the partition. Followers answer consumers that know of KIP-392."""

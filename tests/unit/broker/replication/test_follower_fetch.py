@@ -275,6 +275,28 @@ async def test_no_ack_is_given_past_the_deadline_though_all_have_it(
         assert await code_of(bench, reply) == 0
 
 
+async def test_leader_past_its_deadline_takes_what_it_does_not_have_for_out_of_range(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A consumer would begin anew: another leader, of whom this one does not know, may have taken more."""
+    async with followed_broker() as bench:
+        await committed(bench)
+        registration = bench.broker.broker.registration
+        for offset, last_fetched_epoch in ((1, -1), (2, -1), (2, bench.leader_epoch + 1)):
+            codes: list[int] = []
+            for deadline in (trio.current_time() + 100, trio.current_time()):
+                registration.deadline = deadline
+                (part,) = await bench.broker.fetched(
+                    (TOPIC_ID, 0, offset), version=VERSION, last_fetched_epoch=last_fetched_epoch
+                )
+                codes.append(part.error_code)
+            sound = ErrorCode.NONE if offset == 1 else ErrorCode.OFFSET_OUT_OF_RANGE
+            assert codes == [sound, ErrorCode.NOT_LEADER_OR_FOLLOWER], (offset, last_fetched_epoch)
+        registration.deadline = trio.current_time()
+        (part,) = await bench.broker.fetched((TOPIC_ID, 0, 0), version=VERSION)
+        assert part.error_code == 0, "what is committed may be read"
+
+
 # Consumers and racks (KIP-392)
 
 
