@@ -127,7 +127,7 @@ class ColdClass:
 class ColdFetch:
     """What one fetch may read far from the ends of logs: one chunk, of one partition, when it is its reader's turn."""
 
-    __slots__ = ("_class", "_cold_reads", "_is_recorded", "_reader", "chosen", "turn_at")
+    __slots__ = ("_class", "_cold_reads", "_is_recorded", "_reader", "chosen", "left_out", "turn_at")
 
     def __init__(self, cold_reads: ColdReads, cold_class: ColdClass, reader: Hashable) -> None:
         self._cold_reads = cold_reads
@@ -136,6 +136,8 @@ class ColdFetch:
         self._is_recorded = False
         self.chosen: FetchPartition | None = None
         """The partition whose turn it is."""
+        self.left_out: set[Log] = set()
+        """What is not to be read yet: news of these logs' ends is nothing to wake the fetch for."""
         self.turn_at = math.inf
         """When another fetch of the same reader may read what this one leaves out."""
 
@@ -146,10 +148,11 @@ class ColdFetch:
         if not self._cold_reads.makes_room(now) or not log.is_far(entry.fetch_offset):
             return True
         if self.chosen is not None:
-            return False
+            return False  # and this one is answered at once
         turn_at = self._class.turn_at(self._reader, now)
         if turn_at > now:
             self.turn_at = turn_at
+            self.left_out.add(log)
             return False
         self.chosen = entry
         return True

@@ -34,10 +34,11 @@ class PendingFetch(Reply):
             if partition is None:
                 continue
             if job.follower is None:
-                partition.fetch_waiters.add(self._notify)
+                if not job.leaves_out(partition):
+                    partition.fetch_waiters.add(self._notify)
             elif job.holds_back(partition):
                 self.deadline = min(self.deadline, job.throttled_until())
-            elif job.plan.session is None:
+            elif job.plan.session is None and not job.leaves_out(partition):
                 partition.wait_as_replica(self._notify_replica)
         if job.follower is not None and job.plan.session is not None:
             job.plan.session.waiting = self
@@ -49,7 +50,7 @@ class PendingFetch(Reply):
 
     def hear(self, partition: "Partition", news: int) -> None:
         """A partition of the follower's session has news."""
-        if not self._job.holds_back(partition):
+        if news == GONE or not self._job.leaves_out(partition):
             self._notify_replica(news)
 
     def _notify_replica(self, news: int) -> None:

@@ -344,6 +344,10 @@ class FetchJob:
                 self._cold = ColdFetch(cold_reads, cold_reads.consumers, reader)
         return self._cold.admits(entry, partition.log, self._broker.clock.monotonic())
 
+    def leaves_out(self, partition: "Partition") -> bool:
+        """Whether the fetch waits for its turn, or the throttle, with this partition: so long what is appended there does not answer it."""
+        return (self._cold is not None and partition.log in self._cold.left_out) or self.holds_back(partition)
+
     def holds_back(self, partition: "Partition") -> bool:
         """Whether the throttle of replicas that catch up lets this follower have nothing of the partition at this moment."""
         throttle, follower = self._broker.leader_throttle, self.follower

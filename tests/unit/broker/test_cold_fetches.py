@@ -2,7 +2,7 @@
 
 import trio
 from tests.support.batches import values_of
-from tests.support.followed_broker import FollowedBroker, followed_broker
+from tests.support.followed_broker import TOPIC_ID, VERSION, FollowedBroker, followed_broker
 from tests.support.logs import batch
 from tests.support.memory_broker import MemoryBroker, held_slices, memory_broker
 from tests.support.memory_files import MemoryFiles
@@ -171,3 +171,35 @@ async def test_a_follower_that_catches_up_waits_and_one_in_sync_never_does(autoj
             assert size_bytes == CHUNK_BYTES
             assert (waited_s > 0) == (number > 0)
             assert await fetch_as(bench, 2) == (BATCH_COUNT * len(BATCH), 0.0)
+
+
+async def test_what_is_appended_to_a_partition_does_not_wake_those_who_are_far_behind_there(
+    autojump_clock: MockClock,
+) -> None:
+    """Else each produce request would be followed by a fetch that brings nothing."""
+    async with followed_broker(isr=(1, 2)) as bench:
+        broker = bench.broker
+        await fill(broker)
+        await bench.fetch_as(2, END)
+        opened = await bench.fetch_as(3, 0, session=(0, 0))
+        for session in ((0, -1), (opened.session_id, 1)):
+            await fetch_as(bench, 3)
+            await broker.fetched(("orders", 0, 0))  # both have had their turns
+            follower = broker.fetch(
+                (TOPIC_ID, 0, 0),
+                version=VERSION,
+                max_wait_ms=500,
+                session=session,
+                current_leader_epoch=bench.leader_epoch,
+                replica_state=Message(replica_id=3, replica_epoch=bench.epochs[3]),
+            )
+            consumer = broker.fetch(("orders", 0, 0), max_wait_ms=500)
+            assert isinstance(follower, Reply)
+            assert isinstance(consumer, Reply)
+            await broker.produced("orders", BATCH, acks=1)
+            assert (follower.ready, consumer.ready) == (False, False)
+            begin = trio.current_time()
+            for outcome in (follower, consumer):
+                (topic,) = (await broker.answer(outcome)).responses
+                assert size_of(topic.partitions) == [CHUNK_BYTES]
+            assert 0 < trio.current_time() - begin < 0.1
