@@ -66,8 +66,10 @@ class MachineNetwork:
         self._listeners: list[MemoryListener] = []
         self.accepted: set[MemoryStream] = set()
 
-    async def listen(self, host: str, port: int, *, backlog: int = 1024) -> "MachineListener":
-        listener = await self._network.listen(host, port, backlog=backlog)
+    async def listen(
+        self, host: str, port: int, *, backlog: int = 1024, is_open: bool = True
+    ) -> "MachineListener":
+        listener = await self._network.listen(host, port, backlog=backlog, is_open=is_open)
         self._listeners.append(listener)
         return MachineListener(self, listener)
 
@@ -90,6 +92,9 @@ class MachineListener:
         self.address = listener.address
         self._network = network
         self._listener = listener
+
+    def open(self) -> None:
+        self._listener.open()
 
     async def accept(self) -> MemoryStream:
         stream = await self._listener.accept()
