@@ -93,16 +93,22 @@ class Broker:
             await hand_over(self.registration, self.watch, self.config.shutdown_timeout_ms / 1000)
 
 
+def _no_listeners() -> None:
+    """Of a broker without a server."""
+
+
 @asynccontextmanager
 async def open_broker(
     environment: Environment,
     config: BrokerConfig,
     addresses: Mapping[str, tuple[str, int]],
     stop: trio.Event | None = None,
+    open_listeners: Callable[[], None] = _no_listeners,
 ) -> AsyncGenerator[Broker]:
     """A broker whose logs are open and led, until the block ends; then everything is closed in order.
 
-    `addresses` are the host and port that each listener is bound to. To be run in a shielded scope: closing is not to be cancelled. A
+    `addresses` are the host and port that each listener is bound to; `open_listeners` is called when requests can be served, and before
+    others are told so. To be run in a shielded scope: closing is not to be cancelled. A
     cluster's metadata store is waited for, until `stop` is set.
 
     Raises PenstockError where the folder or the store can't be used, StartAbandoned (in a group or not) where `stop` was set meanwhile.
@@ -125,7 +131,7 @@ async def open_broker(
             await run(directory.join_cluster, cluster_id)
             async with trio.open_nursery() as background:
                 start = _Start(environment, config, directory, store, shares, background, stop)
-                broker = await start.come_up(addresses, cluster_id)
+                broker = await start.come_up(addresses, cluster_id, open_listeners)
                 try:
                     yield broker
                 finally:
@@ -158,7 +164,12 @@ class _Start:
     background: trio.Nursery
     stop: trio.Event
 
-    async def come_up(self, addresses: Mapping[str, tuple[str, int]], cluster_id: str) -> Broker:
+    async def come_up(
+        self,
+        addresses: Mapping[str, tuple[str, int]],
+        cluster_id: str,
+        open_listeners: Callable[[], None],
+    ) -> Broker:
         """Take all steps, in their order."""
         environment, config = self.environment, self.config
         registration = await self._register(addresses)
@@ -177,6 +188,7 @@ class _Start:
         needed_topics = NeededTopics(environment.network, config, watch, topics)
         groups = GroupCoordinator(environment, config, image, watch, needed_topics, partitions, self._spawn)
         await self.background.start(groups.run)
+        open_listeners()
         await self._be_unfenced(registration, watch)
         return Broker(
             environment,

@@ -397,7 +397,7 @@ class Partition:
                 await self._run(self.log.prepare_append, epoch)
                 self.prepared_epoch = epoch
             elif self._needs_roll(header, now_ms):
-                await self._run(self.log.roll, now_ms)
+                await self._run(self.log.roll)
                 self.step(Synced(self.log.durable_end_offset))
             elif self.log.must_recall(header):
                 await self._run(self.log.recall_producer, header)

@@ -104,7 +104,7 @@ class Retention:
     async def _roll(self, partition: Partition) -> bool:
         """Begin a new segment in the log's lane, so that the one before it can go."""
         try:
-            await partition.run_in_lane(partial(partition.log.roll, self._clock.wall_ms()))
+            await partition.run_in_lane(partition.log.roll)
         except StorageError as error:
             _log_failure(partition, error)
             return False

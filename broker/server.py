@@ -71,7 +71,12 @@ async def _serve_until(
     listeners = await _listen(environment, config)
     try:
         addresses = {name: listener.address for name, listener in listeners.items()}
-        async with open_broker(environment, config, addresses, stop) as broker:
+
+        def open_listeners() -> None:
+            for listener in listeners.values():
+                listener.open()
+
+        async with open_broker(environment, config, addresses, stop, open_listeners) as broker:
             server = Server(broker)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.sweep)
@@ -95,11 +100,17 @@ async def _serve_until(
 
 
 async def _listen(environment: Environment, config: BrokerConfig) -> dict[str, Listener]:
-    """Bind all addresses first: a broker that can't listen must not touch the data."""
+    """Hold all addresses first: a broker that can't listen must not touch the data.
+
+    They are opened when it can answer, as Kafka's are: a client whose connection is taken and not answered waits for its request timeout, and
+    some do nothing else meanwhile; a client that is refused asks another broker.
+    """
     listeners: dict[str, Listener] = {}
     try:
         for address in config.listeners:
-            listeners[address.name] = await environment.network.listen(address.host, address.port)
+            listeners[address.name] = await environment.network.listen(
+                address.host, address.port, is_open=False
+            )
     except BaseException:
         for listener in listeners.values():
             listener.close()

@@ -69,15 +69,23 @@ class Stream(Protocol):
 
 
 class Listener(Protocol):
-    """A listening address."""
+    """An address that is held, and listened on once it is open."""
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port that it is bound to (the real port where 0 was asked for)."""
         ...
 
+    def open(self) -> None:
+        """Take connections from now on; before it they are refused at once. Does nothing where it is open.
+
+        Raises:
+            AddressError: another process has opened the same address meanwhile.
+        """
+        ...
+
     async def accept(self) -> Stream:
-        """The next connection.
+        """The next connection; only where it is open.
 
         Raises:
             TooManyOpenFiles: EMFILE or ENFILE; wait a little and accept again.
@@ -93,8 +101,8 @@ class Listener(Protocol):
 class Network(Protocol):
     """Where streams come from."""
 
-    async def listen(self, host: str, port: int, *, backlog: int = 1024) -> Listener:
-        """Listen on a TCP address; port 0 takes a free one. Raises AddressError."""
+    async def listen(self, host: str, port: int, *, backlog: int = 1024, is_open: bool = True) -> Listener:
+        """Listen on a TCP address, or only hold it until `open`; port 0 takes a free one. Raises AddressError."""
         ...
 
     async def connect(self, host: str, port: int) -> Stream:

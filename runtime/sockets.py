@@ -212,17 +212,33 @@ def _without_first_bytes(buffers: Sequence[Buffer], count: int) -> list[Buffer]:
 class SocketListener:
     """One port on every address of a name (`localhost` is 127.0.0.1 and ::1)."""
 
-    __slots__ = ("_address", "_next", "_sockets")
+    __slots__ = ("_address", "_backlog", "_is_open", "_next", "_sockets")
 
-    def __init__(self, address: tuple[str, int], sockets: Sequence[socket.socket]) -> None:
+    def __init__(
+        self, address: tuple[str, int], sockets: Sequence[socket.socket], backlog: int = 1024
+    ) -> None:
         self._address = address
         self._sockets = list(sockets)
+        self._backlog = backlog
+        self._is_open = False
         self._next = 0
 
     @property
     def address(self) -> tuple[str, int]:
         """The host as asked for, and the real port."""
         return self._address
+
+    def open(self) -> None:
+        """Take connections from now on; a port that is only held refuses them."""
+        if self._is_open:
+            return
+        try:
+            for listening in self._sockets:
+                listening.listen(self._backlog)
+        except OSError as error:
+            # With SO_REUSEADDR several may hold a port, until one of them opens it.
+            raise _cannot_listen(self._address, error) from error
+        self._is_open = True
 
     async def accept(self) -> SocketStream:
         """The next connection, from all addresses in turn."""
@@ -289,19 +305,23 @@ class SocketNetwork:
 
     __slots__ = ()
 
-    async def listen(self, host: str, port: int, *, backlog: int = 1024) -> SocketListener:
+    async def listen(
+        self, host: str, port: int, *, backlog: int = 1024, is_open: bool = True
+    ) -> SocketListener:
         """Listen on every address of `host`; the empty name means every address of the machine, IPv4 and IPv6."""
         addresses = await _resolve(host, port, socket.AI_PASSIVE)
         for attempt in range(_SHARED_PORT_ATTEMPT_COUNT):
             try:
-                sockets = _listen_on_all(addresses, port, backlog)
+                sockets = _bind_to_all(addresses, port)
             except OSError as error:
                 # Port 0: the number that the first address got may be taken on the second; the next draw is another one.
                 if port == 0 and error.errno == errno.EADDRINUSE and attempt + 1 < _SHARED_PORT_ATTEMPT_COUNT:
                     continue
-                reason = error.strerror or str(error)
-                raise AddressError(f"can't listen on {_name((host, port))}: {reason}") from error
-            return SocketListener((host, sockets[0].getsockname()[1]), sockets)
+                raise _cannot_listen((host, port), error) from error
+            listener = SocketListener((host, sockets[0].getsockname()[1]), sockets, backlog)
+            if is_open:
+                _open_or_close(listener)
+            return listener
         raise AssertionError("the last attempt returns or raises")
 
     async def connect(self, host: str, port: int) -> SocketStream:
@@ -336,17 +356,29 @@ def _address_info(host: str, port: int, flags: int) -> list[tuple[socket.Address
     return [(family, address) for family, _, _, _, address in found]
 
 
-def _listen_on_all(
-    addresses: Sequence[tuple[socket.AddressFamily, _SocketAddress]], port: int, backlog: int
+def _cannot_listen(address: tuple[str, int], error: OSError) -> AddressError:
+    return AddressError(f"can't listen on {_name(address)}: {error.strerror or error}")
+
+
+def _open_or_close(listener: SocketListener) -> None:
+    try:
+        listener.open()
+    except AddressError:
+        listener.close()
+        raise
+
+
+def _bind_to_all(
+    addresses: Sequence[tuple[socket.AddressFamily, _SocketAddress]], port: int
 ) -> list[socket.socket]:
-    """A listening socket for each address, all on one port. Addresses of a family that the machine lacks are left out."""
+    """A bound socket for each address, all on one port. Addresses of a family that the machine lacks are left out."""
     sockets: list[socket.socket] = []
     only_v6 = any(family != socket.AF_INET6 for family, _ in addresses)
     missing: OSError | None = None
     try:
         for family, address in addresses:
             try:
-                listening = _listen(family, (address[0], port, *address[2:]), only_v6, backlog)
+                listening = _bind(family, (address[0], port, *address[2:]), only_v6)
             except OSError as error:
                 if error.errno not in _FAMILY_MISSING:
                     raise
@@ -363,9 +395,7 @@ def _listen_on_all(
     return sockets
 
 
-def _listen(
-    family: socket.AddressFamily, address: _SocketAddress, only_v6: bool, backlog: int
-) -> socket.socket:
+def _bind(family: socket.AddressFamily, address: _SocketAddress, only_v6: bool) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setblocking(False)
@@ -376,7 +406,6 @@ def _listen(
         # Accepted connections inherit it. The grown buffers of auto-tuning cost a fetch of 1 MB a third more CPU.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         listening.bind(address)
-        listening.listen(backlog)
     except BaseException:
         listening.close()
         raise

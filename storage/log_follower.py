@@ -125,7 +125,7 @@ class LogFollower(LogWriter):
         if not may_wait and (needs_epoch or needs_roll or self._active.file is None):
             return False
         if needs_roll:
-            self.roll(now_ms)
+            self.roll()
         if needs_epoch:
             self._follow_epoch(epoch, header.base_offset)
         if self._active.file is None:

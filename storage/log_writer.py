@@ -434,7 +434,7 @@ class LogWriter:
         return self._durable_end_offset
 
     @missing_is_disk_error()
-    def roll(self, now_ms: int) -> None:
+    def roll(self) -> None:
         """Close the active segment and begin a new one at the log end offset; does nothing to an empty segment.
 
         Everything appended before is durable on return. Raises DiskFull, TooManyOpenFiles or another StorageError with the log unchanged,

@@ -229,6 +229,18 @@ async def test_one_port_has_one_listener(network: Network) -> None:
     again.close()
 
 
+async def test_a_port_that_is_only_held_refuses_and_does_not_keep_waiting(network: Network) -> None:
+    held = await network.listen(HOST, 0, is_open=False)
+    with pytest.raises(AddressError, match=str(held.address[1])):
+        await network.connect(*held.address)
+    held.open()
+    held.open()
+    client = await network.connect(*held.address)
+    server = await held.accept()
+    for end in (client, server, held):
+        end.close()
+
+
 async def test_where_nobody_listens_nobody_answers(network: Network) -> None:
     listener = await network.listen(HOST, 0)
     listener.close()

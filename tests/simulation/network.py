@@ -233,6 +233,9 @@ class SimulatedListener:
         self._lot = trio.lowlevel.ParkingLot()
         self._is_closed = False
 
+    def open(self) -> None:
+        """It is, from the beginning: that a starting broker's port leaves callers waiting is the harder case."""
+
     def offer(self, stream: SimulatedStream) -> None:
         """Somebody connected."""
         self._waiting.append(stream)
@@ -408,7 +411,9 @@ class NetworkView:
         self._network = network
         self._process = process
 
-    async def listen(self, host: str, port: int, *, backlog: int = 1024) -> SimulatedListener:
+    async def listen(
+        self, host: str, port: int, *, backlog: int = 1024, is_open: bool = True
+    ) -> SimulatedListener:
         await trio.lowlevel.checkpoint()
         self.check()
         port = port or self._network.new_port()

@@ -126,7 +126,7 @@ def append_raw(log: Log, raw: bytearray, *, epoch: int = 0, now_ms: int = NOW_MS
     if log.needs_roll(
         header.size_bytes, header.max_timestamp, now_ms, last_offset_delta=header.last_offset_delta
     ):
-        log.roll(now_ms)
+        log.roll()
     stamp(view, log.log_end_offset, epoch)
     return log.append_as_follower(view, now_ms=now_ms).base_offset
 

@@ -150,7 +150,7 @@ class CrashBroker:
 
     def roll(self) -> None:
         """A new segment."""
-        self.log.roll(NOW_MS)
+        self.log.roll()
 
     def write_snapshot(self) -> None:
         """Of the producers."""
@@ -187,7 +187,7 @@ class CrashBroker:
         try:
             plan = plan_for(self.log, self.log.durable_end_offset, NOW_MS)
             if plan is not None and plan.rolls:
-                self.log.roll(NOW_MS)
+                self.log.roll()
                 plan = plan_for(self.log, self.log.durable_end_offset, NOW_MS)
             if plan is not None:
                 self._delete_below(plan.log_start_offset)

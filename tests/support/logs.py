@@ -51,7 +51,7 @@ def append(log: Log, raw: bytearray, *, epoch: int = 0, now_ms: int = NOW_MS) ->
     if log.needs_roll(
         header.size_bytes, header.max_timestamp, now_ms, last_offset_delta=header.last_offset_delta
     ):
-        log.roll(now_ms)
+        log.roll()
     if log.must_recall(header):
         log.recall_producer(header)
     return log.append_as_leader(view, header, leader_epoch=epoch, now_ms=now_ms)

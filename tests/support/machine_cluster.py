@@ -7,12 +7,16 @@
         leader = cluster.leader("orders", 0)        the node id, as the store has it
         await cluster.settled("orders")             every replica is in the ISR and has all
 
-With `run_in_virtual_time` minutes take as long as the work that is done in them.
+    async with server_cluster(1, 2, 3) as cluster:  the same with all settings as they are by default, as a test of answers wants them
+        answer = await cluster.ask(2, ApiKey.METADATA, 12, topics=[...], ...)
+
+With `run_in_virtual_time`, or trio's MockClock(autojump_threshold=0), minutes take as long as the work that is done in them.
 """
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from random import Random
+from typing import Any
 
 import trio
 from tests.support.crashes.process import End, Plan, Process
@@ -34,16 +38,19 @@ from penstock.broker.partition import Partition
 from penstock.broker.server import RunningBroker, serve
 from penstock.client.admin import Admin
 from penstock.client.admin_values import CreatedTopic, NewTopic
+from penstock.client.connection import ConnectionSettings, open_connection
 from penstock.errors import PenstockError
+from penstock.protocol.api import ApiKey
+from penstock.protocol.message import Message
 from penstock.runtime.environment import Environment
 from penstock.runtime.metadata import Put, Snapshot
 
 PORT = 9092
 POLL_S = 0.05
 FOR_EVER = Plan(End.KILL, float("inf"))
+BASE = {"log.dirs": "/data", "metadata.store": "etcd://memory"}
 PROPERTIES = {
-    "log.dirs": "/data",
-    "metadata.store": "etcd://memory",
+    **BASE,
     "log.segment.bytes": "2000",
     "log.index.interval.bytes": "200",
     "broker.session.timeout.ms": "3000",
@@ -66,8 +73,10 @@ class MachineNetwork:
         self._listeners: list[MemoryListener] = []
         self.accepted: set[MemoryStream] = set()
 
-    async def listen(self, host: str, port: int, *, backlog: int = 1024) -> "MachineListener":
-        listener = await self._network.listen(host, port, backlog=backlog)
+    async def listen(
+        self, host: str, port: int, *, backlog: int = 1024, is_open: bool = True
+    ) -> "MachineListener":
+        listener = await self._network.listen(host, port, backlog=backlog, is_open=is_open)
         self._listeners.append(listener)
         return MachineListener(self, listener)
 
@@ -90,6 +99,9 @@ class MachineListener:
         self.address = listener.address
         self._network = network
         self._listener = listener
+
+    def open(self) -> None:
+        self._listener.open()
 
     async def accept(self) -> MemoryStream:
         stream = await self._listener.accept()
@@ -173,7 +185,6 @@ class MemoryCluster:
         assert network is not None
         config = BrokerConfig.from_properties(
             {
-                **PROPERTIES,
                 **self._properties,
                 "node.id": str(member.node_id),
                 "listeners": f"PLAINTEXT://10.0.0.{member.node_id}:{PORT}",
@@ -275,6 +286,41 @@ class MemoryCluster:
             outcome = (await admin.create_topics([topic]))[name]
         assert isinstance(outcome, CreatedTopic), outcome
 
+    async def ask(self, node_id: int, api_key: ApiKey, version: int, **fields: Any) -> Message:
+        """Send one request on a connection of its own, and return the answer."""
+        async with trio.open_nursery() as nursery:
+            connection = await open_connection(
+                nursery, self.network, f"10.0.0.{node_id}", PORT, ConnectionSettings()
+            )
+            answer = await connection.request(api_key, Message(**fields), at_least=version, at_most=version)
+            connection.close()
+        return answer
+
+    async def create(self, topic: str, *assignments: tuple[int, ...], **configs: str) -> None:
+        """Make a topic with these replicas, on the controller; returns when all brokers see it."""
+        controller = self.broker(next(iter(self.members))).image.controller
+        assert controller is not None
+        placed = [
+            Message(partition_index=index, broker_ids=list(replicas))
+            for index, replicas in enumerate(assignments)
+        ]
+        given = [Message(name=name.replace("_", "."), value=value) for name, value in configs.items()]
+        wanted = Message(
+            name=topic, num_partitions=-1, replication_factor=-1, assignments=placed, configs=given
+        )
+        answer = await self.ask(
+            controller.node_id,
+            ApiKey.CREATE_TOPICS,
+            7,
+            topics=[wanted],
+            timeout_ms=10_000,
+            validate_only=False,
+        )
+        assert answer.topics[0].error_code == 0, answer.topics[0].error_message
+        for member in self.members.values():
+            while member.broker is not None and member.broker.image.topic(topic) is None:
+                await member.broker.watch.wait_for(member.broker.image.revision + 1)
+
     async def fill(self, topic: str, count: int, *, size_bytes: int = 100) -> None:
         """Produce so many records, one after the other, with acks=all."""
         async with Producer(self.bootstrap, environment=self.client("filler")) as producer:
@@ -302,6 +348,18 @@ class MemoryCluster:
         state = image.partition(found.topic_id, index)
         assert state is not None
         return state
+
+    def states(self, topic: str, *, seen_by: int) -> list[PartitionState]:
+        """A topic's partitions as one broker sees them."""
+        image = self.broker(seen_by).image
+        found = image.topic(topic)
+        return [] if found is None else [p.state for p in image.partitions(found.topic_id)]
+
+    def broker(self, node_id: int) -> Broker:
+        """One that runs."""
+        broker = self.members[node_id].broker
+        assert broker is not None, f"broker {node_id} does not run"
+        return broker
 
     def leader(self, topic: str, index: int = 0) -> int:
         """The node id of the leader; -1 without one."""
@@ -366,7 +424,7 @@ async def machine_cluster(count: int, random: Random, **properties: str) -> Asyn
     """`count` brokers that answer requests; stopped at the end. Underscores in property names stand for dots."""
     given = {key.replace("_", "."): value for key, value in properties.items()}
     async with trio.open_nursery() as nursery:
-        cluster = MemoryCluster(nursery, random, given)
+        cluster = MemoryCluster(nursery, random, {**PROPERTIES, **given})
         for node_id in range(1, count + 1):
             cluster.begin(node_id)
         for node_id in range(1, count + 1):
@@ -378,4 +436,18 @@ async def machine_cluster(count: int, random: Random, **properties: str) -> Asyn
         nursery.cancel_scope.cancel()
 
 
-__all__ = ["MemoryCluster", "machine_cluster"]
+@asynccontextmanager
+async def server_cluster(*node_ids: int, **properties: str) -> AsyncGenerator[MemoryCluster]:
+    """Brokers with default settings, started one after the other; the first is the controller. They end with the block."""
+    given = {key.replace("_", "."): value for key, value in properties.items()}
+    async with trio.open_nursery() as nursery:
+        cluster = MemoryCluster(nursery, Random(1), {**BASE, **given})
+        for node_id in node_ids:
+            await cluster.start(node_id)
+        try:
+            yield cluster
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+__all__ = ["MemoryCluster", "machine_cluster", "server_cluster"]

@@ -86,8 +86,8 @@ class _Machine:
 
     # The network port
 
-    async def listen(self, host: str, port: int, *, backlog: int = 1024) -> "_Listener":
-        return _Listener(self, await self._network.listen(host, port, backlog=backlog))
+    async def listen(self, host: str, port: int, *, backlog: int = 1024, is_open: bool = True) -> "_Listener":
+        return _Listener(self, await self._network.listen(host, port, backlog=backlog, is_open=is_open))
 
     async def connect(self, host: str, port: int) -> MemoryStream:
         self.check(AddressError)
@@ -104,6 +104,9 @@ class _Listener:
         self._machine = machine
         self._listener = listener
         self.address = listener.address
+
+    def open(self) -> None:
+        self._listener.open()
 
     async def accept(self) -> MemoryStream:
         while True:

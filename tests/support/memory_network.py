@@ -150,12 +150,16 @@ class MemoryStream:
 class MemoryListener:
     """A port that is listened on."""
 
-    def __init__(self, network: "MemoryNetwork", address: tuple[str, int]) -> None:
+    def __init__(self, network: "MemoryNetwork", address: tuple[str, int], is_open: bool) -> None:
         self.address = address
+        self.is_open = is_open
         self._network = network
         self._waiting: deque[MemoryStream] = deque()
         self._lot = trio.lowlevel.ParkingLot()
         self._is_closed = False
+
+    def open(self) -> None:
+        self.is_open = True
 
     def offer(self, stream: MemoryStream) -> None:
         """Somebody connected."""
@@ -190,12 +194,14 @@ class MemoryNetwork:
         """The network as one machine sees it; `name` is for messages."""
         return Host(self, name)
 
-    async def listen(self, host: str, port: int, *, backlog: int = 1024) -> MemoryListener:
+    async def listen(
+        self, host: str, port: int, *, backlog: int = 1024, is_open: bool = True
+    ) -> MemoryListener:
         await trio.lowlevel.checkpoint()
         address = (host, port or self._new_port())
         if address in self._listeners:
             raise AddressError(f"{host}:{port} is in use")
-        listener = self._listeners[address] = MemoryListener(self, address)
+        listener = self._listeners[address] = MemoryListener(self, address, is_open)
         return listener
 
     async def connect(self, host: str, port: int) -> MemoryStream:
@@ -205,7 +211,7 @@ class MemoryNetwork:
         """A connection whose client side belongs to `origin`."""
         await trio.lowlevel.checkpoint()
         listener = self._listeners.get((host, port))
-        if listener is None:
+        if listener is None or not listener.is_open:
             raise AddressError(f"{host}:{port}: nobody listens there")
         there, back = _Pipe(self._latency_s), _Pipe(self._latency_s)
         listener.offer(MemoryStream(f"{host}:{self._new_port()}", there, back, None))
@@ -258,8 +264,10 @@ class Host:
             stream.close()
         self.thaw()
 
-    async def listen(self, host: str, port: int, *, backlog: int = 1024) -> MemoryListener:
-        return await self._network.listen(host, port, backlog=backlog)
+    async def listen(
+        self, host: str, port: int, *, backlog: int = 1024, is_open: bool = True
+    ) -> MemoryListener:
+        return await self._network.listen(host, port, backlog=backlog, is_open=is_open)
 
     async def connect(self, host: str, port: int) -> MemoryStream:
         await self.wait_thawed()

@@ -203,7 +203,7 @@ class ScriptedNetwork:
             raise AddressError(f"can't connect to {host}:{port}: Connection refused")
         return self.brokers[host, port].connect(f"{host}:{port}")
 
-    async def listen(self, host: str, port: int, *, backlog: int = 1024) -> Listener:
+    async def listen(self, host: str, port: int, *, backlog: int = 1024, is_open: bool = True) -> Listener:
         raise NotImplementedError
 
 

@@ -33,8 +33,8 @@ class BreakingNetwork:
         self._network = network
         self.break_down = trio.Event()
 
-    async def listen(self, host: str, port: int) -> Listener:
-        return BreakingListener(await self._network.listen(host, port), self.break_down)
+    async def listen(self, host: str, port: int, *, is_open: bool = True) -> Listener:
+        return BreakingListener(await self._network.listen(host, port, is_open=is_open), self.break_down)
 
     async def connect(self, host: str, port: int) -> Stream:
         return await self._network.connect(host, port)
@@ -48,6 +48,9 @@ class BreakingListener:
     @property
     def address(self) -> tuple[str, int]:
         return self._listener.address
+
+    def open(self) -> None:
+        self._listener.open()
 
     async def accept(self) -> Stream:
         await self._break_down.wait()

@@ -227,7 +227,7 @@ def test_a_new_follower_of_a_compacted_leader_has_its_bytes_and_its_gaps(
         epoch += number in elections
         leader.log.start_leader_epoch(epoch)
         append(leader.log, keyed([(key, b"%d" % number) for key in some]), epoch=epoch)
-    leader.log.roll(NOW_MS)
+    leader.log.roll()
     compact(leader.log, committed=leader.log.log_end_offset)
     follower = Replica()
     follower.log.config = leader.log.config

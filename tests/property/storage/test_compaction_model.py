@@ -100,7 +100,7 @@ class CompactionMachine(RuleBasedStateMachine):
 
     @rule()
     def roll(self) -> None:
-        self.log.roll(self.now_ms)
+        self.log.roll()
 
     # Compacting
 
@@ -114,7 +114,7 @@ class CompactionMachine(RuleBasedStateMachine):
     def compact(self, map_bytes_max: int, passed_ms: int, forgets: bool, bound: float, rolls: bool) -> None:
         self.now_ms += passed_ms
         if rolls:
-            self.log.roll(self.now_ms)
+            self.log.roll()
         ends = [0, *(read_batch_header(raw).next_offset for raw in read_batches(self.log))]
         committed = ends[int((len(ends) - 1) * bound)]
         first_dirty = 0 if forgets else self.cleaned

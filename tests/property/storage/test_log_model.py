@@ -104,7 +104,7 @@ class LogMachine(RuleBasedStateMachine):
         raw = batch([b"y" * 60])
         header = check_produced_batch(memoryview(raw))
         if self.log.needs_roll(header.size_bytes, header.max_timestamp, NOW_MS):
-            self.log.roll(NOW_MS)
+            self.log.roll()
         self.log.prepare_append(self.epoch)
         self.files.capacity_bytes = self.files.used_bytes() + room
         try:
@@ -127,7 +127,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule()
     def roll(self) -> None:
-        self.log.roll(NOW_MS)
+        self.log.roll()
         assert self.log.durable_end_offset == self.end
 
     @rule()

@@ -266,7 +266,7 @@ async def test_a_compaction_that_gets_nowhere_lets_the_cleaner_rest(
         await trio.sleep(broker.broker.config.log_cleaner_backoff_ms / 1000)
         append_raw(log, marker(ControlType.COMMIT, producer_id=5))
         await write(broker, "orders", (b"k", b"last"))
-        log.roll(NOW_MS)
+        log.roll()
         assert await cleaner(broker).clean_one()
         assert values(log) == [b"last"]
 
@@ -305,7 +305,7 @@ async def test_groups_are_the_same_after_their_records_were_compacted() -> None:
         assert await groups.delete("g3") == [0]
         states = await groups.states()
         log = broker.partition("__consumer_offsets").log
-        log.roll(NOW_MS)
+        log.roll()
         before = log.size_bytes
         await broker.broker.partitions.write_checkpoints()
         assert await cleaner(broker).clean_one()

@@ -1,7 +1,7 @@
 """A broker that is not the controller gets the topics that it needs all the same."""
 
 import trio
-from tests.support.server_cluster import MemoryCluster, server_cluster
+from tests.support.machine_cluster import MemoryCluster, server_cluster
 from trio.testing import MockClock
 
 from penstock.protocol.api import ApiKey

@@ -224,3 +224,13 @@ async def test_one_task_sends_while_another_receives() -> None:
         nursery.start_soon(pair.client.send_all, [data])
         assert await receive_exactly(pair.client, len(data)) == data
         nursery.cancel_scope.cancel()
+
+
+async def test_of_two_that_hold_a_port_only_one_opens_it() -> None:
+    first = await NETWORK.listen(HOST, 0, is_open=False)
+    second = await NETWORK.listen(*first.address, is_open=False)
+    first.open()
+    with pytest.raises(AddressError, match=f"can't listen on {HOST}:{first.address[1]}"):
+        second.open()
+    for listener in (first, second):
+        listener.close()

@@ -45,7 +45,7 @@ def finish(compaction: Compaction) -> None:
 
 
 def roll(log: Log) -> None:
-    log.roll(NOW_MS)
+    log.roll()
 
 
 def test_the_latest_record_of_each_key_stays_at_its_offset(log: Log) -> None:

@@ -24,7 +24,7 @@ def write(log: Log, *pairs: tuple[bytes | None, bytes | None], timestamps_ms: in
 
 
 def roll(log: Log) -> None:
-    log.roll(NOW_MS)
+    log.roll()
 
 
 def test_a_log_is_due_by_its_dirty_ratio(log: Log) -> None:

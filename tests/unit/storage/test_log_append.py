@@ -157,7 +157,7 @@ def test_any_other_write_error_takes_the_log_offline(files: MemoryFiles) -> None
     for use in (
         lambda: append(log, batch()),
         lambda: log.sync(),
-        lambda: log.roll(NOW_MS),
+        lambda: log.roll(),
         lambda: log.read(0, 100, 1, resident_only=True),
         lambda: log.find_by_timestamp(0, 1),
         lambda: log.truncate_to(0),
@@ -249,7 +249,7 @@ def test_a_directory_that_somebody_removed_is_an_error_of_the_disk(files: Memory
     log = new_log(files)
     fill(log, 1)
     files.remove_tree(DIRECTORY)
-    for use in (lambda: log.roll(NOW_MS), lambda: append(log, batch(), epoch=1), log.close):
+    for use in (lambda: log.roll(), lambda: append(log, batch(), epoch=1), log.close):
         with pytest.raises(StorageError):
             use()
     with pytest.raises(StorageError, match="missing"):

@@ -122,7 +122,7 @@ def test_the_latest_batches_are_found_without_a_system_call(files: MemoryFiles) 
 def test_a_reader_just_behind_a_roll_needs_no_system_call(files: MemoryFiles) -> None:
     log = new_log(files)
     fill(log, 5)
-    log.roll(NOW_MS)
+    log.roll()
     fill(log, 1)
     before = files.calls.copy()
     assert first_last(log, 3, 1 << 20, 6, resident_only=True) == (3, 4)
@@ -345,7 +345,7 @@ def test_who_is_no_further_behind_than_one_who_was_near_is_near_until_the_segmen
     assert log.near_records == 5
     assert log.is_far(0)
     assert log.near_records == 5
-    log.roll(0)
+    log.roll()
     assert log.near_records == 0, "records may be larger from now on"
 
 

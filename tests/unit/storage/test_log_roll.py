@@ -84,14 +84,14 @@ def test_a_relative_offset_that_no_int32_holds_rolls(files: MemoryFiles) -> None
 def test_an_empty_segment_is_never_rolled(files: MemoryFiles) -> None:
     log = new_log(files, LogConfig(segment_bytes=10))
     assert not log.needs_roll(1000, 10**15, NOW_MS)
-    log.roll(NOW_MS)
+    log.roll()
     assert bases(log) == [0]
 
 
 def test_a_roll_makes_all_before_it_durable(files: MemoryFiles) -> None:
     log = new_log(files)
     fill(log, 3)
-    log.roll(NOW_MS)
+    log.roll()
     assert log.durable_end_offset == 3
     fill(log, 1)
     files.power_cut()
@@ -107,7 +107,7 @@ def test_a_roll_on_a_full_disk_changes_nothing(files: MemoryFiles) -> None:
         fill(log, 3)
         files.fail("any", DiskFull, call=call)
         try:
-            log.roll(NOW_MS)
+            log.roll()
         except DiskFull:
             assert bases(log) == [0]
             assert log.failure is None
@@ -116,7 +116,7 @@ def test_a_roll_on_a_full_disk_changes_nothing(files: MemoryFiles) -> None:
             continue
         files.heal()
         fill(log, 3)
-        log.roll(NOW_MS)
+        log.roll()
         fill(log, 1)
         log.close()
         files.power_cut()
@@ -136,7 +136,7 @@ def test_a_roll_that_failed_half_way_leaves_an_empty_segment_inside_another(
         fill(log, 3)
         files.fail("any", error, call=call)
         with contextlib.suppress(StorageError):
-            log.roll(NOW_MS)
+            log.roll()
         files.heal()
         if log.failure is not None:
             continue
@@ -144,7 +144,7 @@ def test_a_roll_that_failed_half_way_leaves_an_empty_segment_inside_another(
             half_way_count += 1
             log.config = LogConfig()
             assert log.needs_roll(1, 1003, NOW_MS)
-            log.roll(NOW_MS)
+            log.roll()
         fill(log, 2)
         if clean:
             log.close()
@@ -162,7 +162,7 @@ def test_a_directory_that_could_not_be_synced_is_synced_again_and_believed(files
     log.write_producer_snapshot()
     files.fail("sync_directory", DiskError)
     with pytest.raises(LogFailed):
-        log.roll(NOW_MS)
+        log.roll()
     assert log.failure is not None
 
 
@@ -171,7 +171,7 @@ def test_a_failed_sync_in_a_roll_is_final(files: MemoryFiles) -> None:
     fill(log, 3)
     files.fail("datasync", DiskError)
     with pytest.raises(LogFailed):
-        log.roll(NOW_MS)
+        log.roll()
     assert log.failure is not None
 
 
@@ -221,7 +221,7 @@ def test_a_part_of_a_batch_that_was_cut_off_is_back_in_a_closed_segment_after_a_
     part = frozenset(change.number for change in files.unsynced().changes if isinstance(change, Write))
     assert part
     files.capacity_bytes = UNBOUNDED_BYTES
-    log.roll(NOW_MS)
+    log.roll()
     fill(log, 1)
     log.sync()
     files.power_cut(Survival(part))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.support.compaction import begin as begin_compaction
-from tests.support.logs import NOW_MS, TOPIC_ID, append, batch, fill, new_log
+from tests.support.logs import TOPIC_ID, append, batch, fill, new_log
 from tests.support.memory_files import MemoryFiles
 
 from penstock.protocol.record_batch import iterate_batches, verify_crc
@@ -112,7 +112,7 @@ def test_readers_beside_appends_syncs_rolls_and_deletions(tmp_path: Path) -> Non
 
     def roll_and_delete() -> None:
         with bustle.lane:
-            log.roll(NOW_MS)
+            log.roll()
         log.advance_log_start_offset(max(log.log_start_offset, log.log_end_offset - 2000))
         log.delete_old_segments()
 
@@ -245,7 +245,7 @@ def test_readers_beside_appends_rolls_and_compactions(tmp_path: Path) -> None:
     def compact_all() -> None:
         nonlocal compactions
         with bustle.lane:
-            log.roll(NOW_MS)
+            log.roll()
         compaction = begin_compaction(log)
         try:
             while compaction.step() is not None:

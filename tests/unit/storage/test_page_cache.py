@@ -207,7 +207,7 @@ def test_to_know_where_a_far_batch_lies_is_not_to_know_that_it_is_resident() -> 
     with pytest.raises(NotResident):
         log.read(0, 300, 20, resident_only=True)
     log.read(19, 300, 20, resident_only=True).release()
-    log.roll(0)
+    log.roll()
     append(log, batch(1))
     log.read(19, 300, 21, resident_only=True).release()
     fill(log, 10)

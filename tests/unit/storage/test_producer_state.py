@@ -244,7 +244,7 @@ def test_a_snapshot_with_a_hole_behind_it_is_not_believed() -> None:
     log.write_producer_snapshot()
     stale = files.content(f"{DIRECTORY}/00000000000000000001.snapshot")
     send(log, 1)
-    log.roll(NOW_MS)
+    log.roll()
     log.advance_log_start_offset(2)
     log.delete_old_segments()
     files.kill()

@@ -6,7 +6,6 @@ import itertools
 import pytest
 from tests.support.logs import (
     DIRECTORY,
-    NOW_MS,
     TOPIC_ID,
     append,
     batch,
@@ -262,7 +261,7 @@ def test_a_missing_segment_before_one_that_is_empty_or_holds_one_batch_is_refuse
     log = new_log(files)
     for _ in range(2):
         fill(log, 3)
-        log.roll(NOW_MS)
+        log.roll()
     fill(log, count)
     files.kill()
     files.unlink(log.segments[1].path)
@@ -285,7 +284,7 @@ def test_a_log_that_ends_below_its_recovery_point_is_refused(files: MemoryFiles)
 def test_an_empty_segment_left_by_a_roll_is_kept(files: MemoryFiles) -> None:
     log = new_log(files)
     fill(log, 3)
-    log.roll(NOW_MS)
+    log.roll()
     files.power_cut()
     log = reopen(files)
     assert [segment.base_offset for segment in log.segments] == [0, 3]

@@ -288,7 +288,7 @@ def compacted_log(files: MemoryFiles, config: LogConfig) -> Log:
     log = new_log(files, config)
     for number in range(20):
         append(log, keyed([(b"%d" % (number % 5), b"%d" % number)], timestamps_ms=1000 + number))
-    log.roll(0)
+    log.roll()
     append(log, keyed([(b"last", b"")], timestamps_ms=NOW_MS))
     log.sync()
     compact(log)

@@ -139,7 +139,7 @@ def test_a_segment_that_is_closed_or_cut_during_a_save_keeps_its_own_indexes(wha
     def interrupt() -> None:
         fill(log, 5)
         if what == "roll":
-            log.roll(0)
+            log.roll()
         elif what == "truncate":
             log.truncate_to(12)
         else:

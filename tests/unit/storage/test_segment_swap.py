@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from tests.support.compaction import Kept, begin, compact, kept_records, keyed
 from tests.support.disk_state import NOTHING
-from tests.support.logs import DIRECTORY, NOW_MS, append, new_log, reopen
+from tests.support.logs import DIRECTORY, append, new_log, reopen
 from tests.support.simulated_disk import SimulatedDisk
 from tests.support.survivors import by_chance, ruled
 
@@ -36,7 +36,7 @@ def made(disk: SimulatedDisk) -> Log:
     for number in range(END):
         append(log, keyed([(key_of(number), b"%d" % number)], producer_id=5, sequence=number))
         if number % 3 == 2:
-            log.roll(NOW_MS)
+            log.roll()
     log.sync()
     compact(log)  # so that the next one joins what this one emptied
     return log
@@ -47,7 +47,7 @@ def prepared(disk: SimulatedDisk) -> Log:
     log = made(disk)
     for number in range(END, END + 6):
         append(log, keyed([(key_of(number), b"%d" % number)], producer_id=5, sequence=number))
-    log.roll(NOW_MS)
+    log.roll()
     return log
 
 

@@ -3,7 +3,6 @@
 import pytest
 from tests.support.logs import (
     DIRECTORY,
-    NOW_MS,
     append,
     batch,
     fill,
@@ -286,7 +285,7 @@ def test_a_reader_that_was_overtaken_by_a_deletion_is_out_of_range(files: Memory
     with pytest.raises(OffsetOutOfRange):
         log.read(3, 100, 12, resident_only=False)
     assert log.find_by_timestamp(0, 12) is not None
-    log.roll(NOW_MS)
+    log.roll()
     assert read_values(log) == expected(12, start=10)
 
 
@@ -298,7 +297,7 @@ def test_the_file_that_a_failed_roll_has_left_lies_behind_a_gap_after_a_cut(star
     log.sync()
     files.fail("open", TooManyOpenFiles, call=5)
     with pytest.raises(TooManyOpenFiles):
-        log.roll(NOW_MS)
+        log.roll()
     files.heal()
     assert files.exists(f"{DIRECTORY}/{3:020d}.log")
     if start_over:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import trio
-from tests.support.server_cluster import MemoryCluster, server_cluster
+from tests.support.machine_cluster import MemoryCluster, server_cluster
 from trio.testing import MockClock
 
 from penstock.broker import keys
