@@ -10,7 +10,6 @@ from tests.simulation.cluster import BrokerHost, Cluster
 from tests.simulation.observer import Observer
 from tests.support.crashes.clients import is_too_small_to_tell
 
-from penstock.broker.partitions import PartitionManager
 from penstock.runtime.files import FileSystem
 from penstock.storage.checkpoint import TopicPartition
 from penstock.storage.repair import Repair
@@ -31,18 +30,11 @@ class Operator:
             broker = host.broker
             if broker is None or not any(broker.partitions.is_offline(*key) for key in self._observer.states):
                 continue
-            keys = self._to_repair(broker.partitions)
+            unusable = cast(dict[tuple[bytes, int], Exception], vars(broker.partitions)["_unusable"])
             host.kill()
-            for key in keys:
-                self._repair(host, key)
-
-    def _to_repair(self, partitions: PartitionManager) -> list[TopicPartition]:
-        unusable = cast(dict[tuple[bytes, int], Exception], vars(partitions)["_unusable"])
-        return [
-            (self._observer.names[topic_id], index)
-            for (topic_id, index), reason in sorted(unusable.items())
-            if is_too_small_to_tell(reason) and not self._observer.is_kept(topic_id)
-        ]
+            for (topic_id, index), reason in unusable.items():
+                if is_too_small_to_tell(host.disk, reason) and not self._observer.is_kept(topic_id):
+                    self._repair(host, (self._observer.names[topic_id], index))
 
     def _repair(self, host: BrokerHost, key: TopicPartition) -> None:
         self._cluster.kernel.note(f"repair {host.name} {key[0]}-{key[1]}")

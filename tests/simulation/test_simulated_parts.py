@@ -294,8 +294,8 @@ def test_operator_can_not_mend_what_is_taken_for_a_flipped_bit() -> None:
     disk.kill()
     with pytest.raises(CorruptBatch, match="good batch follows") as caught:
         opened()
-    assert is_too_small_to_tell(caught.value)
     disk.kill()
+    assert is_too_small_to_tell(disk, caught.value)
     repair(disk, PARENT, ("cached", 0), NOW_MS)
     disk.kill()
     log = opened()

@@ -15,8 +15,10 @@ from penstock.broker.connection import Outcome
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
-from penstock.storage.damage import SECTOR_SIZE_BYTES
+from penstock.runtime.files import FileSystem
+from penstock.storage.damage import find_unwritten_sector, is_one_bit_off
 from penstock.storage.errors import CorruptBatch
+from penstock.storage.layout import OFFSET_MAX
 
 THINK_S = (0.0, 0.0, 0.001, 0.005, 0.03)
 IN_FLIGHT_MAX = 3
@@ -363,19 +365,26 @@ async def check_ledger(connection: Connection, ledger: Ledger) -> bool:
     answer = await connection.read_all(ledger.topic, ledger.index)
     if isinstance(answer, ErrorCode):
         reason = connection.why_unusable(ledger.topic, ledger.index)
-        is_excused = connection.process.faults_met or is_too_small_to_tell(reason)
+        is_excused = connection.process.faults_met or is_too_small_to_tell(connection.process.disk, reason)
         assert is_excused, f"{ledger.name}: {answer.name} without an error of the disk: {reason!r}"
         return False
     ledger.check_log(*answer)
     return True
 
 
-def is_too_small_to_tell(reason: Exception | None) -> bool:
-    """Whether a partition was refused since what a power cut has taken may as well be one flipped bit of a base offset (storage/damage.py)."""
-    if not isinstance(reason, CorruptBatch) or reason.position % SECTOR_SIZE_BYTES <= SECTOR_SIZE_BYTES - 12:
+def is_too_small_to_tell(files: FileSystem, reason: Exception | None) -> bool:
+    """Whether a partition was refused since one flipped bit may have done as well what a power cut has: a sector is lost that held no more of a batch that was.
+
+    Looks for zeros up to a sector's end or a whole sector of them, and for a good batch but for one bit (storage/damage.py).
+    """
+    if not isinstance(reason, CorruptBatch):
         return False
-    told = re.match(r"base offset (\d+) where (\d+) comes next; a good batch follows", reason.reason)
-    return told is not None and (int(told[1]) ^ int(told[2])).bit_count() == 1
+    told = re.search(r"; a good batch follows at (.*):(\d+)$", reason.reason)
+    if told is None or told[1] != reason.path:
+        return False
+    return find_unwritten_sector(
+        files, reason.path, reason.position, int(told[2]), OFFSET_MAX
+    ) is not None and is_one_bit_off(files, reason.path, reason.position, None)
 
 
 __all__ = [
