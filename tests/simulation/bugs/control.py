@@ -112,7 +112,7 @@ BUGS = (
     Bug(
         "lost watch",
         "a watch that finds the past compacted goes on from now, and what came between is never learned",
-        [Patch(MetadataWatch, "_load", _go_on_from_now)],
+        [Patch(MetadataWatch, "load", _go_on_from_now)],
         faults=("store compaction", "stale watch", "store cut off", "kill"),
         seed=5,
         found_by=("M1",),
