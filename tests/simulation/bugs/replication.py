@@ -155,7 +155,7 @@ BUGS = (
         "KIP-101: whoever begins to follow cuts its log to its own high watermark, which lags behind the leader's",
         [Patch(FollowerLogs, "settle", _truncating_settle)],
         faults=("kill", "stop", "power cut of all"),
-        seed=2,
+        seed=4,
         found_by=("D2",),
     ),
     Bug(
