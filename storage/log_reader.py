@@ -147,16 +147,22 @@ def _slice_of_segment(segments: Segments, number: int, request: ReadRequest) -> 
     if batch == len(tail.end_offsets):
         return None
     position = positions[batch]
-    if segment.size_bytes - position > segment.pool.far_bytes or (
-        number + 1 < len(segments) and is_far(segments, request.offset, segment.pool.far_bytes)
-    ):
-        # where it lies is known, and not whether it is resident still
-        return _cold_slice(segments, number, request)
     limit = _end_in_tail(segments, number, request)
     if position >= limit:
         return None
     first_end = positions[batch + 1] if batch + 1 < len(positions) else limit
-    return _make_slice(segment, request, _Located(position, min(first_end, limit), -1), limit, hot=True)
+    found = _Located(position, min(first_end, limit), -1)
+    if segment.size_bytes - position <= segment.pool.far_bytes and (
+        number + 1 == len(segments) or not is_far(segments, request.offset, segment.pool.far_bytes)
+    ):
+        return _make_slice(segment, request, found, limit, hot=True)
+    # where it lies is known, and not whether it is resident still
+    shared = _acquire(segment, resident_only=request.resident_only)
+    try:
+        passing_from = _passing_from(segments, number, shared.file, request)
+    finally:
+        segment.pool.release(shared)
+    return _make_passing_slice(segment, request, found, limit, passing_from)
 
 
 def _end_in_tail(segments: Segments, number: int, request: ReadRequest) -> int:
@@ -227,6 +233,13 @@ def _cold_slice(segments: Segments, number: int, request: ReadRequest) -> LogSli
         segment.pool.release(shared)
     if found.position >= limit:
         return None
+    return _make_passing_slice(segment, request, found, limit, passing_from)
+
+
+def _make_passing_slice(
+    segment: Segment, request: ReadRequest, found: _Located, limit: int, passing_from: int
+) -> LogSlice:
+    """A slice that is perhaps not resident; `passing_from` as `_passing_from` has said before the first read."""
     if passing_from < 0:
         return _make_slice(segment, request, found, limit)
     start = max(passing_from, found.position - FOLIO_BYTES_MAX)
