@@ -8,6 +8,7 @@ once something went wrong on the wire the connection is closed and every waiting
 Source: KIP-35 (ApiVersions), KIP-511 (client software, fall-back to version 0).
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class ConnectionSettings:
 class PendingAnswer:
     """The place of one request in the line of answers; made by `Connection.begin`, for `Connection.finish`."""
 
-    __slots__ = ("correlation_id", "failure", "frame", "ready", "sent_at")
+    __slots__ = ("correlation_id", "failure", "frame", "ready", "sent_at", "taken_by")
 
     def __init__(self, correlation_id: int) -> None:
         self.correlation_id = correlation_id
@@ -59,6 +60,8 @@ class PendingAnswer:
         self.ready = trio.Event()
         self.frame: memoryview | None = None
         self.failure: PenstockError | None = None
+        self.taken_by: Callable[[PendingAnswer], bool] | None = None
+        """Called as soon as the frame is there, in the connection's reader; where it returns True, whoever waits goes on waiting (`again`)."""
 
 
 class Connection:
@@ -73,6 +76,7 @@ class Connection:
         self._outgoing: list[Buffer] = []
         self._outgoing_lot = trio.lowlevel.ParkingLot()
         self._flushed = trio.Event()
+        self._is_sending = False
         self._failure: PenstockError | None = None
         self._api_versions: Mapping[int, tuple[int, int]] = {}
         self._heard_at = 0.0
@@ -164,15 +168,25 @@ class Connection:
             self.begin(api_key, version, body), api_key, version, broker_wait_ms=broker_wait_ms
         )
 
-    def begin(self, api_key: ApiKey, version: int, body: Sequence[Buffer]) -> PendingAnswer:
+    def begin(
+        self, api_key: ApiKey, version: int, body: Sequence[Buffer], *, at_once: bool = False
+    ) -> PendingAnswer:
         """Put a request into the line, behind all that were begun before; the first half of `exchange`.
 
+        `at_once` hands it to the system right here, where the rest of a turn's requests would go with it in one call.
+
         Raises:
-            ConnectionLost: the connection was lost before; nothing was sent.
+            ConnectionLost: the connection was lost; nobody is answered.
         """
-        answer = PendingAnswer(self._put(api_key, version, body))
+        answer = PendingAnswer(self._put(api_key, version, body, at_once=at_once))
         self._unanswered.append(answer)
         return answer
+
+    def again(self, answer: PendingAnswer, api_key: ApiKey, version: int, body: Sequence[Buffer]) -> None:
+        """From `taken_by`: send a further request at once, whose answer is the one that is waited for now. Raises as `begin`."""
+        answer.correlation_id = self._put(api_key, version, body, at_once=True)
+        answer.sent_at, answer.frame = trio.current_time(), None
+        self._unanswered.append(answer)
 
     async def finish(
         self, answer: PendingAnswer, api_key: ApiKey, version: int, *, broker_wait_ms: int = 0
@@ -182,24 +196,32 @@ class Connection:
         Returns without a checkpoint where the answer is there. Errors and cancellation as for `request`.
         """
         if not answer.ready.is_set():
-            patience_s = (self._settings.request_timeout_ms + broker_wait_ms) / 1000
-            await self._wait(answer, answer.sent_at + patience_s)
+            await self._wait(answer, (self._settings.request_timeout_ms + broker_wait_ms) / 1000)
         if answer.frame is None:
             if answer.failure is None:
                 answer.failure = ConnectionLost(f"{self.peer}: no answer to {api_key.name} in time")
                 self._fail(answer.failure)
             raise _copy_of(answer.failure)
-        return answer.frame[self._answer_header_size_bytes(api_key, version, answer.frame) :]
+        return self.body_of(answer.frame, api_key, version)
 
-    async def _wait(self, answer: PendingAnswer, deadline: float) -> None:
-        """Wait for an answer until its deadline, and say so while the broker is silent, less and less often."""
-        interval_s = SILENCE_INTERVAL_S
-        look_at = answer.sent_at + SILENCE_S
+    def body_of(self, frame: memoryview, api_key: ApiKey, version: int) -> memoryview:
+        """What follows the header of an answer. Raises ProtocolError; the connection is closed."""
+        return frame[self._answer_header_size_bytes(api_key, version, frame) :]
+
+    async def _wait(self, answer: PendingAnswer, patience_s: float) -> None:
+        """Wait for an answer for so long since it was asked for, and say so while the broker is silent, less and less often."""
+        sent_at = -math.inf
+        interval_s = look_at = 0.0
         while True:
-            with trio.move_on_at(min(look_at, deadline)):
+            if answer.sent_at != sent_at:
+                sent_at, interval_s = answer.sent_at, SILENCE_INTERVAL_S
+                look_at = sent_at + SILENCE_S
+            with trio.move_on_at(min(look_at, sent_at + patience_s)):
                 await answer.ready.wait()
                 return
-            if trio.current_time() >= deadline:
+            if answer.sent_at != sent_at:
+                continue  # it has been answered meanwhile, and something else was asked
+            if trio.current_time() >= sent_at + patience_s:
                 return
             if self.is_silent:
                 self.on_silence()
@@ -257,7 +279,7 @@ class Connection:
         if self._failure is not None:
             raise _copy_of(self._failure)
 
-    def _put(self, api_key: ApiKey, version: int, body: Sequence[Buffer]) -> int:
+    def _put(self, api_key: ApiKey, version: int, body: Sequence[Buffer], *, at_once: bool = False) -> int:
         self._check_open()
         correlation_id = self._next_correlation_id
         self._next_correlation_id = (correlation_id + 1) % _CORRELATION_ID_LIMIT
@@ -269,10 +291,27 @@ class Connection:
             is_flexible=is_flexible(api_key, version),
             body_size_bytes=sum(map(len, body)),
         )
+        may_go = at_once and not self._outgoing and not self._is_sending
         self._outgoing.append(prefix)
         self._outgoing.extend(body)
-        self._outgoing_lot.unpark()
+        if may_go:
+            self._send_now()
+        else:
+            self._outgoing_lot.unpark()
         return correlation_id
+
+    def _send_now(self) -> None:
+        """Send what is outgoing as far as the system takes it now; the writer sends the rest. Raises ConnectionLost."""
+        data = b"".join(self._outgoing)
+        try:
+            sent = self._stream.send_now((data,))
+        except ConnectionLost as error:
+            self._fail(error)
+            raise
+        self._outgoing = []
+        if sent < len(data):
+            self._outgoing.append(data[sent:])
+            self._outgoing_lot.unpark()
 
     def _answer_header_size_bytes(self, api_key: ApiKey, version: int, frame: memoryview) -> int:
         if response_header_version(api_key, version) == 0:
@@ -304,11 +343,13 @@ class Connection:
                 continue
             batch, self._outgoing = self._outgoing, []
             flushed, self._flushed = self._flushed, trio.Event()
+            self._is_sending = True
             try:
                 await self._stream.send_all(batch)
             except ConnectionLost as error:
                 self._fail(error)
             finally:
+                self._is_sending = False
                 flushed.set()
         both.cancel()
 
@@ -332,7 +373,8 @@ class Connection:
         self._unanswered.popleft()
         self._heard_at = trio.current_time()
         answer.frame = frame
-        answer.ready.set()
+        if answer.taken_by is None or not answer.taken_by(answer):
+            answer.ready.set()
 
 
 async def open_connection(

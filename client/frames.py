@@ -16,6 +16,9 @@ from penstock.runtime.network import ConnectionLost, Stream
 
 _CHUNK_SIZE_BYTES = 64 * 1024
 _BYTES_WITHOUT_YIELD_MAX = 1024 * 1024  # the stream may never wait while the peer keeps up
+_COUNTED_FOR_A_CALL_BYTES = (
+    8 * 1024
+)  # small answers take their time, too: what is done with them may be done in the reader
 _GROWTH_FACTOR = 2
 _PREFIX = struct.Struct(">i")
 _HEADER = struct.Struct(">ihhi")  # length, API key, API version, correlation id
@@ -96,7 +99,7 @@ class AnswerReader:
             self._unyielded_bytes = 0
             await trio.lowlevel.checkpoint()
         count = await self._stream.receive_into(buffer)
-        self._unyielded_bytes += count
+        self._unyielded_bytes += count + _COUNTED_FOR_A_CALL_BYTES
         return count
 
     async def _take(self, length: int) -> memoryview:

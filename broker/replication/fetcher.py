@@ -7,6 +7,9 @@ The next request goes out when the appends of the last answer are done, or after
 one partition holds up no other. It may wait long at the leader; a partition that becomes ready meanwhile is asked for by a second request at
 once, upon which the leader answers the first.
 
+Where nothing is to be waited for, an answer is acted on and the next request sent by the connection's reader, in the turn in which the answer
+came in (`_go_on`): by way of the task it would take two turns more, and a lone record waits for this hop. The task goes on wherever that ends.
+
 The records of an answer are views into it, so it lives until all its appends are done. At most `UNFINISHED_ANSWERS_MAX` answers of one leader
 live at once: a disk that takes nothing any more stops the fetching, not the memory.
 
@@ -43,7 +46,7 @@ from penstock.client.connection import Connection, ConnectionSettings, PendingAn
 from penstock.client.fetch_session import FetchSession
 from penstock.errors import PenstockError
 from penstock.protocol.api import ApiKey
-from penstock.protocol.errors import ErrorCode
+from penstock.protocol.errors import ErrorCode, ProtocolError
 from penstock.protocol.fetch import FetchPartition, FetchRequest
 from penstock.protocol.fetch_client import (
     REPLICA_FETCH_VERSION_MIN,
@@ -125,6 +128,8 @@ class LeaderFetcher:
         self._looked_at_all = -math.inf
         self._connection: Connection | None = None
         self._waiting_for: _Request | None = None
+        self._is_taken = False
+        """Whether what was waited for has been acted on, and the rest is the task's."""
         self._pushed: _Request | None = None
         """Sent while the one before it waits at the leader."""
         self._unfinished_count = 0
@@ -194,6 +199,7 @@ class LeaderFetcher:
         connection = await self._fetchers.connect(endpoint, settings)
         try:
             self._session, self._connection, self._pushed = FetchSession(), connection, None
+            self._is_taken = False
             await self._fetch_on(connection)
         finally:
             self._connection = None
@@ -207,14 +213,55 @@ class LeaderFetcher:
             self._waiting_for = request
             try:
                 body = await connection.finish(
-                    request.answer, ApiKey.FETCH, request.version, broker_wait_ms=request.wait_ms
+                    request.answer,
+                    ApiKey.FETCH,
+                    request.version,
+                    broker_wait_ms=self._config.replica_fetch_wait_max_ms,
                 )
             finally:
-                self._waiting_for = None
-            if self._take(request, decode_fetch_response(request.version, body)):
+                waited_for = self._wait_no_more()
+            is_taken, self._is_taken = self._is_taken, False
+            if is_taken or waited_for is None:
+                continue
+            if self._take(waited_for, decode_fetch_response(waited_for.version, body)):
                 self._failure_count = 0
             else:
                 await self._pause()
+
+    def _wait_no_more(self) -> _Request | None:
+        """The request that was waited for: another than at first where `_go_on` has gone on."""
+        waited_for, self._waiting_for = self._waiting_for, None
+        return waited_for
+
+    def _go_on(self, answer: PendingAnswer) -> bool:
+        """Act on an answer where it comes in, and ask for more from there if nothing is to be waited for. Else False: the task goes on."""
+        request, connection = self._waiting_for, self._connection
+        if request is None or request.answer is not answer or connection is None or answer.frame is None:
+            return False
+        if self._pushed is not None:
+            return False
+        try:
+            fetched = decode_fetch_response(
+                request.version, connection.body_of(answer.frame, ApiKey.FETCH, request.version)
+            )
+        except ProtocolError:
+            return False  # the task meets it again
+        if fetched.error_code:
+            return False
+        self._waiting_for, self._is_taken = None, True
+        self._take(request, fetched)
+        self._failure_count = 0
+        if self._unfinished_count:
+            return False
+        self._look(self._now_ms())
+        if not self._has_asks:
+            return False
+        try:
+            self._waiting_for = self._send(connection, again=answer)
+        except PenstockError:
+            return False
+        self._is_taken = False
+        return True
 
     async def _next_request(self, connection: Connection) -> _Request:
         """Send one as soon as there is something to ask for."""
@@ -307,8 +354,10 @@ class LeaderFetcher:
             ),
         )
 
-    def _send(self, connection: Connection, *, behind: _Request | None = None) -> _Request:
-        """Send a request; `behind` one that has not been answered. Raises ConnectionLost."""
+    def _send(
+        self, connection: Connection, *, behind: _Request | None = None, again: PendingAnswer | None = None
+    ) -> _Request:
+        """Send a request; `behind` one that has not been answered, or `again` for whoever waits for that answer. Raises ConnectionLost."""
         config, session = self._config, self._session
         changes, self._changes = self._changes, {}
         wanted: list[FetchPartition] = []
@@ -340,7 +389,12 @@ class LeaderFetcher:
         )
         version = connection.version(ApiKey.FETCH, at_least=REPLICA_FETCH_VERSION_MIN)
         body = encode_fetch_request(version, request)
-        return _Request(connection.begin(ApiKey.FETCH, version, [body]), version, wait_ms, {})
+        if again is None:
+            again = connection.begin(ApiKey.FETCH, version, [body], at_once=True)
+            again.taken_by = self._go_on
+        else:
+            connection.again(again, ApiKey.FETCH, version, [body])
+        return _Request(again, version, wait_ms, {})
 
     def _wait_ms(self) -> int:
         """How long the leader may keep a request."""

@@ -14,10 +14,10 @@ from tests.support.scripted_broker import (
 )
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from penstock.client.connection import Connection, ConnectionSettings, open_connection
+from penstock.client.connection import Connection, ConnectionSettings, PendingAnswer, open_connection
 from penstock.client.errors import BrokerError, UnsupportedByBroker
 from penstock.protocol.api import ApiKey
-from penstock.protocol.codec import encode_request
+from penstock.protocol.codec import decode_response, encode_request
 from penstock.protocol.errors import ErrorCode, ProtocolError
 from penstock.protocol.message import Message
 from penstock.runtime.network import AddressError, ConnectionLost
@@ -202,6 +202,105 @@ async def test_a_broker_may_take_longer_where_it_waits_on_purpose(autojump_clock
             nursery.start_soon(late)
             answer = await connection.request(ApiKey.METADATA, METADATA, broker_wait_ms=10_000)
         assert answer.cluster_id == "late"
+
+
+def begin_metadata(connection: Connection) -> PendingAnswer:
+    """A request that is sent at once."""
+    version = connection.version(ApiKey.METADATA)
+    body = encode_request(ApiKey.METADATA, version, METADATA)
+    return connection.begin(ApiKey.METADATA, version, [body], at_once=True)
+
+
+async def finish_metadata(connection: Connection, answer: PendingAnswer) -> str:
+    """The cluster id that is answered."""
+    version = connection.version(ApiKey.METADATA)
+    body = await connection.finish(answer, ApiKey.METADATA, version)
+    return str(decode_response(ApiKey.METADATA, version, body).cluster_id)
+
+
+async def test_what_is_to_go_at_once_is_sent_in_the_same_turn_and_behind_what_waits_in_order() -> None:
+    broker = ScriptedBroker({ApiKey.METADATA: answer_metadata})
+    async with connected(broker) as (connection, stream):
+        first = begin_metadata(connection)
+        assert len(broker.bodies(ApiKey.METADATA)) == 1
+        stream.send_gate = trio.Event()
+        others = [begin_metadata(connection)]
+        await wait_all_tasks_blocked()
+        stream.takes_now = True  # though the writer is in the middle of its bytes
+        others.append(begin_metadata(connection))
+        assert len(broker.bodies(ApiKey.METADATA)) == 1, "it is behind what waits"
+        stream.send_gate.set()
+        for answer in (first, *others):
+            assert await finish_metadata(connection, answer) == "scripted"
+
+
+async def test_what_can_not_go_at_once_is_an_error_there_and_leaves_nobody_waiting() -> None:
+    async with connected(deaf_broker()) as (connection, stream):
+        stream.send_failure = ConnectionLost("broker:9092: broken pipe")
+        with pytest.raises(ConnectionLost, match="broken pipe"):
+            begin_metadata(connection)
+        assert (connection.is_open, connection.in_flight_count) == (False, 0)
+
+
+async def test_who_waits_gets_the_answer_to_what_was_asked_again_in_its_time(
+    autojump_clock: MockClock,
+) -> None:
+    settings = ConnectionSettings(request_timeout_ms=30_000)
+    async with connected(deaf_broker(), settings) as (connection, stream):
+        version = connection.version(ApiKey.METADATA)
+        body = encode_request(ApiKey.METADATA, version, METADATA)
+        silent_at: list[float] = []
+        connection.on_silence = lambda: silent_at.append(trio.current_time() - began)
+        began = trio.current_time()
+        answer = begin_metadata(connection)
+        rounds = iter(range(3))
+
+        def taken_by(taken: PendingAnswer) -> bool:
+            if next(rounds, None) is None:
+                return False
+            connection.again(taken, ApiKey.METADATA, version, [body])
+            return True
+
+        async def answer_after(*times: float) -> None:
+            for number, time in enumerate(times, 1):
+                await trio.sleep_until(began + time)
+                stream.feed(metadata_frame(number, f"answer {number}"))
+
+        answer.taken_by = taken_by
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer_after, 29.9, 45, 70, 95)
+            assert await finish_metadata(connection, answer) == "answer 4"
+        assert trio.current_time() - began == pytest.approx(95)
+        late = [min(each for each in silent_at if each > asked) - asked for asked in (29.9, 45, 70)]
+        assert max(late) < 4.1, "each time it is noticed in 2 to 4 seconds that the broker says nothing"
+
+
+async def test_who_waits_for_what_was_asked_again_waits_no_longer_than_its_timeout(
+    autojump_clock: MockClock,
+) -> None:
+    async with connected(deaf_broker(), ConnectionSettings(request_timeout_ms=30_000)) as (
+        connection,
+        stream,
+    ):
+        version = connection.version(ApiKey.METADATA)
+        body = encode_request(ApiKey.METADATA, version, METADATA)
+        began = trio.current_time()
+        answer = begin_metadata(connection)
+
+        def taken_by(taken: PendingAnswer) -> bool:
+            connection.again(taken, ApiKey.METADATA, version, [body])
+            return True
+
+        async def answer_one() -> None:
+            await trio.sleep(25)
+            stream.feed(metadata_frame(1, "first"))
+
+        answer.taken_by = taken_by
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer_one)
+            with pytest.raises(ConnectionLost, match="in time"):
+                await finish_metadata(connection, answer)
+        assert trio.current_time() - began == pytest.approx(55)
 
 
 async def test_a_failed_write_ends_the_connection() -> None:

@@ -172,6 +172,20 @@ async def test_only_what_has_changed_is_named(autojump_clock: trio.testing.MockC
         assert [bench.asked(number) for number in range(1, 4)] == [{}, {1: 1}, {}]
 
 
+async def test_next_request_goes_out_in_the_turn_in_which_the_answer_comes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with following_broker(answer(), answer(part(0, records(1)))) as bench:
+        await trio.sleep(0.1)  # a worker opens the log's file for the first append
+        for offset in range(1, 4):
+            count = len(bench.requests)
+            bench.answer_late(count - 1, answer(part(0, records(1, start=offset), high_watermark=offset)))
+            for _ in range(2):  # whoever is to run has run then, and what it wakes has not
+                await trio.lowlevel.checkpoint()
+            assert bench.asked(count) == {0: offset + 1}
+        assert bench.broker.partition().high_watermark == 3
+
+
 async def test_answer_to_an_older_request_is_not_taken_for_one_to_what_was_asked_since(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
