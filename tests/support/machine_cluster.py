@@ -13,13 +13,14 @@
 With `run_in_virtual_time`, or trio's MockClock(autojump_threshold=0), minutes take as long as the work that is done in them.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from random import Random
 from typing import Any
 
 import trio
-from tests.support.crashes.process import End, Plan, Process
+from tests.support.crashes.process import WORKER_WAITS_S, End, Plan, Process
+from tests.support.cut_off import Link, StoreOver
 from tests.support.logs import read_batches
 from tests.support.memory_files import MemoryFiles
 from tests.support.memory_metadata import MemoryMetadata
@@ -67,8 +68,9 @@ PROPERTIES = {
 class MachineNetwork:
     """The network as one broker's machine has it; with its end all that it had open ends without a word."""
 
-    def __init__(self, network: MemoryNetwork, name: str) -> None:
+    def __init__(self, network: MemoryNetwork, name: str, link: Link) -> None:
         self.host = network.host(name)
+        self.link = link
         self._network = network
         self._listeners: list[MemoryListener] = []
         self.accepted: set[MemoryStream] = set()
@@ -81,7 +83,13 @@ class MachineNetwork:
         return MachineListener(self, listener)
 
     async def connect(self, host: str, port: int) -> MemoryStream:
+        self.link.check_network()
         return await self.host.connect(host, port)
+
+    def cut(self) -> None:
+        """Break what is connected; the ports stay."""
+        for stream in (*self.host.streams, *self.accepted):
+            stream.close()
 
     def crash(self) -> None:
         """Break everything."""
@@ -104,9 +112,12 @@ class MachineListener:
         self._listener.open()
 
     async def accept(self) -> MemoryStream:
-        stream = await self._listener.accept()
-        self._network.accepted.add(stream)
-        return stream
+        while True:
+            stream = await self._listener.accept()
+            if not self._network.link.is_cut:
+                self._network.accepted.add(stream)
+                return stream
+            stream.close()
 
     def close(self) -> None:
         self._listener.close()
@@ -118,6 +129,7 @@ class Member:
     def __init__(self, node_id: int) -> None:
         self.node_id = node_id
         self.disk = MemoryFiles()
+        self.link = Link()
         self.process: Process | None = None
         self.network: MachineNetwork | None = None
         self.broker: Broker | None = None
@@ -141,6 +153,7 @@ class MemoryCluster:
         self.members: dict[int, Member] = {}
         self._nursery = nursery
         self._properties = properties
+        self.worker_waits_s: Sequence[float] = WORKER_WAITS_S
         self.waits: list[str] = []
         """What event loops asked of their disks though they may have to wait; but for the records that a connection sends, which were looked for."""
 
@@ -173,8 +186,9 @@ class MemoryCluster:
         """The same without waiting: it may never come so far."""
         member = self.members.setdefault(node_id, Member(node_id))
         assert member.process is None, f"broker {node_id} runs already"
-        member.process = Process(member.disk, self.store, self.random, plan)
-        member.network = MachineNetwork(self.network, f"broker-{node_id}")
+        member.process = Process(member.disk, StoreOver(member.link, self.store), self.random, plan)
+        member.process.worker_waits_s = self.worker_waits_s
+        member.network = MachineNetwork(self.network, f"broker-{node_id}", member.link)
         member.started, member.ended, member.scope = trio.Event(), trio.Event(), trio.CancelScope()
         self._nursery.start_soon(self._live, member)
         return member
@@ -185,7 +199,10 @@ class MemoryCluster:
         assert network is not None
         config = BrokerConfig.from_properties(
             {
-                **self._properties,
+                **{
+                    name: value.replace("{node}", str(member.node_id))
+                    for name, value in self._properties.items()
+                },
                 "node.id": str(member.node_id),
                 "listeners": f"PLAINTEXT://10.0.0.{member.node_id}:{PORT}",
             }
@@ -228,6 +245,21 @@ class MemoryCluster:
         member = self.members[node_id]
         member.scope.cancel()
         await member.ended.wait()
+
+    def cut(self, node_id: int) -> None:
+        """The broker is out of the network, and does not know it."""
+        member = self.members[node_id]
+        member.link.cut(store_only=False)
+        assert member.network is not None
+        member.network.cut()
+
+    def lose_store(self, node_id: int) -> None:
+        """The broker is cut off from the metadata store alone: it answers clients, by what it knew before."""
+        self.members[node_id].link.cut(store_only=True)
+
+    def mend(self, node_id: int) -> None:
+        """It is in the network again."""
+        self.members[node_id].link.mend()
 
     async def kill(self, node_id: int) -> None:
         """End its process; what it has written stays."""
@@ -421,7 +453,7 @@ def _last_offset(raw: bytes) -> int:
 
 @asynccontextmanager
 async def machine_cluster(count: int, random: Random, **properties: str) -> AsyncGenerator[MemoryCluster]:
-    """`count` brokers that answer requests; stopped at the end. Underscores in property names stand for dots."""
+    """`count` brokers that answer requests; stopped at the end. Underscores in property names stand for dots, {node} in values for the node id."""
     given = {key.replace("_", "."): value for key, value in properties.items()}
     async with trio.open_nursery() as nursery:
         cluster = MemoryCluster(nursery, random, {**PROPERTIES, **given})
@@ -438,15 +470,20 @@ async def machine_cluster(count: int, random: Random, **properties: str) -> Asyn
 
 @asynccontextmanager
 async def server_cluster(*node_ids: int, **properties: str) -> AsyncGenerator[MemoryCluster]:
-    """Brokers with default settings, started one after the other; the first is the controller. They end with the block."""
+    """Brokers with default settings and quick disks, started one after the other; the first is the controller. They end with the block."""
     given = {key.replace("_", "."): value for key, value in properties.items()}
     async with trio.open_nursery() as nursery:
         cluster = MemoryCluster(nursery, Random(1), {**BASE, **given})
+        cluster.worker_waits_s = (0.0,)
         for node_id in node_ids:
             await cluster.start(node_id)
         try:
             yield cluster
         finally:
+            for member in cluster.members.values():
+                member.link.mend()
+                if member.process is not None:
+                    member.process.threads.release_all()
             nursery.cancel_scope.cancel()
 
 

@@ -61,13 +61,17 @@ class ScriptedThreads:
         """How many calls of that name are held now."""
         return sum(len(lot) for (held, _), lot in self._held.items() if held == name)
 
+    async def wait_released(self, function: Callable[..., object]) -> None:
+        """Wait while calls of that name are held."""
+        if (_name(function), False) in self._held:
+            await self._held[_name(function), False].park()
+
     async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """The port."""
-        name = getattr(function, "__name__", type(function).__name__)
+        name = _name(function)
         self.calls[name] += 1
         await trio.lowlevel.checkpoint()
-        if (name, False) in self._held:
-            await self._held[name, False].park()
+        await self.wait_released(function)
         if name in self._faults:
             raise self._faults.pop(name)
         try:
@@ -76,3 +80,7 @@ class ScriptedThreads:
             if (name, True) in self._held:
                 with trio.CancelScope(shield=True):
                     await self._held[name, True].park()
+
+
+def _name(function: Callable[..., object]) -> str:
+    return getattr(function, "__name__", type(function).__name__)

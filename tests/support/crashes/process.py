@@ -85,6 +85,7 @@ class Process:
         self.files = ProcessFiles(self)
         self.store = ProcessStore(self, store)
         self.threads = ProcessWorkers(self)
+        self.worker_waits_s: Sequence[float] = WORKER_WAITS_S
         self.is_dead = False
         self.died = trio.Event()
         self.call_count = 0
@@ -375,6 +376,7 @@ class ProcessWorkers(ScriptedThreads):
     async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         await self._wait()
         try:
+            await self.wait_released(function)
             with self._process.on_worker(True):
                 return function(*args)
         finally:
@@ -385,7 +387,7 @@ class ProcessWorkers(ScriptedThreads):
         if self._process.is_dead:
             await trio.lowlevel.checkpoint()
         else:
-            await trio.sleep(self._process.random.choice(WORKER_WAITS_S))
+            await trio.sleep(self._process.random.choice(self._process.worker_waits_s))
 
 
 __all__ = ["End", "Fault", "Plan", "Process"]

@@ -1,7 +1,7 @@
 """Reading from the replica in one's own rack on whole brokers (KIP-392): it is read from, it is left when it dies, and it is come back to."""
 
 import trio
-from tests.support.memory_cluster import MemoryCluster, memory_cluster
+from tests.support.machine_cluster import MemoryCluster, server_cluster
 from trio.testing import MockClock
 
 from penstock import Consumer, Producer
@@ -16,7 +16,7 @@ RACKS = {
 
 async def send(cluster: MemoryCluster, *values: bytes) -> None:
     """Records for "orders", acked."""
-    async with Producer(cluster.bootstrap, environment=cluster.client_environment()) as producer:
+    async with Producer(cluster.bootstrap, environment=cluster.client("client")) as producer:
         await producer.send_many("orders", list(values), partition=0)
 
 
@@ -33,13 +33,13 @@ def node_of(consumer: Consumer) -> int:
 
 
 async def test_the_replica_of_the_rack_is_read_and_left_when_it_dies(autojump_clock: MockClock) -> None:
-    async with memory_cluster(3, **RACKS) as cluster:
-        await cluster.create("orders", [(1, 2, 3)])
+    async with server_cluster(1, 2, 3, **RACKS) as cluster:
+        await cluster.create("orders", (1, 2, 3))
         await send(cluster, b"a", b"b")
         async with Consumer(
             cluster.bootstrap,
             "orders",
-            environment=cluster.client_environment(),
+            environment=cluster.client("client"),
             auto_offset_reset="earliest",
             rack="rack-3",
         ) as consumer:
@@ -55,14 +55,14 @@ async def test_the_replica_of_the_rack_is_read_and_left_when_it_dies(autojump_cl
 
 
 async def test_without_a_rack_or_in_the_leaders_own_the_leader_is_read(autojump_clock: MockClock) -> None:
-    async with memory_cluster(3, **RACKS) as cluster:
-        await cluster.create("orders", [(1, 2, 3)])
+    async with server_cluster(1, 2, 3, **RACKS) as cluster:
+        await cluster.create("orders", (1, 2, 3))
         await send(cluster, b"a")
         for rack in (None, "rack-1", "elsewhere"):
             async with Consumer(
                 cluster.bootstrap,
                 "orders",
-                environment=cluster.client_environment(),
+                environment=cluster.client("client"),
                 auto_offset_reset="earliest",
                 rack=rack,
             ) as consumer:
