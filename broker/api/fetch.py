@@ -321,7 +321,10 @@ class FetchJob:
     def _read(self, partition: "Partition", offset: int, limit: int) -> LogSlice:
         if self.follower is not None:
             return partition.read_as_replica(offset, limit)
-        return partition.read(offset, limit)
+        records = partition.read(offset, limit)
+        if self._toll is not None:
+            records.end_at_batch()  # nobody pays for what can't be used
+        return records
 
     def _wants_data(
         self,
@@ -431,6 +434,8 @@ class FetchJob:
                     entry.fetch_offset, size, as_replica=self.follower is not None
                 )
                 read_s = monotonic() - started
+                if self._toll is not None:
+                    records.end_at_batch()
                 # it has advanced meanwhile, and what was read goes up to there
                 result.high_watermark = result.last_stable_offset = partition.high_watermark
             _keep(records, result, results, limit)

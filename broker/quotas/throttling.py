@@ -276,7 +276,7 @@ async def _later(outcome: "Outcome") -> "Outcome":
 
 
 def _milliseconds(wait_s: float) -> int:
-    return math.ceil(wait_s * 1000)
+    return math.ceil(wait_s * 1000 - 1e-3)
 
 
 def _client_id(frame: memoryview) -> bytes:
