@@ -9,6 +9,7 @@ Invariants that are easy to break:
   Before anything is awaited, unread bytes of the scratch are copied out, and handlers decode or copy before they await.
 - Only one task sends at a time: the reader while nothing is pending, else the writer, which ends when nothing is left.
 - A claimed length allocates nothing: buffers grow as bytes arrive, against the broker's byte budget.
+- A muted connection (KIP-219) is answered, and handles no further request: what it has read waits in a buffer of its own.
 """
 
 import logging
@@ -115,6 +116,7 @@ class Connection:
         self._interruptible = False
         self._expects_large = False
         self._awaited: Awaitable[None] | None = None
+        self._muted_until = 0.0
         self._close_reason = ""
         now = shared.clock.monotonic()
         self._last_active = now
@@ -155,6 +157,13 @@ class Connection:
             if isinstance(entry, Reply):
                 entry.hurry()
 
+    def mute_until(self, until: float) -> None:
+        """Handle no further request before `until` (monotonic seconds). What was asked before is answered all the same.
+
+        Who calls it while a request is begun lets that be awaited; else those behind it in the same bytes are handled still.
+        """
+        self._muted_until = max(self._muted_until, until)
+
     def close_if_overdue(self, now: float) -> None:
         """End the connection when a deadline of its own has passed. Called by the broker's sweep."""
         limits = self._shared.limits
@@ -190,6 +199,9 @@ class Connection:
             self._last_active = monotonic()
             shared.answers_at_once_left = ANSWERS_AT_ONCE_MAX
             view = scratch[:count]
+            if self._muted_until:
+                view = memoryview(bytearray(view))  # others use the scratch meanwhile
+                await self._sit_out()
             position = self._take_frames(view)
             if self._awaited is not None:
                 # others use the scratch while this connection waits; and a batch is stamped in its frame
@@ -364,6 +376,20 @@ class Connection:
             self._add_pending(settled)
         elif settled is not None:
             self._outbox.append(settled)
+        if self._muted_until:
+            await self._sit_out()
+
+    async def _sit_out(self) -> None:
+        """Wait until the connection is muted no more. Answers that are there go out first."""
+        if self._outbox and not self._writer_running:
+            await self._send_ready()
+        self._interruptible = True
+        while self._muted_until > self._shared.clock.monotonic() and not self._stopping:  # noqa: ASYNC110 - it may move
+            await trio.sleep_until(self._muted_until)
+        self._interruptible = False
+        self._muted_until = 0.0
+        if self._stopping:
+            await trio.lowlevel.checkpoint_if_cancelled()
 
     def _add_pending(self, reply: Reply) -> None:
         self._outbox.append(reply)

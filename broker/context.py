@@ -20,3 +20,10 @@ class RequestContext:
     principal: str
     peer: str
     listener: str
+    throttle_time_ms: int = 0
+    """What its response is to tell."""
+
+
+def user_name(principal: str) -> str:
+    """The name in a principal, which is how quotas and credentials call a user."""
+    return principal.removeprefix("User:")

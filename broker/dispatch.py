@@ -47,6 +47,9 @@ _MODULES = {
     int(ApiKey.CONSUMER_GROUP_DESCRIBE): "consumer_group_describe",
     int(ApiKey.DESCRIBE_TOPIC_PARTITIONS): "describe_topic_partitions",
     int(ApiKey.INIT_PRODUCER_ID): "init_producer_id",
+    int(ApiKey.DESCRIBE_CLIENT_QUOTAS): "describe_client_quotas",
+    int(ApiKey.ALTER_CLIENT_QUOTAS): "alter_client_quotas",
+    int(ApiKey.DESCRIBE_USER_SCRAM_CREDENTIALS): "describe_user_scram_credentials",
     int(ApiKey.OFFSET_FOR_LEADER_EPOCH): "offset_for_leader_epoch",
     int(ApiKey.OFFSET_COMMIT): "offset_commit",
     int(ApiKey.OFFSET_FETCH): "offset_fetch",
@@ -111,11 +114,12 @@ class Dispatcher:
             connection.peer,
             connection.listener,
         )
-        return self._handle(header, context, request)
+        return self._handle(connection, header, context, request)
 
     async def _handle(
-        self, header: RequestHeader, context: RequestContext, request: Message
+        self, connection: "Connection", header: RequestHeader, context: RequestContext, request: Message
     ) -> "Parts | PendingResponse":
+        """The response to a decoded request, or the promise of it."""
         response = await self._handler(header.api_key)(self._broker, context, request)
         return encode_parts(context, response) if isinstance(response, Message) else response
 

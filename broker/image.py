@@ -18,6 +18,7 @@ from typing import TypeVar
 from penstock.broker import keys
 from penstock.broker.errors import CorruptMetadata
 from penstock.broker.keys import ControllerClaim, Endpoint, PartitionState
+from penstock.broker.quotas.entity import QuotaEntity, Quotas
 from penstock.runtime.metadata import Entry, Snapshot, WatchBatch, WatchEvent
 
 K = TypeVar("K")
@@ -114,6 +115,7 @@ class ImageDelta:
     brokers_changed: frozenset[int] = frozenset()
     """Node ids of brokers that came, went, registered anew, or were fenced or are no more."""
     controller_changed: bool = False
+    quotas_changed: bool = False
 
 
 @dataclass(slots=True)
@@ -129,6 +131,7 @@ class _Touched:
     broker_configs: set[int | None] = field(default_factory=set[int | None])
     brokers: set[int] = field(default_factory=set[int])
     controller: bool = False
+    quotas: bool = False
 
 
 class ClusterImage:
@@ -144,6 +147,7 @@ class ClusterImage:
         self._brokers: dict[int, BrokerImage] = {}
         self._topic_configs: dict[str, Mapping[str, str]] = {}
         self._broker_configs: dict[int | None, Mapping[str, str]] = {}
+        self._quotas: dict[QuotaEntity, Mapping[str, float]] = {}
         self._mod_revisions: dict[str, int] = {}
 
     @classmethod
@@ -195,6 +199,11 @@ class ClusterImage:
     def broker_configs(self, node_id: int | None) -> Mapping[str, str]:
         """The dynamic configs of one broker, or those of all brokers (None)."""
         return self._broker_configs.get(node_id, _NO_CONFIGS)
+
+    @property
+    def quotas(self) -> Quotas:
+        """What is set for whom; do not keep it over an await."""
+        return self._quotas
 
     def unseen_partitions(self) -> list[tuple[bytes, int]]:
         """Partitions whose state is stored while no topic key counts them: garbage, or a creation under way."""
@@ -249,6 +258,10 @@ class ClusterImage:
             _put(self._broker_configs, broker, keys.decode_configs(key, entry.value) if entry else None)
         elif key.startswith(keys.BROKERS_PREFIX):
             self._take_broker(key, entry, touched)
+        elif key.startswith(keys.QUOTAS_PREFIX):
+            touched.quotas = True
+            entity = keys.parse_quota_key(key)
+            _put(self._quotas, entity, keys.decode_quotas(key, entry.value) if entry else None)
         elif key == keys.CONTROLLER_KEY:
             touched.controller = True
             self.controller = _controller(entry) if entry else None
@@ -348,6 +361,7 @@ class ClusterImage:
             frozenset(touched.broker_configs),
             frozenset(touched.brokers),
             touched.controller,
+            touched.quotas,
         )
 
 

@@ -15,6 +15,7 @@ Invariants:
 import base64
 import binascii
 import json
+import math
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import cast
 
 from penstock.broker.errors import CorruptMetadata
 from penstock.broker.names import topic_name_fault
+from penstock.broker.quotas.entity import DEFAULT, QUOTA_NAMES, QuotaEntity
 
 FORMAT_VERSION = 1
 
@@ -35,14 +37,18 @@ PARTITIONS_PREFIX = ROOT + "partitions/"
 TOPIC_CONFIGS_PREFIX = ROOT + "configs/topics/"
 BROKER_CONFIGS_PREFIX = ROOT + "configs/brokers/"
 PRODUCER_IDS_KEY = ROOT + "producer-ids/next"
+QUOTAS_PREFIX = ROOT + "quotas/"
 
 DEFAULT_BROKER = "default"
 """The name that stands for "every broker" where dynamic broker configs are kept."""
+DEFAULT_ENTITY = "<default>"
+"""The same for quotas; an entity's name is written with `%` and two digits for every byte but letters, digits, `.`, `_` and `-`."""
 
 NO_LEADER = -1
 TOPIC_ID_LENGTH = 22
 PARTITION_COUNT_MAX = 100_000
 """For one topic; a bound that keeps numbers from the store sane, not advice."""
+_PLAIN_BYTES = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 _INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
 
@@ -158,6 +164,16 @@ def broker_configs_key(broker: int | None) -> str:
     return f"{BROKER_CONFIGS_PREFIX}{DEFAULT_BROKER if broker is None else broker}"
 
 
+def quota_key(entity: QuotaEntity) -> str:
+    """The quotas of one entity."""
+    names = [
+        f"{kind}/{_quoted(name)}"
+        for kind, name in (("users", entity.user), ("clients", entity.client_id))
+        if name is not None
+    ]
+    return QUOTAS_PREFIX + "/".join(names)
+
+
 def parse_broker_key(key: str) -> int:
     """The node id of a registration key."""
     return _decimal(key, key[len(BROKERS_PREFIX) :])
@@ -186,6 +202,40 @@ def parse_broker_configs_key(key: str) -> int | None:
     """The node id of a broker config key; None for the key of all brokers."""
     text = key[len(BROKER_CONFIGS_PREFIX) :]
     return None if text == DEFAULT_BROKER else _decimal(key, text)
+
+
+def parse_quota_key(key: str) -> QuotaEntity:
+    """The entity of a quota key."""
+    match key[len(QUOTAS_PREFIX) :].split("/"):
+        case ["users", user]:
+            entity = QuotaEntity(_unquoted(key, user))
+        case ["clients", client_id]:
+            entity = QuotaEntity(None, _unquoted(key, client_id))
+        case ["users", user, "clients", client_id]:
+            entity = QuotaEntity(_unquoted(key, user), _unquoted(key, client_id))
+        case _:
+            raise CorruptMetadata(key, "no quota entity")
+    if quota_key(entity) != key:
+        raise CorruptMetadata(key, "a name that is not written as it should be")
+    return entity
+
+
+def _quoted(name: str) -> str:
+    if name == DEFAULT:
+        return DEFAULT_ENTITY
+    return "".join(chr(byte) if byte in _PLAIN_BYTES else f"%{byte:02X}" for byte in name.encode())
+
+
+def _unquoted(key: str, text: str) -> str:
+    if text == DEFAULT_ENTITY:
+        return DEFAULT
+    first, *rest = text.split("%")
+    try:
+        return (
+            first.encode() + b"".join(bytes([int(part[:2], 16)]) + part[2:].encode() for part in rest)
+        ).decode()
+    except ValueError:
+        raise CorruptMetadata(key, "a name that can't be read") from None
 
 
 def _topic_name(key: str, name: str) -> str:
@@ -356,6 +406,17 @@ def decode_configs(key: str, value: bytes) -> dict[str, str]:
     return {name: reader.text(name) for name in reader.fields}
 
 
+def encode_quotas(quotas: Mapping[str, float]) -> bytes:
+    """Value of a quota key: values by quota name, sorted."""
+    return _encode(dict(sorted(quotas.items())))
+
+
+def decode_quotas(key: str, value: bytes) -> dict[str, float]:
+    """The quotas of an entity by name: numbers above 0."""
+    reader = _Reader(key, value, set(), frozenset(QUOTA_NAMES))
+    return {name: reader.positive(name) for name in reader.fields}
+
+
 def encode_next_producer_id(next_id: int) -> bytes:
     """Value of the producer id key."""
     return _encode({"next": next_id})
@@ -398,6 +459,12 @@ class _Reader:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise self._fault(name, f"an integer from {low} to {high}")
         return value
+
+    def positive(self, name: str) -> float:
+        value = self.fields[name]
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise self._fault(name, "a number above 0")
+        return float(value)
 
     def text(self, name: str) -> str:
         value = self.fields[name]

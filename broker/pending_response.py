@@ -15,6 +15,8 @@ from penstock.protocol.message import Message
 
 def encode_parts(context: RequestContext, response: Message) -> Parts:
     """A whole response, as it is sent."""
+    if context.throttle_time_ms:
+        response = Message(**{**vars(response), "throttle_time_ms": context.throttle_time_ms})
     body = encode_response(context.api_key, context.api_version, response)
     return [response_prefix(context.api_key, context.api_version, context.correlation_id, len(body)) + body]
 

@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -15,10 +16,14 @@ from penstock.broker.broker import Broker, open_broker
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.connection import Connection, ConnectionLimits, ConnectionShared
 from penstock.broker.dispatch import Dispatcher
+from penstock.broker.image import ImageDelta
 from penstock.broker.patience import StartAbandoned
 from penstock.runtime.environment import Environment
 from penstock.runtime.files import TooManyOpenFiles
 from penstock.runtime.network import ConnectionLost, Listener, Stream
+
+if TYPE_CHECKING:
+    from penstock.broker.quotas.meters import Meters
 
 log = logging.getLogger(__name__)
 
@@ -137,10 +142,34 @@ class Server:
             broker.budget,
             broker.clock,
         )
+        self._plain_dispatcher = self._shared.dispatch
+        self._meters: Meters | None = None
+        self._heed_quotas()
+        broker.watch.listen(self._note)
         self._connections: set[Connection] = set()
         self._count_by_host: Counter[str] = Counter()
         self._all_gone = trio.Event()
         self._stopping = False
+
+    def _note(self, delta: ImageDelta) -> None:
+        """Quotas hold from the moment they are seen."""
+        if delta.quotas_changed:
+            self._heed_quotas()
+
+    def _heed_quotas(self) -> None:
+        """Measure requests while any quota is set, and only then."""
+        quotas = self._broker.image.quotas
+        if not quotas:
+            self._meters = None
+            self._shared.dispatch = self._plain_dispatcher
+        elif self._meters is not None:
+            self._meters.quotas_changed(quotas, self._clock.monotonic())
+        else:
+            from penstock.broker.quotas.meters import Meters  # most brokers have no quotas
+            from penstock.broker.quotas.throttling import ThrottlingDispatcher
+
+            self._meters = Meters(quotas)
+            self._shared.dispatch = ThrottlingDispatcher(self._broker, self._meters)
 
     async def accept(self, name: str, listener: Listener, nursery: trio.Nursery) -> None:
         """Take connections until the listener is closed; when descriptors run out, back off and go on."""
@@ -202,6 +231,8 @@ class Server:
             now = self._clock.monotonic()
             for connection in tuple(self._connections):
                 connection.close_if_overdue(now)
+            if self._meters is not None:
+                self._meters.forget_idle(now)
             self._broker.partitions.flush_due(now)
             self._broker.partitions.close_retired()
             self._broker.partitions.forget_idle_producers(now)

@@ -4,12 +4,12 @@ Owns the meaning of `--throttle` in Kafka's four configs, as `kafka-reassign-par
 those that come as followers. Source: KIP-73, Kafka's `ReassignPartitionsCommand`.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 
 import click
 
 from penstock.cli.asking import raise_error
+from penstock.cli.byte_rates import byte_rate
 from penstock.cli.cluster_plan import Replicas
 from penstock.cli.failure import CalledWrongly
 from penstock.client.admin import Admin
@@ -19,16 +19,14 @@ from penstock.client.metadata import TopicPartition
 
 RATES = ("leader.replication.throttled.rate", "follower.replication.throttled.rate")
 LEADERS, FOLLOWERS = "leader.replication.throttled.replicas", "follower.replication.throttled.replicas"
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 
 def parse_rate(context: click.Context, option: click.Parameter, text: str | None) -> int | None:
     """Bytes a second: a number, or one with a unit, as 50MB, 1.5GB/s or 64MiB. For click; a wrong call where it is none."""
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?)?B?(?:/S)?", text.strip().upper())
-    rate = int(float(found[1]) * _UNITS[found[2] or ""]) if found else 0
-    if rate < 1:
+    rate = byte_rate(text)
+    if rate is None:
         raise CalledWrongly(f"--throttle: {text!r} is no rate such as 50MB (a second)")
     return rate
 

@@ -25,6 +25,7 @@ _COMMANDS = {
     "log": ("penstock.cli.log", "Look into the files of partitions, and repair them."),
     "offsets": ("penstock.cli.offsets", "Show where partitions stand, and how far groups are behind."),
     "produce": ("penstock.cli.produce", "Send lines as records."),
+    "quota": ("penstock.cli.quota", "List, set and remove the quotas of clients."),
     "serve": ("penstock.cli.serve", "Run a broker."),
     "topic": ("penstock.cli.topic", "Create, list, describe, alter and delete topics."),
 }

@@ -19,6 +19,7 @@ from penstock.client import admin_messages, record_times
 from penstock.client.admin_base import unknown_topic
 from penstock.client.admin_groups import GroupCalls
 from penstock.client.admin_placement import PlacementCalls
+from penstock.client.admin_quotas import QuotaCalls
 from penstock.client.admin_values import (
     MAX_TIMESTAMP,
     ConfigChange,
@@ -46,7 +47,7 @@ _READ_UNCOMMITTED, _READ_COMMITTED = 0, 1
 _WRONG_CONTROLLER = frozenset({ErrorCode.NOT_CONTROLLER, ErrorCode.THROTTLING_QUOTA_EXCEEDED})
 
 
-class Admin(GroupCalls, PlacementCalls):
+class Admin(GroupCalls, PlacementCalls, QuotaCalls):
     """An async context manager: `async with Admin("localhost:9092") as admin:`. Connects on first use."""
 
     async def describe_cluster(self) -> ClusterMetadata:

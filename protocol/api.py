@@ -263,6 +263,27 @@ _TABLE = (
         "0.1.0",
     ),
     Api(ApiKey.OFFSET_DELETE, "OffsetDelete", _versions(0, 0), "0.1.0"),
+    Api(
+        ApiKey.DESCRIBE_CLIENT_QUOTAS,
+        "DescribeClientQuotas",
+        _versions(0, 1),
+        "0.1.0",
+        "quotas by ip address",
+    ),
+    Api(
+        ApiKey.ALTER_CLIENT_QUOTAS,
+        "AlterClientQuotas",
+        _versions(0, 1),
+        "0.1.0",
+        "quotas by ip address; controller_mutation_rate, connection_creation_rate",
+    ),
+    Api(
+        ApiKey.DESCRIBE_USER_SCRAM_CREDENTIALS,
+        "DescribeUserScramCredentials",
+        _versions(0, 0),
+        "0.1.0",
+        "credentials: there are none (`kafka-configs.sh --describe --entity-type users` asks for them)",
+    ),
     Api(ApiKey.DESCRIBE_CLUSTER, "DescribeCluster", _versions(0, 2), "0.1.0", "controllers as endpoints"),
     Api(
         ApiKey.UNREGISTER_BROKER,

@@ -5,8 +5,13 @@ Owns the hold on the file, so that eviction, deletion and truncation of the segm
 
 from typing import Self
 
+from penstock.protocol.record_batch import LENGTH_PREFIX_SIZE_BYTES
 from penstock.runtime.files import File
 from penstock.storage.segment_files import SegmentFiles, SharedFile
+
+LENGTH_POSITION = 8
+"""Of a batch's length, the last of the prefix, which counts what is behind that."""
+WALKED_MAX = 64
 
 
 class LogSlice:
@@ -42,6 +47,24 @@ class LogSlice:
     def read(self) -> bytes:
         """The bytes themselves, for those who don't send the file. May wait for the disk."""
         return self.file.pread(self.count, self.position) if self.count else b""
+
+    def end_at_batch(self) -> None:
+        """Leave the last batch out where it was cut: its reader would throw it away, and ask for it again.
+
+        A slice of more than `WALKED_MAX` batches stays as it is: what it holds of a cut one is next to nothing. Reads what is resident if the
+        slice is.
+        """
+        position, end = self.position, self.position + self.count
+        for _ in range(WALKED_MAX if self.count else 0):
+            head = self.file.pread(LENGTH_PREFIX_SIZE_BYTES, position)
+            next_position = (
+                position + LENGTH_PREFIX_SIZE_BYTES + int.from_bytes(head[LENGTH_POSITION:], "big")
+            )
+            if next_position >= end:
+                if next_position > end and position > self.position:
+                    self.count = position - self.position
+                return
+            position = next_position
 
     def release(self) -> None:
         """Let go of the file; twice is allowed."""

@@ -41,6 +41,7 @@ from penstock.storage.log import LogSlice
 if TYPE_CHECKING:
     from penstock.broker.broker import Broker
     from penstock.broker.partition import Partition
+    from penstock.broker.quotas.throttling import FetchToll
     from penstock.broker.replication.follower_fetch import Follower
 
 _KEY = int(ApiKey.FETCH)
@@ -57,10 +58,13 @@ def fetch(
     frame: memoryview,
     principal: str = ANONYMOUS,
     listener: str = "",
+    toll: "FetchToll | None" = None,
 ) -> Parts | Reply:
-    """Handle one Fetch frame of `principal`, which came in by `listener`."""
+    """Handle one Fetch frame of `principal`, which came in by `listener`; `toll` is there where quotas are set."""
     request = decode_fetch_request(header.api_version, frame[header.body_position :])
     job = FetchJob(broker, header, request, principal, listener)
+    if toll is not None:
+        job.pay(toll)
     if job.refusal:
         return job.refused()
     if job.follower is not None:
@@ -92,6 +96,7 @@ class FetchJob:
         "_max_bytes",
         "_rack",
         "_session_epoch",
+        "_toll",
         "_version",
         "follower",
         "partitions",
@@ -113,6 +118,7 @@ class FetchJob:
         self.refusal = ErrorCode.NONE
         self.follower: Follower | None = None
         self._cold: ColdFetch | None = None
+        self._toll: FetchToll | None = None
         now = broker.clock.monotonic()
         self._is_fenced = broker.fetchers is not None and now >= broker.registration.deadline
         if request.replica_id not in (CONSUMER_REPLICA_ID, DEBUG_REPLICA_ID):
@@ -137,6 +143,20 @@ class FetchJob:
             self.refusal = found
         else:
             self.follower = found
+
+    def pay(self, toll: "FetchToll") -> None:
+        """Let the answer count as used by its client, unless that is a follower."""
+        if self.follower is not None:
+            toll.is_exempt = True
+            return
+        self._toll = toll
+        self._max_bytes = toll.limit(self._max_bytes)
+        self.request.min_bytes = min(self.request.min_bytes, self._max_bytes)
+
+    @property
+    def _is_over_quota(self) -> bool:
+        """Whether the consumer gets the offsets only."""
+        return self._toll is not None and self._toll.is_over
 
     def _listen_to_news(self) -> None:
         """Hear of what happens to the partitions of a follower's session, so that most need not be looked at."""
@@ -209,6 +229,8 @@ class FetchJob:
 
     def read_now(self) -> list[FetchPartitionResult]:
         """Read every partition as far as that takes no disk access. Raises NotResident, with nothing held."""
+        if self._is_over_quota:
+            return [self._begin(entry, partition) for entry, partition in self.partitions]
         results: list[FetchPartitionResult] = []
         budget = self._max_bytes
         try:
@@ -299,7 +321,10 @@ class FetchJob:
     def _read(self, partition: "Partition", offset: int, limit: int) -> LogSlice:
         if self.follower is not None:
             return partition.read_as_replica(offset, limit)
-        return partition.read(offset, limit)
+        records = partition.read(offset, limit)
+        if self._toll is not None:
+            records.end_at_batch()  # nobody pays for what can't be used
+        return records
 
     def _wants_data(
         self,
@@ -374,6 +399,8 @@ class FetchJob:
 
     async def read_waiting(self) -> list[FetchPartitionResult]:
         """The same as `read_now`, with the cold partitions read on workers."""
+        if self._is_over_quota:
+            return self.read_now()
         results: list[FetchPartitionResult] = []
         budget = self._max_bytes
         try:
@@ -407,6 +434,8 @@ class FetchJob:
                     entry.fetch_offset, size, as_replica=self.follower is not None
                 )
                 read_s = monotonic() - started
+                if self._toll is not None:
+                    records.end_at_batch()
                 # it has advanced meanwhile, and what was read goes up to there
                 result.high_watermark = result.last_stable_offset = partition.high_watermark
             _keep(records, result, results, limit)
@@ -428,6 +457,8 @@ class FetchJob:
         if self._cold is not None and self._cold.chosen is not None:
             return True  # it is shorter than what was asked for
         if request.max_wait_ms <= 0 or (not results and not self._has_quiet_partitions):
+            return True
+        if self._is_over_quota:
             return True
         found = 0
         for result in results:
@@ -463,14 +494,19 @@ class FetchJob:
         if self.follower is not None:
             self._record_throttled(results)
             self._note_told(results)
+        throttle_time_ms = 0
+        if self._toll is not None:
+            throttle_time_ms = self._toll.charge(sum(result.records.count for result in results))
         session = self.plan.session
         if session is not None:
             changed = session.changed(results)
             if not self.plan.is_full:
                 results = changed
-        return self._encode(results, ErrorCode.NONE)
+        return self._encode(results, ErrorCode.NONE, throttle_time_ms)
 
-    def _encode(self, results: list[FetchPartitionResult], error: ErrorCode) -> Parts:
+    def _encode(
+        self, results: list[FetchPartitionResult], error: ErrorCode, throttle_time_ms: int = 0
+    ) -> Parts:
         version = self._version
         endpoints: list[NodeEndpoint] = []
         if version >= FIRST_FETCH_VERSION and any(result.error_code for result in results):
@@ -478,7 +514,9 @@ class FetchJob:
             endpoints = tell_leaders(
                 broker.image, broker.config.node_id, self._listener, results, FETCH_CODES
             )
-        size_bytes, body = encode_fetch_response(version, 0, error, self.plan.session_id, results, endpoints)
+        size_bytes, body = encode_fetch_response(
+            version, throttle_time_ms, error, self.plan.session_id, results, endpoints
+        )
         parts: list[Part] = [response_prefix(_KEY, version, self._correlation_id, size_bytes)]
         for part in body:
             assert isinstance(part, bytes | LogSlice)

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from penstock.broker.errors import ConfigError as ConfigError
     from penstock.client.admin import Admin as Admin
+    from penstock.client.admin_quotas import QuotaEntity as QuotaEntity
     from penstock.client.admin_values import ConfigChange as ConfigChange
     from penstock.client.admin_values import ConfigEntry as ConfigEntry
     from penstock.client.admin_values import ConfigOperation as ConfigOperation
@@ -122,6 +123,7 @@ else:
         "PositionOutOfRange": "penstock.consumer.errors",
         "Producer": "penstock.producer.producer",
         "ProducerFenced": "penstock.client.errors",
+        "QuotaEntity": "penstock.client.admin_quotas",
         "RebalanceInProgress": "penstock.client.errors",
         "RecordMetadata": "penstock.producer.batch",
         "RecordTooLarge": "penstock.producer.producer",
@@ -202,6 +204,7 @@ __all__ = [
     "PositionOutOfRange",
     "Producer",
     "ProducerFenced",
+    "QuotaEntity",
     "RebalanceInProgress",
     "RecordMetadata",
     "RecordTooLarge",

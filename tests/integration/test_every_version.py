@@ -239,6 +239,39 @@ def check_unregister_broker(connection: Connection, version: int, topic: str) ->
     assert (reply.error_code, topic != "") == (ErrorCode.broker_id_not_registered, True)
 
 
+def check_describe_client_quotas(connection: Connection, version: int, topic: str) -> None:
+    name = fresh_name("quota")
+    set_quota(connection, version, name, 1000.0)
+    wanted = {"entity_type": "client-id", "match_type": 0, "match": name}
+    reply = ask(connection, "describe_client_quotas", version, components=[wanted], strict=True)
+    (entry,) = reply.entries
+    assert [(each.key, each.value) for each in entry.values] == [("producer_byte_rate", 1000.0)]
+    assert [(each.entity_type, each.entity_name) for each in entry.entity] == [("client-id", name)]
+    set_quota(connection, version, name, None)
+
+
+def check_alter_client_quotas(connection: Connection, version: int, topic: str) -> None:
+    set_quota(connection, version, topic, -1.0, error_code=ErrorCode.invalid_request)
+
+
+def set_quota(
+    connection: Connection, version: int, client_id: str, value: float | None, *, error_code: int = 0
+) -> None:
+    entity = [{"entity_type": "client-id", "entity_name": client_id}]
+    operation = {"key": "producer_byte_rate", "value": value or 0.0, "remove": value is None}
+    entries = [{"entity": entity, "ops": [operation]}]
+    reply = ask(connection, "alter_client_quotas", version, entries=entries, validate_only=False)
+    assert [entry.error_code for entry in reply.entries] == [error_code]
+
+
+def check_describe_user_scram_credentials(connection: Connection, version: int, topic: str) -> None:
+    everybody = ask(connection, "describe_user_scram_credentials", version, users=None)
+    assert (everybody.error_code, list(everybody.results)) == (0, [])
+    users = [{"name": "alice"}]
+    (told,) = ask(connection, "describe_user_scram_credentials", version, users=users).results
+    assert (told.user, told.error_code) == ("alice", ErrorCode.resource_not_found)
+
+
 ASKED: Mapping[str, Callable[[Connection, int, str], None]] = {
     "produce": check_produce,
     "fetch": check_fetch,
@@ -262,6 +295,9 @@ ASKED: Mapping[str, Callable[[Connection, int, str], None]] = {
     "alter_partition_reassignments": check_alter_partition_reassignments,
     "list_partition_reassignments": check_list_partition_reassignments,
     "unregister_broker": check_unregister_broker,
+    "describe_client_quotas": check_describe_client_quotas,
+    "alter_client_quotas": check_alter_client_quotas,
+    "describe_user_scram_credentials": check_describe_user_scram_credentials,
 }
 
 

@@ -40,6 +40,7 @@ class MemoryServer:
     random: random.Random
     broker: Broker | None = None
     hosts: dict[str, Host] = field(default_factory=dict[str, Host])
+    clock: TrioClock = field(default_factory=TrioClock)
 
     @property
     def bootstrap(self) -> str:
@@ -52,7 +53,7 @@ class MemoryServer:
         def open_metadata(_: str) -> AbstractAsyncContextManager[MetadataStore]:
             return nullcontext(self.store)
 
-        return Environment(TrioClock(), self.random, network, self.files, self.threads, open_metadata)
+        return Environment(self.clock, self.random, network, self.files, self.threads, open_metadata)
 
     def client(self, name: str) -> Environment:
         """The environment of a client on a machine of its own."""
@@ -62,7 +63,12 @@ class MemoryServer:
 
 @asynccontextmanager
 async def memory_server(
-    *, seed: int = 7, latency_s: float = 0.0005, server: MemoryServer | None = None, **properties: str
+    *,
+    seed: int = 7,
+    latency_s: float = 0.0005,
+    server: MemoryServer | None = None,
+    clock: TrioClock | None = None,
+    **properties: str,
 ) -> AsyncGenerator[MemoryServer]:
     """A server that takes connections; stopped cleanly at the end. Underscores in property names stand for dots.
 
@@ -76,6 +82,8 @@ async def memory_server(
             ScriptedThreads(),
             random.Random(seed),
         )
+    if clock is not None:
+        server.clock = clock
     given = {key.replace("_", "."): value for key, value in properties.items()}
     config = BrokerConfig.from_properties(
         {"log.dirs": "/data", "listeners": f"PLAINTEXT://{HOST}:{PORT}", **given}

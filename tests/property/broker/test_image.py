@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from penstock.broker import keys
 from penstock.broker.image import ClusterImage, ImageDelta, PartitionImage
 from penstock.broker.keys import BrokerRegistration, ControllerClaim, Endpoint, PartitionState, TopicRecord
+from penstock.broker.quotas.entity import DEFAULT, QuotaEntity
 from penstock.runtime.metadata import Entry, Snapshot, WatchBatch, WatchEvent
 
+QUOTA_ENTITIES = (QuotaEntity("alice"), QuotaEntity(None, DEFAULT))
 TOPIC_COUNT = 3
 PARTITION_COUNT_MAX = 3
 
@@ -51,6 +53,9 @@ other_changes = st.sampled_from(
         (keys.topic_configs_key("t1"), b"{}"),
         (keys.broker_configs_key(None), b'{"a":"1"}'),
         (keys.broker_configs_key(1), b'{"a":"2"}'),
+        (keys.quota_key(QUOTA_ENTITIES[0]), b'{"producer_byte_rate":1}'),
+        (keys.quota_key(QUOTA_ENTITIES[0]), b'{"request_percentage":2.5}'),
+        (keys.quota_key(QUOTA_ENTITIES[1]), b'{"producer_byte_rate":2}'),
         (keys.CLUSTER_KEY, keys.encode_cluster("c")),
         (keys.CONTROLLER_KEY, keys.encode_controller(ControllerClaim(1, "x"))),
         (keys.broker_key(1), keys.encode_broker(BrokerRegistration("x", {"L": Endpoint("h", 1)}))),
@@ -112,6 +117,7 @@ def content(image: ClusterImage) -> tuple[object, ...]:
         [image.topic_configs(name) for name in names],
         [image.broker_configs(broker) for broker in (None, 1)],
         sorted(image.unseen_partitions()),
+        dict(image.quotas),
     )
 
 

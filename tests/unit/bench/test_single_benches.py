@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from bench import beside_compaction, startup, unclean_start
+from bench import beside_compaction, quotas, startup, unclean_start
 from click.testing import CliRunner
 
 ONE_MEGABYTE = "0.001"
@@ -38,3 +38,16 @@ def test_a_start_after_a_kill_is_not_timed(tmp_path: Path) -> None:
     (row,) = json.loads(path.read_text())["rows"]
     assert row["log_bytes"] > row["added_before_the_kill_bytes"] > 0
     assert row["served_s"] >= row["first_answer_s"] > 0
+
+
+def test_an_offender_is_not_held(tmp_path: Path) -> None:
+    load = ["--seconds", "0.6", "--rate", "300000", "--clients", "librdkafka"]
+    arguments = [*load, "--data-dir", str(tmp_path), "--results", str(tmp_path)]
+    done = CliRunner().invoke(quotas.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    (path,) = tmp_path.glob("*.json")
+    nobody, *held, free = json.loads(path.read_text())["rows"]
+    assert (nobody["got_bytes"], free["rate"]) == (0, 0)
+    assert [row["quota"] for row in held] == ["producer_byte_rate", "consumer_byte_rate"]
+    assert all(0 < row["share"] < 6 for row in held), "a second's worth, and a batch"
+    assert all(row["p99_ms"] >= row["p50_ms"] > 0 for row in (nobody, *held, free))

@@ -7,6 +7,7 @@ import pytest
 from penstock.broker import keys
 from penstock.broker.errors import CorruptMetadata
 from penstock.broker.keys import BrokerRegistration, ControllerClaim, Endpoint, PartitionState, TopicRecord
+from penstock.broker.quotas.entity import DEFAULT, QuotaEntity
 
 TOPIC_ID = bytes(range(16))
 PARTITION = keys.partition_key(TOPIC_ID, 3)
@@ -48,6 +49,52 @@ def test_every_key_is_parsed_back() -> None:
     assert keys.parse_broker_configs_key(keys.broker_configs_key(7)) == 7
     assert keys.parse_broker_configs_key(keys.broker_configs_key(None)) is None
     assert keys.parse_topic_configs_key(keys.topic_configs_key("t")) == "t"
+
+
+@pytest.mark.parametrize(
+    ("entity", "key"),
+    [
+        (QuotaEntity("alice"), "users/alice"),
+        (QuotaEntity(DEFAULT), "users/<default>"),
+        (QuotaEntity("alice", DEFAULT), "users/alice/clients/<default>"),
+        (QuotaEntity("CN=a, O=b", "x/y%z"), "users/CN%3Da%2C%20O%3Db/clients/x%2Fy%25z"),
+        (QuotaEntity(None, "<default>"), "clients/%3Cdefault%3E"),
+        (QuotaEntity(None, "ü"), "clients/%C3%BC"),
+    ],
+)
+def test_an_entity_is_taken_for_another(entity: QuotaEntity, key: str) -> None:
+    assert keys.quota_key(entity) == keys.QUOTAS_PREFIX + key
+    assert keys.parse_quota_key(keys.QUOTAS_PREFIX + key) == entity
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "users",
+        "users/",
+        "users/a/b",
+        "clients/a/users/b",
+        "ips/a",
+        "users/%",
+        "users/%zz",
+        "users/%FF",
+        "users/%61",
+        "users/a b",
+    ],
+)
+def test_quota_key_that_nobody_writes_is_corrupt(key: str) -> None:
+    with pytest.raises(CorruptMetadata):
+        keys.parse_quota_key(keys.QUOTAS_PREFIX + key)
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "1", None, float("inf"), float("nan")])
+def test_quota_that_cannot_be_a_rate_is_corrupt(value: object) -> None:
+    assert keys.decode_quotas("k", keys.encode_quotas({"consumer_byte_rate": 2.5})) == {
+        "consumer_byte_rate": 2.5
+    }
+    for stored in ({"producer_byte_rate": value}, {"quota_of_a_later_version": 1}):
+        with pytest.raises(CorruptMetadata):
+            keys.decode_quotas("k", json.dumps(stored).encode())
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", "x" * 250, "ü", "a b", "a\n"])
