@@ -21,6 +21,7 @@ _COMMANDS = {
     "cluster": ("penstock.cli.cluster", "Show the brokers of a cluster, and move partitions between them."),
     "consume": ("penstock.cli.consume", "Print records."),
     "dev-cluster": ("penstock.cli.dev_cluster", "Run a cluster on this machine."),
+    "export": ("penstock.cli.export", "Write a topic into files."),
     "group": ("penstock.cli.group", "List, describe, delete and reset consumer groups."),
     "log": ("penstock.cli.log", "Look into the files of partitions, and repair them."),
     "offsets": ("penstock.cli.offsets", "Show where partitions stand, and how far groups are behind."),

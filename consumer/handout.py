@@ -100,6 +100,10 @@ class Handout:
             if len(batch):
                 return batch
 
+    async def next_unlooked_at(self) -> ConsumerBatch:
+        """The next batch, opened (checksum, compression) but not decoded: it may hold no record. Errors and cancellation as `next_batch`."""
+        return await self._next(None, TAKE_MAX_BYTES)
+
     async def _next(self, max_records: int | None, max_bytes: int) -> ConsumerBatch:
         if self._is_busy:
             raise trio.BusyResourceError("another task is waiting for this consumer's records")

@@ -177,6 +177,11 @@ class Reading:
         await self._begin()
         return await self._engine.handout.next_batch(max_records)
 
+    async def next_unlooked_at(self) -> ConsumerBatch:
+        """As `next_batch`, but not decoded: where all its records lie out of the bounds it is empty. For who decodes by other means."""
+        await self._begin()
+        return await self._engine.handout.next_unlooked_at()
+
     def batches(self, *, max_records: int | None = None) -> "ReadingBatches":
         """Iterate over batches instead."""
         return ReadingBatches(self, max_records)
