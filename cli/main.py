@@ -23,6 +23,7 @@ _COMMANDS = {
     "dev-cluster": ("penstock.cli.dev_cluster", "Run a cluster on this machine."),
     "export": ("penstock.cli.export", "Write a topic into files."),
     "group": ("penstock.cli.group", "List, describe, delete and reset consumer groups."),
+    "import": ("penstock.cli.import_files", "Send the records of files to a topic."),
     "log": ("penstock.cli.log", "Look into the files of partitions, and repair them."),
     "offsets": ("penstock.cli.offsets", "Show where partitions stand, and how far groups are behind."),
     "produce": ("penstock.cli.produce", "Send lines as records."),

@@ -99,7 +99,7 @@ def _headers(arrow: Any, columns: Columns) -> Any:
             if not name.isprintable() and _is_no_text(name):
                 raise CannotWrite(
                     f"the record at {columns.partition}, offset {int(columns.offsets[number])} has a header whose name is no"
-                    " UTF-8; only jsonl has a place for it"
+                    " UTF-8; only jsonl and csv have a place for it"
                 )
         found.append([{"name": name, "value": value} for name, value in headers])
     return arrow.array(found, kind)

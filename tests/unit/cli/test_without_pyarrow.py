@@ -6,7 +6,7 @@ import sys
 BARE = """
 import sys
 sys.modules["pyarrow"] = sys.modules["numpy"] = None  # as if they were not there
-import penstock.cli.export_work, penstock.cli.consume_work
+import penstock.cli.export_work, penstock.cli.import_work, penstock.cli.consume_work
 from penstock.cli.main import run
 sys.exit(run(["export", "t", "--out", "/nowhere/at/all"]))
 """
