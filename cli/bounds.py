@@ -1,14 +1,14 @@
 """Where `penstock consume` begins and ends: from what people write to offsets.
 
-Owns the words for a bound, and the offset that each stands for in a partition. A time stands for the first record that is not older (ListOffsets), or
-for the end where there is none.
+Owns the words for a bound, and the offset that each stands for in a partition. Where following begins, and in a group, a time stands for the first
+record that is not older (ListOffsets), or for the end where there is none; a bounded read chooses by the timestamps themselves.
 """
 
 import enum
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from penstock.cli.failure import CalledWrongly, CommandFailed
 from penstock.cli.moments import NoTime, parse_time
@@ -24,6 +24,7 @@ _WORDS = {
     "latest": "END",
     "stored": "STORED",
 }
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BOUND_HELP = "beginning, end, an offset, -N (the last N), or a time: ISO 8601, @ms since 1970, -1h, '30m ago'"
 
 
@@ -109,6 +110,23 @@ async def resolve(
     return offsets
 
 
+async def reading_bound(
+    admin: Admin, partitions: Sequence[TopicPartition], bound: Bound, *, read_committed: bool
+) -> Callable[[str], Mapping[int, int | datetime]]:
+    """What `Consumer.read` takes for a bound, by topic: times as they are (they choose records, not offsets), all else as an offset.
+
+    Raises BrokerError; CalledWrongly for a time that no calendar has.
+    """
+    if bound.kind is Kind.TIME:
+        try:
+            moment = _EPOCH + timedelta(milliseconds=bound.value)
+        except OverflowError:
+            raise CalledWrongly(f"@{bound.value} is a time out of range") from None
+        return lambda topic: {key.partition: moment for key in partitions if key.topic == topic}
+    offsets = await resolve(admin, partitions, bound, read_committed=read_committed)
+    return lambda topic: {key.partition: offsets[key] for key in partitions if key.topic == topic}
+
+
 async def _offsets(
     admin: Admin, timestamps_ms: Mapping[TopicPartition, int], read_committed: bool
 ) -> dict[TopicPartition, int]:
@@ -121,4 +139,4 @@ async def _offsets(
     return offsets
 
 
-__all__ = ["BOUND_HELP", "Bound", "Kind", "parse_bound", "partitions_of", "resolve"]
+__all__ = ["BOUND_HELP", "Bound", "Kind", "parse_bound", "partitions_of", "reading_bound", "resolve"]

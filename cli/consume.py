@@ -42,9 +42,20 @@ Isolation = Literal["read_uncommitted", "read_committed"]
 @click.option("--to", "end", metavar="WHERE", help="End before this, or at what is the end now.")
 @click.option("--day", metavar="DATE", help="Only this day, e.g. 2015-07-29; from its midnight to the next.")
 @click.option(
-    "--tz", "zone", default="UTC", show_default=True, help="Time zone of days, and of times that name none."
+    "--timezone",
+    "--tz",
+    "zone",
+    metavar="ZONE",
+    default="UTC",
+    show_default=True,
+    help="Time zone of days, and of times that name none.",
 )
 @click.option("--exit", "exits", is_flag=True, help="End at what is the end now, instead of following.")
+@click.option(
+    "--by-time",
+    is_flag=True,
+    help="All partitions in one order, that of the timestamps. Needs an end, no group.",
+)
 @click.option("--count", metavar="N", type=click.IntRange(min=1), help="End after N records.")
 @click.option(
     "--partition", "partitions", metavar="N,…", multiple=True, help="Only these partitions: 0,2,5-7."
@@ -77,6 +88,7 @@ def command(
     day: str | None,
     zone: str,
     exits: bool,
+    by_time: bool,
     count: int | None,
     partitions: tuple[str, ...],
     isolation: Isolation,
@@ -88,8 +100,9 @@ def command(
 
     With --to, --day or --exit it ends by itself. In a group it commits what was printed, and nothing else.
 
-    A time, and so a day, stands for the first record in each partition that is not older. Where records are not in the order of
-    their timestamps, those of other times in between are printed, and later ones of that time are not.
+    With --to, --day or --exit, times choose records by their timestamps, whatever order they are in: exactly those from --from on and
+    before --to, of all that is there at the start. When following, and in a group, a time stands for the first record in each
+    partition that is not older.
     """
     ports = real_ports(environment)
     now_ms = ports.clock.wall_ms()
@@ -103,7 +116,10 @@ def command(
         begin,
         stop,
         isolation == "read_committed",
+        by_time,
     )
+    if by_time and (stop is None or group is not None):
+        raise CalledWrongly("--by-time needs an end (--exit, --to or --day), and does not go with --group")
     writer = Writer(StandardOutput(sys.stdout.fileno(), ports.threads), _format(format_name, as_json), count)
 
     async def consuming() -> int:

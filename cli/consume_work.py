@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import trio
 
-from penstock.cli.bounds import Bound, Kind, partitions_of, resolve
+from penstock.cli.bounds import Bound, Kind, partitions_of, reading_bound, resolve
 from penstock.cli.failure import complain
 from penstock.cli.interruption import Interruption
 from penstock.cli.record_format import Format
@@ -20,6 +20,8 @@ from penstock.client.errors import CommitFailed
 from penstock.client.metadata import TopicPartition
 from penstock.consumer.batch import ConsumerBatch
 from penstock.consumer.consumer import Consumer
+from penstock.consumer.reading import Reading
+from penstock.consumer.record import ConsumerRecord
 from penstock.errors import PenstockError
 from penstock.runtime.standard_streams import Output, ReaderGone
 
@@ -51,7 +53,7 @@ class Writer:
         """
         pieces = self._format(batch)
         if self._left_count is not None and len(pieces) >= self._left_count:
-            batch = shortened(batch, batch_end(batch, self._left_count))
+            batch = batch.below(batch_end(batch, self._left_count))
             del pieces[self._left_count :]
         data = memoryview(b"".join(pieces))
         position = 0
@@ -64,8 +66,19 @@ class Writer:
                 self.written[batch.topic_partition] = batch_end(batch, whole_count)
             raise
         self.written[batch.topic_partition] = batch.next_offset
+        self._count(len(pieces))
+
+    async def write_records(self, records: Sequence[ConsumerRecord]) -> None:
+        """Write records of several partitions; for reads without a group, so nothing is noted in `written`. Raises as `write`."""
+        pieces = self._format(records)[: self._left_count]
+        data = memoryview(b"".join(pieces))
+        while len(data):
+            data = data[await self._output.write_some(data) :]
+        self._count(len(pieces))
+
+    def _count(self, count: int) -> None:
         if self._left_count is not None:
-            self._left_count -= len(pieces)
+            self._left_count -= count
             if not self._left_count:
                 raise Enough
 
@@ -86,13 +99,6 @@ def batch_end(batch: ConsumerBatch, count: int) -> int:
     return batch.records()[count - 1].offset + 1
 
 
-def shortened(batch: ConsumerBatch, end: int) -> ConsumerBatch:
-    """The records of a batch below an offset."""
-    if batch.next_offset <= end:
-        return batch
-    return ConsumerBatch(batch.topic_partition, batch.raws, batch.start_offset, end)
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to read. `end` None: follow."""
@@ -102,26 +108,39 @@ class Plan:
     start: Bound
     end: Bound | None
     read_committed: bool
+    by_time: bool = False
+    """All partitions in one order, that of their timestamps (bounded reads)."""
 
 
 async def read_bounded(admin: Admin, consumer: Consumer, plan: Plan, writer: Writer) -> None:
-    """Write what is between the bounds now, topic by topic."""
+    """Write what is between the bounds, topic by topic; the end of all is fixed before the first record."""
     assert plan.end is not None
     partitions = await partitions_of(admin, plan.topics, plan.partitions)
-    starts = await resolve(admin, partitions, plan.start, read_committed=plan.read_committed)
-    ends = await resolve(admin, partitions, plan.end, read_committed=plan.read_committed)
+    start = await reading_bound(admin, partitions, plan.start, read_committed=plan.read_committed)
+    end = await reading_bound(admin, partitions, plan.end, read_committed=plan.read_committed)
+    readings: list[Reading] = []
     for topic in plan.topics:
-        indexes = [key.partition for key in partitions if key.topic == topic and starts[key] < ends[key]]
-        if not indexes:
-            continue
+        indexes = [key.partition for key in partitions if key.topic == topic]
         reading = consumer.read(
-            topic,
-            start={index: starts[TopicPartition(topic, index)] for index in indexes},
-            end={index: ends[TopicPartition(topic, index)] for index in indexes},
-            partitions=indexes,
+            topic, start=start(topic), end=end(topic), partitions=indexes, merge_by_time=plan.by_time
         )
+        await reading.bounds()
+        readings.append(reading)
+    for reading in readings:
+        if plan.by_time:
+            await _write_merged(reading, writer)
+            continue
         async for batch in reading.batches():
             await writer.write(batch)
+
+
+async def _write_merged(reading: Reading, writer: Writer) -> None:
+    while True:
+        try:
+            records = await reading.next_merged()
+        except StopAsyncIteration:
+            return
+        await writer.write_records(records)
 
 
 async def follow(admin: Admin, consumer: Consumer, plan: Plan, writer: Writer) -> None:
@@ -220,7 +239,7 @@ class GroupWork:
         if end is not None and batch.next_offset > end:
             if batch.start_offset >= end:
                 return
-            batch = shortened(batch, end)
+            batch = batch.below(end)
         await self._writer.write(batch)
 
     async def _is_at_end(self, consumer: Consumer) -> bool:

@@ -118,12 +118,9 @@ def data_as_json(name: str, data: bytes | None) -> dict[str, object]:
 
 
 def headers_as_json(headers: Iterable[tuple[str, bytes | None]]) -> list[dict[str, object]]:
-    """The headers of a record, in order; a name that is no UTF-8 shows with replacement characters."""
+    """The headers of a record, in order; a name that is no UTF-8 as `name_base64`."""
     return [
-        {
-            "name": name.encode(errors="surrogateescape").decode(errors="replace"),
-            **data_as_json("value", value),
-        }
+        {**data_as_json("name", name.encode(errors="surrogateescape")), **data_as_json("value", value)}
         for name, value in headers
     ]
 

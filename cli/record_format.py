@@ -5,7 +5,7 @@ Pure: records in, bytes out. Values and keys go out byte for byte, as they came.
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from penstock.cli.failure import CalledWrongly
 from penstock.cli.output import data_as_json, headers_as_json
@@ -14,8 +14,8 @@ from penstock.consumer.batch import ConsumerBatch
 from penstock.consumer.record import ConsumerRecord
 from penstock.protocol.record_batch import TimestampType
 
-Format = Callable[[ConsumerBatch], list[bytes]]
-"""The bytes of each record of a batch."""
+Format = Callable[[ConsumerBatch | Sequence[ConsumerRecord]], list[bytes]]
+"""The bytes of each record."""
 
 FIELDS_HELP = (
     "%s value, %S its length, %R its length as 4 bytes, %k key, %K its length, %t topic, %p partition, %o offset, "
@@ -34,11 +34,13 @@ def format_named(name: str) -> Format:
     return lambda batch: [b"".join([part(record) for part in parts]) for record in batch]
 
 
-def _text(batch: ConsumerBatch) -> list[bytes]:
-    return [(value or b"") + b"\n" for value in batch.values()]
+def _text(batch: ConsumerBatch | Sequence[ConsumerRecord]) -> list[bytes]:
+    values: Iterable[bytes | None]
+    values = batch.values() if isinstance(batch, ConsumerBatch) else [record.value for record in batch]
+    return [(value or b"") + b"\n" for value in values]
 
 
-def _json(batch: ConsumerBatch) -> list[bytes]:
+def _json(batch: ConsumerBatch | Sequence[ConsumerRecord]) -> list[bytes]:
     return [
         json.dumps(record_as_json(record), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         for record in batch

@@ -139,7 +139,7 @@ def _whole_number(fields: Mapping[str, object], name: str) -> int | None:
 
 
 def _headers(value: object) -> Sequence[tuple[str, bytes | None]]:
-    """A list of {"name", "value" or "value_base64"}, or one object of names and values."""
+    """A list of {"name", "value"} (each also as name_base64, value_base64), or one object of names and values."""
     if value is None:
         return ()
     entries: list[Mapping[str, object]] = []
@@ -154,10 +154,10 @@ def _headers(value: object) -> Sequence[tuple[str, bytes | None]]:
         raise BadLine("headers is no list and no object")
     headers: list[tuple[str, bytes | None]] = []
     for entry in entries:
-        name = entry.get("name")
-        if not isinstance(name, str):
+        name = _data(entry, "name")
+        if name is None:
             raise BadLine("a header has no name")
-        headers.append((name, _data(entry, "value")))
+        headers.append((name.decode("utf-8", "surrogateescape"), _data(entry, "value")))
     return headers
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from penstock.client.metadata import TopicPartition
-from penstock.consumer.batch import ConsumerBatch, RawBatch, parse_answer
+from penstock.consumer.batch import ConsumerBatch, RawBatch, TimeWindow, parse_answer
 from penstock.consumer.errors import CorruptRecords
 from penstock.consumer.options import FetchOptions
 from penstock.errors import PenstockError
@@ -61,6 +61,10 @@ class PartitionState:
     reset_timestamp: int = 0
     stop_offset: int | None = None
     """Nothing from here on is handed out or fetched (bounded reads)."""
+    window: TimeWindow | None = None
+    """Only records with a timestamp in there are handed out (bounded reads)."""
+    has_rising_times: bool = False
+    """The broker stamps what is appended: behind the first batch that it stamped after the window, nothing lies within."""
     buffer: deque[RawBatch] = field(default_factory=deque[RawBatch])
     buffered_bytes: int = 0
     failure: PenstockError | None = None
@@ -196,6 +200,8 @@ class PartitionState:
             return False
         parsed = parse_answer(records, fetch_offset, aborted)
         batches = parsed.batches
+        if self.has_rising_times and self.window is not None:
+            self._stop_behind(self.window, batches)
         stop = self.stop_offset
         if stop is not None:
             while batches and batches[-1].base_offset >= stop:
@@ -213,6 +219,14 @@ class PartitionState:
         if parsed.failure is not None:
             self.failure = CorruptRecords(self.tp, parsed.next_offset, str(parsed.failure))
         return True
+
+    def _stop_behind(self, window: TimeWindow, batches: Sequence[RawBatch]) -> None:
+        for raw in batches:
+            if raw.is_stamped_by_broker and raw.header.max_timestamp >= window.end_ms:
+                self.stop_offset = min(
+                    raw.base_offset, raw.base_offset if self.stop_offset is None else self.stop_offset
+                )
+                return
 
     def head(self, max_bytes: int = TAKE_MAX_BYTES, max_records: int = TAKE_MAX_RECORDS) -> list[RawBatch]:
         """What `take` would be made of: at least one batch, where there is one."""
@@ -235,10 +249,10 @@ class PartitionState:
         next_offset = raws[-1].next_offset
         if self.stop_offset is not None:
             next_offset = min(next_offset, self.stop_offset)
-        batch = ConsumerBatch(self.tp, raws, start, next_offset)
+        batch = ConsumerBatch(self.tp, raws, start, next_offset, self.window)
         if max_records is not None and len(batch) > max_records:
             next_offset = batch.records()[max_records - 1].offset + 1
-            batch = ConsumerBatch(self.tp, raws, start, next_offset)
+            batch = ConsumerBatch(self.tp, raws, start, next_offset, self.window)
         self._move_to(next_offset)
         return batch
 
@@ -274,6 +288,8 @@ class AssignmentState:
         self.buffered_max_bytes = BUFFERED_FACTOR * options.partition_fetch_max_bytes
         self.reserved_bytes = 0
         """What requests under way may bring."""
+        self.awaited: frozenset[TopicPartition] | None = None
+        """Only of these anything is handed out now (a merged read waits for what it lacks); None: of all."""
 
     @property
     def buffered_bytes(self) -> int:
@@ -296,9 +312,13 @@ class AssignmentState:
     def next_ready(self) -> PartitionState | None:
         """The partition whose turn it is among those that have something to hand out."""
         for state in self.partitions.values():
-            if state.is_ready:
+            if state.is_ready and (self.awaited is None or state.tp in self.awaited):
                 return state
         return None
+
+    def is_starved(self, state: PartitionState) -> bool:
+        """Whether nothing goes on before this partition has something: then it gets it, however little room there is."""
+        return self.awaited is not None and state.tp in self.awaited and not state.buffer
 
     def end_turn(self, tp: TopicPartition) -> None:
         """It comes last from now on."""

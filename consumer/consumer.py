@@ -203,17 +203,20 @@ class Consumer:
         start: Bound | Mapping[int, Bound] | None = None,
         end: Bound | Mapping[int, Bound] | None = None,
         partitions: Iterable[int] | None = None,
+        merge_by_time: bool = False,
     ) -> Reading:
         """Read a topic from `start` to `end`, and end. Needs no group, and leaves the assignment and its positions alone.
 
         A bound is an offset (int), a time (datetime with a time zone, or a date: its beginning in UTC), or one for each partition by
-        its index. A time means the first offset whose record has a timestamp not before it. `start` None: the log start offset;
-        `end` (exclusive) None: the high watermark at the first record asked for (with read_committed: the last stable offset). A time
-        later than all records, and an offset past the end, mean that end as well. Where timestamps are out of order (CreateTime), older
-        records may follow the first one of a time: they belong to what starts there.
+        its index. `start` None: the log start offset; `end` (exclusive) None: the high watermark at the first record asked for (with
+        read_committed: the last stable offset). An offset past that end means that end as well. A time chooses records by their
+        timestamps, in ms: of all that lie before that end, exactly those with start <= timestamp < end are given, in whatever order
+        timestamps are (CreateTime). So with a time as `end` everything behind the start is looked at, but for topics with LogAppendTime.
 
-        Records come in order within each partition. Use one Reading in one task; `batches()` of it is the fast path. To stop early just
-        stop; `aclose()` ends its background work at once.
+        Records come in order within each partition. With `merge_by_time` the partitions are merged into one order: by timestamp, ties by
+        partition, then offset; a record that is older than one before it in its partition counts as late as that one. It holds at
+        least one batch of each partition. Use one Reading in one task; `batches()` of it is the fast path (not when merged). To stop
+        early just stop; `aclose()` ends its background work at once.
 
         Raises (from iteration): UnknownTopic, LogTruncated, CorruptRecords, UnsupportedByBroker, BootstrapFailed. ValueError at once for a
         datetime without a time zone.
@@ -222,7 +225,15 @@ class Consumer:
             raise RuntimeError("a Consumer is used inside its `async with` block")
         cluster = Cluster(self._environment, self._bootstrap, self._nursery, self._settings)
         return Reading(
-            self._nursery, cluster, self._environment, self._options, topic, start, end, partitions
+            self._nursery,
+            cluster,
+            self._environment,
+            self._options,
+            topic,
+            start,
+            end,
+            partitions,
+            merge_by_time=merge_by_time,
         )
 
     # Which partitions

@@ -189,7 +189,7 @@ def decode_some(
         else:
             start, position = position, position + (number >> 1)
             value = data[start:position]
-        headers, position = _read_headers(data, position) if data[position] else ((), position + 1)
+        headers, position = read_headers(data, position) if data[position] else ((), position + 1)
         if position != end or not previous < delta <= last_delta:
             _bad_record(position, end)
         previous = delta
@@ -273,7 +273,7 @@ def decode_some_values(
     return out
 
 
-def _read_headers(data: bytes, position: int) -> tuple[Headers, int]:
+def read_headers(data: bytes, position: int) -> tuple[Headers, int]:
     """The headers at `position`, their count first, and the position behind them."""
     count, position = signed_varint(data, position)
     if not 0 <= count <= (len(data) - position) // _HEADER_MIN_BYTES:
@@ -295,10 +295,48 @@ def _read_headers(data: bytes, position: int) -> tuple[Headers, int]:
     return tuple(headers), position
 
 
+def record_starts(data: bytes, count: int) -> list[int]:
+    """Where each record begins, its length first. DecodeError where `data` is not `count` records by their lengths; no more of them is looked at."""
+    size_bytes = len(data)
+    if not 0 <= count <= size_bytes // _RECORD_MIN_BYTES:
+        raise DecodeError(f"{count} records claimed in {size_bytes} bytes")
+    starts: list[int] = []
+    append = starts.append
+    position = 0
+    try:
+        for _ in range(count):
+            append(position)
+            length = data[position]
+            position += 1
+            if length > 127:
+                byte = data[position]
+                if byte < 128:
+                    length += (byte - 1) << 7
+                    position += 1
+                else:
+                    length, position = long_varint(data, position - 1)
+            if length & 1:
+                raise DecodeError("a record of negative length")
+            position += length >> 1
+    except IndexError:
+        raise DecodeError("the records end inside a record") from None
+    if position != size_bytes:
+        raise DecodeError(f"by their lengths {count} records end at byte {position} of {size_bytes}")
+    return starts
+
+
 def _bad_record(position: int, end: int) -> NoReturn:
     raise DecodeError(
         f"a record that by its length ends at byte {end} was read to {position}, or its offset does not fit"
     )
 
 
-__all__ = ["Progress", "Source", "decode_records", "decode_some", "decode_values"]
+__all__ = [
+    "Progress",
+    "Source",
+    "decode_records",
+    "decode_some",
+    "decode_values",
+    "read_headers",
+    "record_starts",
+]

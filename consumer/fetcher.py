@@ -197,11 +197,13 @@ class Fetcher:
     def _wanted(self, node: _Node) -> list[PartitionState]:
         now_s = self._environment.clock.monotonic()
         limit = self._state.buffered_max_bytes
-        return [
+        wanted = [
             state
             for state in self._state.partitions.values()
             if state.wants_fetch(limit) and state.node_id(now_s) == node.node_id
         ]
+        starved = [] if self._state.awaited is None else [s for s in wanted if self._state.is_starved(s)]
+        return starved or wanted
 
     def _size_for(self, wanted: Sequence[PartitionState]) -> int:
         """How many bytes may be asked for; 0: nothing, for now."""
@@ -210,7 +212,9 @@ class Fetcher:
         state, options = self._state, self._options
         room = state.room_bytes()
         if room < ROOM_MIN_BYTES and (state.reserved_bytes or state.buffered_bytes):
-            return 0
+            if not state.is_starved(wanted[0]):
+                return 0
+            room = ROOM_MIN_BYTES
         # Half of the room: another broker's answer, or the fetch beside the long poll, shall have some, too.
         share = max(room // 2, min(room, ROOM_MIN_BYTES))
         return max(1, min(options.fetch_max_bytes, len(wanted) * options.partition_fetch_max_bytes, share))

@@ -77,15 +77,19 @@ class Handout:
 
     async def next_record(self) -> ConsumerRecord:
         """The first record of the next batch; the others follow from `records`."""
-        while True:
-            batch = await self._next(None, RECORD_LOOP_MAX_BYTES)
-            decoded = self._decoded(batch)
-            if decoded:
-                break
+        batch, decoded = await self.next_records()
         self._batch, self._list = batch, decoded
         self.records = iter(decoded)
         self._progress_seen = 0
         return next(self.records)
+
+    async def next_records(self) -> tuple[ConsumerBatch, list[ConsumerRecord]]:
+        """The next batch and its records, of which there is at least one. Errors and cancellation as `next_batch`."""
+        while True:
+            batch = await self._next(None, RECORD_LOOP_MAX_BYTES)
+            decoded = self._decoded(batch)
+            if decoded:
+                return batch, decoded
 
     async def next_batch(self, max_records: int | None) -> ConsumerBatch:
         """See `Consumer.next_batch`."""
@@ -95,6 +99,10 @@ class Handout:
             batch = self._counted(await self._next(max_records, TAKE_MAX_BYTES))
             if len(batch):
                 return batch
+
+    async def next_unlooked_at(self) -> ConsumerBatch:
+        """The next batch, opened (checksum, compression) but not decoded: it may hold no record. Errors and cancellation as `next_batch`."""
+        return await self._next(None, TAKE_MAX_BYTES)
 
     async def _next(self, max_records: int | None, max_bytes: int) -> ConsumerBatch:
         if self._is_busy:

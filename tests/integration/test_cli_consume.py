@@ -112,6 +112,13 @@ def test_a_day_is_what_was_written_on_it(
     assert sorted(commands.good("consume", days, *flags).lines) == expected
 
 
+def test_partitions_come_in_the_order_of_time_when_asked_for(commands: Commands, days: str) -> None:
+    found = commands.good("consume", days, "--exit", "--by-time").lines
+    assert found == [f"2015-07-{day}T{hour:02d}" for day in (28, 29, 30) for hour in (0, 6, 12, 18)]
+    some = commands.good("consume", days, "--day", "2015-07-29", "--by-time", "--count", "3").lines
+    assert some == ["2015-07-29T00", "2015-07-29T06", "2015-07-29T12"]
+
+
 def test_a_format_shows_the_fields_of_kcat(commands: Commands, topic: str) -> None:
     done = commands.good(
         "consume", topic, "--count", "1", "--format", r"%t\t%p %o [%k] %K %S %h 100%%\x21 %%s\n"
@@ -245,6 +252,7 @@ def test_members_and_producers_outlive_a_broker_that_goes_away(tmp_path: Path) -
         (("--to", "beginning"), 2, "--to is an offset, a time, or end"),
         (("--day", "2015-13-01"), 2, "'2015-13-01' is no day"),
         (("--day", "2015-07-29", "--from", "0"), 2, "--day goes with neither"),
+        (("--by-time",), 2, "--by-time needs an end"),
         (("--tz", "Mars/Olympus"), 2, "'Mars/Olympus' is no time zone"),
         (("--format", "%z"), 2, "there is no field %z"),
         (("--format", "plain"), 2, "neither text nor json"),

@@ -215,6 +215,71 @@ async def test_times_are_looked_up(server: RunningServer, connection: Connection
         assert await consumer.position(partition) == 26
 
 
+async def test_a_read_by_time_finds_records_wherever_they_lie(
+    server: RunningServer, connection: Connection
+) -> None:
+    topic = create_topic(connection, "unsorted", partitions=2, configs={"retention.ms": "-1"})
+    day_ms = DAY_MS * 16_645  # 2015-07-29
+    early, within, late = day_ms - 1, day_ms, day_ms + DAY_MS
+    for times in ([early, within, late], [late], [early], [late - 1, early, within + 5], [late, late]):
+        values = [b"%d" % time_ms for time_ms in times]
+        produce(connection, topic, encode_batch(values, timestamps_ms=times), partition=1)
+    async with reader(server) as consumer:
+        read = consumer.read(topic, start=date(2015, 7, 29), end=date(2015, 7, 30))
+        assert [(r.offset, r.value) async for r in read] == [
+            (1, b"%d" % within),
+            (5, b"%d" % (late - 1)),
+            (7, b"%d" % (within + 5)),
+        ]
+        batches = consumer.read(topic, start=date(2015, 7, 29), end=date(2015, 7, 30)).batches()
+        found = [batch async for batch in batches]
+        assert sum(map(len, found)) == 3
+        assert [v for batch in found for v in batch.values()] == [
+            b"%d" % t for t in (within, late - 1, within + 5)
+        ]
+        from_the_day_on = [r.timestamp_ms async for r in consumer.read(topic, start=date(2015, 7, 29))]
+        assert from_the_day_on == [within, late, late, late - 1, within + 5, late, late]
+
+
+async def test_a_read_by_time_of_a_stamped_topic_ends_with_its_time(
+    server: RunningServer, connection: Connection
+) -> None:
+    topic = create_topic(connection, "stamped", configs={"message.timestamp.type": "LogAppendTime"})
+    produce_values(connection, topic, b"before")
+    async with reader(server) as consumer:
+        (before,) = [record async for record in consumer.read(topic)]
+        await trio.sleep(0.005)  # the next one has a later timestamp
+        for _ in range(3):
+            produce_values(connection, topic, b"after")
+        end = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=before.timestamp_ms + 1)
+        read = consumer.read(topic, end=end)
+        assert [record.value async for record in read] == [b"before"]
+
+
+async def test_partitions_are_merged_by_time(server: RunningServer, connection: Connection) -> None:
+    topic = create_topic(connection, "merged", partitions=12, configs={"retention.ms": "-1"})
+    base_ms = DAY_MS * 16_645
+    for index in range(11):  # the last one stays empty
+        for part in range(4):
+            times = [base_ms + 1000 * part + 7 * number + index for number in range(100)]
+            batch = encode_batch([bytes(300)] * 100, timestamps_ms=times)
+            produce(connection, topic, batch, partition=index)
+    # Far less room than the partitions would fill: those that the merge waits for get theirs all the same.
+    async with reader(server, prefetch_max_bytes=65_536, partition_fetch_max_bytes=32_768) as consumer:
+        with trio.fail_after(LIMIT_S):
+            read = consumer.read(topic, merge_by_time=True)
+            places = [(r.timestamp_ms, r.partition, r.offset) async for r in read]
+        assert len(places) == 11 * 400
+        assert places == sorted(places)
+        with trio.fail_after(LIMIT_S):
+            start = datetime(2015, 7, 29, 0, 0, 1, tzinfo=UTC)
+            read = consumer.read(topic, start=start, end=start + timedelta(seconds=1), merge_by_time=True)
+            some = [(r.timestamp_ms, r.partition, r.offset) async for r in read]
+        assert some == [place for place in places if 1000 <= place[0] - base_ms < 2000]
+        with pytest.raises(RuntimeError, match="merged by time"):
+            await consumer.read(topic, merge_by_time=True).next_batch()
+
+
 async def test_a_read_ends_where_the_log_ended_when_it_began(
     server: RunningServer, connection: Connection
 ) -> None:
