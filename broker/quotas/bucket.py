@@ -40,8 +40,7 @@ class TokenBucket:
 
     def record(self, amount: float, now: float) -> float:
         """Take `amount` out, whether it is there or not; returns how many seconds to wait, 0 where there was enough."""
-        full_at = self._full_at
-        full_at = (full_at if full_at > now else now) + amount / self._rate
+        full_at = max(self._full_at, now) + amount / self._rate
         wait_s = full_at - now - BURST_S
         if wait_s <= 0:
             self._full_at = full_at
