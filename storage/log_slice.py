@@ -48,8 +48,8 @@ class LogSlice:
         """The bytes themselves, for those who don't send the file. May wait for the disk."""
         return self.file.pread(self.count, self.position) if self.count else b""
 
-    def end_at_batch(self) -> None:
-        """Leave the last batch out where it was cut: its reader would throw it away, and ask for it again.
+    def end_at_batch(self) -> bool:
+        """Leave the last batch out where it was cut: its reader would throw it away, and ask for it again. Returns whether it was.
 
         A slice of more than `WALKED_MAX` batches stays as it is: what it holds of a cut one is next to nothing. Reads what is resident if the
         slice is.
@@ -61,10 +61,12 @@ class LogSlice:
                 position + LENGTH_PREFIX_SIZE_BYTES + int.from_bytes(head[LENGTH_POSITION:], "big")
             )
             if next_position >= end:
-                if next_position > end and position > self.position:
+                is_cut = next_position > end and position > self.position
+                if is_cut:
                     self.count = position - self.position
-                return
+                return is_cut
             position = next_position
+        return False
 
     def release(self) -> None:
         """Let go of the file; twice is allowed."""

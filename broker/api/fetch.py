@@ -91,6 +91,7 @@ class FetchJob:
         "_broker",
         "_cold",
         "_correlation_id",
+        "_is_cut",
         "_is_fenced",
         "_listener",
         "_max_bytes",
@@ -119,6 +120,7 @@ class FetchJob:
         self.follower: Follower | None = None
         self._cold: ColdFetch | None = None
         self._toll: FetchToll | None = None
+        self._is_cut = False
         now = broker.clock.monotonic()
         self._is_fenced = broker.fetchers is not None and now >= broker.registration.deadline
         if request.replica_id not in (CONSUMER_REPLICA_ID, DEBUG_REPLICA_ID):
@@ -322,8 +324,8 @@ class FetchJob:
         if self.follower is not None:
             return partition.read_as_replica(offset, limit)
         records = partition.read(offset, limit)
-        if self._toll is not None:
-            records.end_at_batch()  # nobody pays for what can't be used
+        if self._toll is not None and records.end_at_batch():  # nobody pays for what can't be used
+            self._is_cut = True
         return records
 
     def _wants_data(
@@ -434,8 +436,8 @@ class FetchJob:
                     entry.fetch_offset, size, as_replica=self.follower is not None
                 )
                 read_s = monotonic() - started
-                if self._toll is not None:
-                    records.end_at_batch()
+                if self._toll is not None and records.end_at_batch():
+                    self._is_cut = True
                 # it has advanced meanwhile, and what was read goes up to there
                 result.high_watermark = result.last_stable_offset = partition.high_watermark
             _keep(records, result, results, limit)
@@ -458,8 +460,8 @@ class FetchJob:
             return True  # it is shorter than what was asked for
         if request.max_wait_ms <= 0 or (not results and not self._has_quiet_partitions):
             return True
-        if self._is_over_quota:
-            return True
+        if self._is_cut or self._is_over_quota:
+            return True  # no more would come by waiting
         found = 0
         for result in results:
             if result.error_code or result.diverging_epoch is not None or result.preferred_read_replica >= 0:

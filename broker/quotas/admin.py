@@ -30,6 +30,8 @@ from penstock.runtime.metadata import Compare, Delete, MetadataError, MetadataSt
 CONTENDED_ATTEMPT_COUNT_MAX = 20
 _WHOLE_NUMBERS = (PRODUCER_BYTE_RATE, CONSUMER_BYTE_RATE)
 _VALUE_MAX = 2.0**63
+IP = "ip"
+"""Kafka's third entity type, for connection rates, which are not there."""
 
 
 class MatchType(enum.IntEnum):
@@ -125,8 +127,9 @@ def parts_of(entity: QuotaEntity) -> list[tuple[str, str | None]]:
 
 
 def component_of(entity_type: str, match_type: int, match: str | None) -> Component:
-    """One component of a filter. Raises ApiError."""
-    _check_type(entity_type)
+    """One component of a filter; no entity has an ip, so that one finds nothing. Raises ApiError."""
+    if entity_type != IP:
+        _check_type(entity_type)
     if match_type not in tuple(MatchType):
         raise ApiError(ErrorCode.INVALID_REQUEST, f"There is no match type {match_type}.")
     if (match_type == MatchType.EXACT) == (match is None):
@@ -143,9 +146,11 @@ def find(quotas: Quotas, components: Sequence[Component], *, strict: bool) -> li
     types = [component.entity_type for component in components]
     if len(set(types)) != len(types):
         raise ApiError(ErrorCode.INVALID_REQUEST, "The filter names an entity type twice.")
+    if IP in types and len(types) > 1:
+        raise ApiError(ErrorCode.INVALID_REQUEST, "An entity with an ip has nothing else.")
     found: list[QuotaEntity] = []
     for entity in quotas:
-        names = {USER: entity.user, CLIENT_ID: entity.client_id}
+        names = {USER: entity.user, CLIENT_ID: entity.client_id, IP: None}
         wanted = all(
             names[component.entity_type] is not None
             and component.name in (None, names[component.entity_type])
@@ -158,7 +163,7 @@ def find(quotas: Quotas, components: Sequence[Component], *, strict: bool) -> li
 
 
 def _check_type(entity_type: str) -> None:
-    if entity_type == "ip":
+    if entity_type == IP:
         raise ApiError(ErrorCode.INVALID_REQUEST, "Quotas by ip address are not there in this version.")
     if entity_type not in (USER, CLIENT_ID):
         raise ApiError(ErrorCode.INVALID_REQUEST, f"There is no entity type {shown(entity_type)}.")

@@ -41,8 +41,13 @@ class TokenBucket:
     def record(self, amount: float, now: float) -> float:
         """Take `amount` out, whether it is there or not; returns how many seconds to wait, 0 where there was enough."""
         full_at = max(self._full_at, now) + amount / self._rate
-        self._full_at = min(full_at, now + BURST_S + self._wait_max_s)
-        return self.wait_s(now)
+        wait_s = full_at - now - BURST_S
+        if wait_s <= 0:
+            self._full_at = full_at
+            return 0.0
+        wait_s = min(wait_s, self._wait_max_s)
+        self._full_at = now + BURST_S + wait_s
+        return wait_s
 
     def wait_s(self, now: float) -> float:
         """How long until nothing is owed: 0 to `wait_max_s`."""

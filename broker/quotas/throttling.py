@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from penstock.broker.connection import Connection, Outcome
 
 T = TypeVar("T")
-_PRODUCE = int(ApiKey.PRODUCE).to_bytes(2, "big")
-_FETCH = int(ApiKey.FETCH).to_bytes(2, "big")
+_PRODUCE = int(ApiKey.PRODUCE)
+_FETCH = int(ApiKey.FETCH)
+_USER = user_name(ANONYMOUS)
 _HEADER_FIXED_BYTES = 10
 """API key, version, correlation id, and the length of the client id."""
 
@@ -46,10 +47,12 @@ class ThrottlingDispatcher(Dispatcher):
 
     def __call__(self, connection: "Connection", frame: memoryview) -> "Outcome | Awaitable[Outcome]":
         """Begin one request; what its client is over its quotas by, the connection is muted for."""
+        key = int.from_bytes(frame[:2], "big")
+        if key not in (_PRODUCE, _FETCH):
+            return super().__call__(connection, frame)
         now = self._monotonic()
-        client = self._meters.client(user_name(ANONYMOUS), _client_id(frame), now)
-        key = bytes(frame[:2])
-        if client is UNMEASURED or key not in (_PRODUCE, _FETCH):
+        client = self._meters.client(_USER, _client_id(frame), now)
+        if client is UNMEASURED:
             return super().__call__(connection, frame)
         if key == _FETCH:
             return self._fetch(connection, frame, client)
@@ -57,7 +60,7 @@ class ThrottlingDispatcher(Dispatcher):
         wait_s = 0.0
         if client.produce is not None:
             wait_s = self._meters.charge(client.produce, len(frame), now)
-        started = self._thread_time()
+        started = 0.0 if client.request is None else self._thread_time()
         outcome = super().__call__(connection, frame)
         assert outcome is None or isinstance(outcome, list | Reply)
         if client.request is not None:

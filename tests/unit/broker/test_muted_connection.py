@@ -2,9 +2,10 @@
 
 import trio
 import trio.testing
+from tests.support.streams import ScriptedStream
 from tests.unit.broker.test_connection import Promise, frame, running
 
-from penstock.broker.connection import Outcome
+from penstock.broker.connection import Connection, Outcome
 
 
 async def test_request_behind_one_that_mutes_is_handled_at_once(
@@ -48,7 +49,9 @@ async def test_large_request_behind_one_that_mutes_is_handled_at_once(
 async def test_connection_muted_while_it_waits_for_bytes_handles_them(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with running() as session, running() as other:
+    async with running() as session, trio.open_nursery() as nursery:
+        other = ScriptedStream()
+        nursery.start_soon(Connection(other, "PLAINTEXT", session.shared).serve)
         promise = Promise(b"x")
         session.echo.answers = {b"wait": lambda: promise}
         session.stream.feed(frame(b"wait"))
@@ -59,11 +62,13 @@ async def test_connection_muted_while_it_waits_for_bytes_handles_them(
         await trio.sleep(2)
         session.connection.mute_until(trio.current_time() + 6)  # it gets longer while it is sat out
         assert bytes(session.stream.sent) == b"x", "what was asked before is answered"
-        other.stream.feed(frame(b"others write into the scratch"))
+        session.connection.mute_until(trio.current_time() + 1)  # and never shorter
+        other.feed(frame(b"others write into the scratch"))
         await trio.sleep(5)
         assert bytes(session.stream.sent) == b"x"
         await trio.sleep(2)
         assert bytes(session.stream.sent) == b"x[a]"
+        nursery.cancel_scope.cancel()
 
 
 async def test_stop_waits_for_a_muted_connection(autojump_clock: trio.testing.MockClock) -> None:

@@ -148,12 +148,13 @@ async def test_filter_finds_what_it_does_not_name(plane: Plane) -> None:
     assert await found(x, strict=True) == {X}
     assert await found(("client-id", THE_DEFAULT, None), alice, strict=True) == {ALICE_ANY}
     assert await found(("user", EXACT, "bob")) == set()
+    assert await found(("ip", ANY, None)) == set()
 
 
 @pytest.mark.parametrize(
     "components",
     [
-        [("ip", ANY, None)],
+        [("ip", ANY, None), ("user", ANY, None)],
         [("topic", ANY, None)],
         [("user", EXACT, None)],
         [("user", THE_DEFAULT, "alice")],

@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from tests.support.memory_cluster import memory_cluster
+from tests.support.machine_cluster import server_cluster
 from tests.support.memory_server import memory_server
 from trio.testing import MockClock
 
@@ -48,9 +48,9 @@ async def test_penstocks_clients_lose_or_repeat_under_quotas_that_outlive_a_rest
 
 
 async def test_quota_holds_for_followers_or_not_on_another_broker(autojump_clock: MockClock) -> None:
-    async with memory_cluster(2) as cluster:
-        await cluster.create("orders", [(2, 1)])
-        environment = cluster.client_environment()
+    async with server_cluster(1, 2) as cluster:
+        await cluster.create("orders", (2, 1))
+        environment = cluster.client("client")
         async with Admin(cluster.bootstrap, environment) as admin:
             await set_quotas(admin, consumer_byte_rate=1)
         async with Producer(cluster.bootstrap, environment=environment, acks="all") as producer:

@@ -1,5 +1,7 @@
 """Clients held to their quotas: a whole server in virtual time."""
 
+import gc
+import struct
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -9,16 +11,19 @@ import trio
 from tests.support.batches import encode_batch
 from tests.support.followed_broker import TOPIC_ID, VERSION, followed_broker
 from tests.support.logs import batch
-from tests.support.memory_broker import decode_parts, parts_of
+from tests.support.memory_broker import decode_parts, memory_broker, parts_of
 from tests.support.memory_server import HOST, PORT, MemoryServer, memory_server
 from tests.support.metadata_plane import TrioClock
+from tests.support.streams import ScriptedStream
+from tests.unit.broker.test_connection import LIMITS
 from trio.testing import MockClock
 
 from penstock.broker.api.fetch import fetch
 from penstock.broker.connection import Connection as BrokerConnection
+from penstock.broker.connection import ConnectionShared
 from penstock.broker.quotas.entity import CONSUMER_BYTE_RATE, DEFAULT, QuotaEntity
-from penstock.broker.quotas.meters import Meters
-from penstock.broker.quotas.throttling import FetchToll
+from penstock.broker.quotas.meters import Meter, Meters
+from penstock.broker.quotas.throttling import FetchToll, ThrottlingDispatcher
 from penstock.client.admin import Admin
 from penstock.client.admin_values import NewTopic
 from penstock.client.connection import Connection, ConnectionSettings, open_connection
@@ -222,6 +227,65 @@ async def test_second_connection_of_a_consumer_in_debt_gets_records(autojump_clo
         assert trio.current_time() - asked == pytest.approx(throttle_time_ms / 1000, abs=0.05)
 
 
+async def test_consumer_waits_for_more_bytes_than_its_quota_lets_it_have(autojump_clock: MockClock) -> None:
+    async with scene() as made:
+        client = await made.client("c")
+        for _ in range(30):
+            await client.produce()
+        await client.set_quota("consumer_byte_rate", RATE)
+        asked = trio.current_time()
+        assert await client.fetch(min_bytes=3 * RATE, max_wait_ms=5000) > (0, RATE // 2)
+        assert trio.current_time() - asked < 0.01
+
+
+async def test_request_behind_a_fetch_over_quota_is_handled_at_once(autojump_clock: MockClock) -> None:
+    async with memory_broker() as memory, trio.open_nursery() as nursery:
+        await memory.create("t")
+        (result,) = await memory.produced("t", encode_batch([VALUE] * 30, timestamps_ms=[0] * 30))
+        assert result.error_code == 0
+        meters = Meters({QuotaEntity(None, DEFAULT): {CONSUMER_BYTE_RATE: float(RATE)}})
+        shared = ConnectionShared(
+            ThrottlingDispatcher(memory.broker, meters), LIMITS, memory.broker.budget, memory.broker.clock
+        )
+        stream = ScriptedStream()
+        nursery.start_soon(BrokerConnection(stream, "PLAINTEXT", shared).serve)
+        wanted = Message(partition=0, fetch_offset=0, partition_max_bytes=1 << 30)
+        request = Message(
+            max_bytes=1 << 30, topics=[Message(topic="t", partitions=[wanted])], session_epoch=-1
+        )
+        stream.feed(_frame(ApiKey.FETCH, request) + _frame(ApiKey.METADATA, Message(topics=[])))
+        await trio.sleep(0.1)
+        fetched = int.from_bytes(stream.sent[:4], "big") + 4
+        assert len(stream.sent) == fetched > 30_000
+        await trio.sleep(1.9)
+        assert len(stream.sent) == fetched
+        await trio.sleep(0.5)
+        assert len(stream.sent) > fetched
+        nursery.cancel_scope.cancel()
+
+
+def _frame(api_key: ApiKey, request: Message) -> bytes:
+    head = struct.pack(">hhih", api_key, 12, 1, -1) + b"\0"
+    body = head + encode_request(api_key, 12, request)
+    return struct.pack(">i", len(body)) + body
+
+
+async def test_broker_remembers_every_client_that_it_ever_saw(autojump_clock: MockClock) -> None:
+    async with scene() as made:
+        clients = [await made.client(f"c{n}") for n in range(20)]
+        await clients[0].set_quota("producer_byte_rate", RATE)
+        for client in clients:
+            await client.produce()
+        assert _meter_count() == 20
+        await trio.sleep(5)
+        assert _meter_count() == 0
+
+
+def _meter_count() -> int:
+    gc.collect()
+    return sum(isinstance(each, Meter) for each in gc.get_objects())
+
+
 async def test_records_that_are_waited_for_are_not_counted(autojump_clock: MockClock) -> None:
     async with scene() as made:
         client, producer = await made.client("c"), await made.client("p")
@@ -293,6 +357,11 @@ async def test_request_time_of_an_api_is_not_counted(autojump_clock: MockClock) 
                 await call()
             assert trio.current_time() - started == pytest.approx(10, rel=0.05), call.__name__
         assert (await metadata()).throttle_time_ms > 0
+        await trio.sleep(10)
+        started = trio.current_time()
+        for _ in range(60):  # each is looked at twice: when it comes, and when its time is over
+            await offender.fetch(offset=111, max_wait_ms=1)
+        assert trio.current_time() - started == pytest.approx(11, rel=0.05)
         asked = trio.current_time()
         await other.ask(ApiKey.METADATA, topics=[])
         assert trio.current_time() - asked < 0.01
