@@ -2,8 +2,8 @@
 
 Invariants:
 
-- Over any stretch of t seconds no more than `rate * (t + BURST_S)` is let through, and one recording besides, as long as no wait is cut
-  short by `wait_max_s`.
+- Over any stretch of t seconds no more than `rate * (t + BURST_S + WAIT_MIN_S)` is let through, and one recording besides, as long as no wait
+  is cut short by `wait_max_s`.
 - A full bucket is like a new one: forgetting it changes nothing.
 - What is owed is bounded by `wait_max_s`, so that nobody waits longer than that after any one request, nor pays for the past for ever.
 
@@ -12,6 +12,8 @@ The state is one number, the time at which the bucket will be full (the virtual 
 
 BURST_S = 1.0
 """A full bucket holds what the rate gives in so long."""
+WAIT_MIN_S = 0.01
+"""Whoever owes less goes on, and waits for all of it when it has become so much: to wait costs as much as a small request."""
 
 
 class TokenBucket:
@@ -42,7 +44,7 @@ class TokenBucket:
         """Take `amount` out, whether it is there or not; returns how many seconds to wait, 0 where there was enough."""
         full_at = max(self._full_at, now) + amount / self._rate
         wait_s = full_at - now - BURST_S
-        if wait_s <= 0:
+        if wait_s < WAIT_MIN_S:
             self._full_at = full_at
             return 0.0
         wait_s = min(wait_s, self._wait_max_s)
@@ -50,8 +52,9 @@ class TokenBucket:
         return wait_s
 
     def wait_s(self, now: float) -> float:
-        """How long until nothing is owed: 0 to `wait_max_s`."""
-        return max(0.0, self._full_at - now - BURST_S)
+        """How long until nothing is owed: up to `wait_max_s`, and 0 where it is less than `WAIT_MIN_S`."""
+        wait_s = self._full_at - now - BURST_S
+        return wait_s if wait_s >= WAIT_MIN_S else 0.0
 
     def is_full(self, now: float) -> bool:
         """Whether nothing is known any more of what was used."""

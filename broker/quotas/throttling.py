@@ -4,8 +4,8 @@ Stands in the dispatcher's place while any quota is set, and only then: without 
 first and counted then, so a request is never refused; the next one waits. The answer goes out at once. A consumer over its rate gets the
 offsets without records, and at most what the rate gives in a second by one fetch. Followers' fetches are not measured.
 
-Request time is the CPU time that the event loop spends on a client's requests, from the whole frame to the answer: 100 % is one core, which
-is all that a broker has for them. Workers' time is not in it, nor the sending. Source: Kafka's `ClientQuotaManager`, `ClientRequestQuotaManager`.
+Request time is the CPU time that the event loop spends on a client's requests, from the whole frame to the encoded answer: 100 % is one core,
+which is all that a broker has for them. Workers' time is not in it, nor the receiving and sending. Source: Kafka's `ClientQuotaManager`, `ClientRequestQuotaManager`.
 """
 
 import math
@@ -47,13 +47,13 @@ class ThrottlingDispatcher(Dispatcher):
 
     def __call__(self, connection: "Connection", frame: memoryview) -> "Outcome | Awaitable[Outcome]":
         """Begin one request; what its client is over its quotas by, the connection is muted for."""
-        key = int.from_bytes(frame[:2], "big")
-        if key not in (_PRODUCE, _FETCH):
-            return super().__call__(connection, frame)
         now = self._monotonic()
         client = self._meters.client(_USER, _client_id(frame), now)
         if client is UNMEASURED:
             return super().__call__(connection, frame)
+        key = int.from_bytes(frame[:2], "big")
+        if key not in (_PRODUCE, _FETCH):
+            return self._begin(connection, frame, client, now)
         if key == _FETCH:
             return self._fetch(connection, frame, client)
         version = int.from_bytes(frame[2:4], "big")
@@ -69,6 +69,17 @@ class ThrottlingDispatcher(Dispatcher):
             return outcome
         connection.mute_until(now + wait_s)
         return _told(outcome, version, _milliseconds(wait_s))
+
+    def _begin(
+        self, connection: "Connection", frame: memoryview, client: ClientMeters, now: float
+    ) -> "Outcome | Awaitable[Outcome]":
+        """Any other request: counts its decoding; the rest is counted where it is handled."""
+        if client.request is None:
+            return super().__call__(connection, frame)
+        started = self._thread_time()
+        outcome = super().__call__(connection, frame)
+        self._meters.charge(client.request, self._thread_time() - started, now)
+        return outcome
 
     def _fetch(
         self, connection: "Connection", frame: memoryview, client: ClientMeters
@@ -94,12 +105,17 @@ class ThrottlingDispatcher(Dispatcher):
             return await super()._handle(connection, header, context, request)
         handling = Timed(self._handler(header.api_key)(self._broker, context, request), self._thread_time)
         response = await handling
+        started = self._thread_time()
+        answer = encode_parts(context, response) if isinstance(response, Message) else response
         now = self._monotonic()
-        wait_s = self._meters.charge(client.request, handling.spent_s, now)
+        spent_s = handling.spent_s + self._thread_time() - started
+        wait_s = self._meters.charge(client.request, spent_s, now)
         if wait_s:
             connection.mute_until(now + wait_s)
             context.throttle_time_ms = _milliseconds(wait_s)
-        return encode_parts(context, response) if isinstance(response, Message) else response
+            if isinstance(response, Message):
+                answer = encode_parts(context, response)  # again, with the time in it
+        return answer
 
 
 class FetchToll:
