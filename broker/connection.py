@@ -294,7 +294,8 @@ class Connection:
         finally:
             self._frame_started = None
             shared.budget.release(reserved, self)
-            shared.pool.give(buffer)
+        # Not after a failure: its traceback has views of the buffer, which could not grow then.
+        shared.pool.give(buffer)
         if self._awaited is not None:
             awaited, self._awaited = self._awaited, None
             await awaited

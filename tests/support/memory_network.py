@@ -58,13 +58,17 @@ class MemoryStream:
             if pipe.chunks:
                 due, chunk = pipe.chunks[0]
                 if due > trio.current_time():
-                    with trio.move_on_at(due):
-                        await pipe.changed.park()
+                    await self._wait(due)
                     continue
                 return self._take(chunk, buffer)
             if pipe.has_ended:
                 return 0
             await pipe.changed.park()
+
+    async def _wait(self, due: float) -> None:
+        """Until then, or something happens. Apart from who has a buffer: what ends the wait has its frames in hand for a while."""
+        with trio.move_on_at(due):
+            await self._incoming.changed.park()
 
     def _take(self, chunk: bytearray, buffer: bytearray | memoryview) -> int:
         count = min(len(buffer), len(chunk))
