@@ -37,6 +37,7 @@ from penstock.runtime.clock import Clock
 from penstock.runtime.environment import Environment
 
 _REFRESH_S = 0.1
+_FETCH_MAX_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ async def run_export(bootstrap: str, ports: Environment, request: ExportRequest)
                     isolation_level=cast(
                         Literal["read_committed", "read_uncommitted"], request.spec.isolation
                     ),
+                    partition_fetch_max_bytes=min(_FETCH_MAX_BYTES, request.file_max_bytes),
                     client_id=CLIENT_ID,
                 ) as consumer:
                     await _export(admin, consumer, run, ports)
