@@ -37,6 +37,8 @@ from penstock.runtime.clock import Clock
 from penstock.runtime.environment import Environment
 
 _REFRESH_S = 0.1
+_FETCH_MAX_BYTES = 1024 * 1024
+_ALWAYS = TimeWindow(-(1 << 63), 1 << 63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ async def run_export(bootstrap: str, ports: Environment, request: ExportRequest)
                     isolation_level=cast(
                         Literal["read_committed", "read_uncommitted"], request.spec.isolation
                     ),
+                    partition_fetch_max_bytes=min(_FETCH_MAX_BYTES, request.file_max_bytes),
                     client_id=CLIENT_ID,
                 ) as consumer:
                     await _export(admin, consumer, run, ports)
@@ -177,30 +180,26 @@ async def _export(admin: Admin, consumer: Consumer, run: ExportRun, ports: Envir
 
 
 def _reading(consumer: Consumer, manifest: Manifest) -> NextBatch:
-    """All that is to be exported, not decoded; the window is put on here, so that whoever decodes does the choosing as well."""
+    """All that is to be exported, not decoded: who decodes does the choosing by the window as well."""
     wanted = {index: each for index, each in manifest.partitions.items() if each.next < each.end}
-    window = None
-    if manifest.from_ms is not None or manifest.to_ms is not None:
-        window = TimeWindow(
-            -(1 << 63) if manifest.from_ms is None else manifest.from_ms,
-            1 << 63 if manifest.to_ms is None else manifest.to_ms,
-        )
     reading = consumer.read(
         manifest.spec.topic,
         start={index: each.next for index, each in wanted.items()},
         end={index: each.end for index, each in wanted.items()},
         partitions=wanted,
     )
+    if manifest.from_ms is not None or manifest.to_ms is not None:
+        begin_ms = _ALWAYS.start_ms if manifest.from_ms is None else manifest.from_ms
+        end_ms = _ALWAYS.end_ms if manifest.to_ms is None else manifest.to_ms
+        reading.narrow(TimeWindow(begin_ms, end_ms))
 
     async def next_batch() -> ConsumerBatch | None:
         if not wanted:
             return None
         try:
-            batch = await reading.next_unlooked_at()
+            return await reading.next_unlooked_at()
         except StopAsyncIteration:
             return None
-        batch.window = window
-        return batch
 
     return next_batch
 

@@ -119,6 +119,7 @@ class Reading:
         self._end = end
         self._indexes = None if partitions is None else list(partitions)
         self._bounds: dict[TopicPartition, tuple[int, int]] | None = None
+        self._narrowed: TimeWindow | None = None
         self._has_rising_times = False
         self._is_begun = False
         self._merges = merge_by_time
@@ -176,6 +177,10 @@ class Reading:
             )
         await self._begin()
         return await self._engine.handout.next_batch(max_records)
+
+    def narrow(self, window: TimeWindow) -> None:
+        """Give only what has a timestamp in there as well, whatever the bounds are. Before anything is asked for."""
+        self._narrowed = window
 
     async def next_unlooked_at(self) -> ConsumerBatch:
         """As `next_batch`, but not decoded: where all its records lie out of the bounds it is empty. For who decodes by other means."""
@@ -281,6 +286,8 @@ class Reading:
         return ends
 
     def _window(self, tp: TopicPartition) -> TimeWindow | None:
+        if self._narrowed is not None:
+            return self._narrowed
         start, end = _bound_of(self._start, tp), _bound_of(self._end, tp)
         start_ms = _EVER.start_ms if start is None or isinstance(start, int) else timestamp_ms_of(start)
         end_ms = _EVER.end_ms if end is None or isinstance(end, int) else timestamp_ms_of(end)

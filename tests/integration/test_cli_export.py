@@ -75,75 +75,60 @@ def test_a_day_as_parquet_is_what_the_log_has_of_it(commands: Commands, topic: s
     assert frame.height == 1523
 
 
-@pytest.mark.parametrize("format_name", ["parquet", "arrow", "jsonl", "csv"])
-def test_every_format_has_all_of_each_record(
-    commands: Commands, topic: str, tmp_path: Path, format_name: str
-) -> None:
-    commands.good("export", topic, "--format", format_name, "--out", str(tmp_path))
+def test_arrow_files_are_read_by_polars(commands: Commands, topic: str, tmp_path: Path) -> None:
+    commands.good("export", topic, "--format", "arrow", "--out", str(tmp_path))
     (path,) = (tmp_path / each["path"] for each in manifest_of(tmp_path)["files"])
-    if format_name == "parquet":
-        frame = polars.read_parquet(path)
-    elif format_name == "arrow":
-        frame = polars.read_ipc(path)
-    elif format_name == "jsonl":
-        frame = polars.read_ndjson(path, infer_schema_length=None)
-    else:
-        frame = polars.read_csv(path)
-    for number, (time_ms, line) in enumerate(timed_lines()):
-        if number % 97 and number % 5:
-            continue
-        row = frame.filter((polars.col("partition") == number % 3) & (polars.col("offset") == number // 3))
-        (record,) = row.to_dicts()
-        if format_name in ("parquet", "arrow"):
-            assert record["value"] == line
-            assert record["key"] == (b"k%d" % (number % 10) if number % 3 else None)
-            assert record["timestamp"].timestamp() * 1000 == pytest.approx(time_ms)
-            headers = [{"name": "n", "value": b"%d" % number}] if number % 5 == 0 else []
-            assert record["headers"] == headers
-        else:
-            assert record["value"].encode() == line
-            assert record["timestamp"] == time_ms
-        if number > 100:
-            break
+    frame = polars.read_ipc(path)
+    for number in (0, 1, 5, 97, 1999):
+        time_ms, line = timed_lines()[number]
+        chosen = (polars.col("partition") == number % 3) & (polars.col("offset") == number // 3)
+        (record,) = frame.filter(chosen).to_dicts()
+        assert record["value"] == line
+        assert record["key"] == (b"k%d" % (number % 10) if number % 3 else None)
+        assert record["timestamp"].timestamp() * 1000 == pytest.approx(time_ms)
+        assert record["headers"] == ([{"name": "n", "value": b"%d" % number}] if number % 5 == 0 else [])
 
 
-@pytest.mark.parametrize("in_group", [True, False])
 def test_killed_in_the_middle_and_run_again_each_record_is_there_once(
-    commands: Commands, tmp_path: Path, in_group: bool
+    commands: Commands, tmp_path: Path
 ) -> None:
     topic = days_topic(commands, times=2)
-    group = fresh_name("exporter")
-    chosen = ["--group", group] if in_group else ["--day", DAY]
-    arguments = ["export", topic, *chosen, "--out", str(tmp_path), "--max-file-bytes", "30000"]
-    manifest = tmp_path / "_manifest.json"
-    with commands.running(*arguments) as process:
-        until(
-            lambda: manifest.exists() and len(manifest_of(tmp_path)["files"]) >= 2,
-            "two files in the manifest",
-        )
-        process.kill()
-        process.wait()
-    half = manifest_of(tmp_path)
-    assert not half["is_complete"], "it was killed too late to show anything"
-    commands.good(*arguments)
-    expected = [
-        row for row in by_kcat(commands.bootstrap, topic) if in_group or row[3].startswith(DAY.encode())
-    ]
-    files = f"read_parquet('{tmp_path}/*.parquet')"
-    rows = by_duckdb(f'select partition, "offset", epoch_ms(timestamp), value from {files} order by all')
-    assert [tuple(row) for row in rows] == expected
-    assert len(rows) == 2 * (2000 if in_group else 1523)
-    if in_group:
-        done = commands.good("offsets", topic, "--group", group, "--json")
-        (told,) = done.lines
-        committed = {each["partition"]: each["committed"] for each in json.loads(told)["partitions"]}
-        progress = manifest_of(tmp_path)["partitions"]
-        assert committed == {int(index): each["next"] for index, each in progress.items()}
-        produce_days(commands.bootstrap, topic, partitions=PARTITIONS, compression="gzip")
-        commands.good(*arguments)  # only what is new
-        assert by_duckdb(f'select count(*), count(distinct (partition, "offset")) from {files}') == [
-            (6000, 6000)
-        ]
+    folder, group = killed_in_the_middle(commands, topic, tmp_path)
+    commands.good(*export_line(topic, folder, group))
+    files = f"read_parquet('{folder}/**/*.parquet')"
+    query = f'select partition, "offset", epoch_ms(timestamp), value from {files} order by all'
+    expected = by_kcat(commands.bootstrap, topic)
+    assert [tuple(row) for row in by_duckdb(query)] == expected
+    assert len(expected) == 4000
+    of_the_day = f"select count(*) from read_parquet('{folder}/day={DAY}/*.parquet')"
+    assert by_duckdb(of_the_day) == [(2 * len(lines_of(DAY)),)]
+    (told,) = commands.good("offsets", topic, "--group", group, "--json").lines
+    committed = {each["partition"]: each["committed"] for each in json.loads(told)["partitions"]}
+    progress = manifest_of(folder)["partitions"]
+    assert committed == {int(index): each["next"] for index, each in progress.items()}
+    produce_days(commands.bootstrap, topic, partitions=PARTITIONS, compression="gzip")
+    commands.good(*export_line(topic, folder, group))  # only what is new
+    query = f'select count(*), count(distinct (partition, "offset")) from {files}'
+    assert by_duckdb(query) == [(6000, 6000)]
+
+
+def killed_in_the_middle(commands: Commands, topic: str, tmp_path: Path) -> tuple[Path, str]:
+    """Kill an export when its manifest names two files; begin anew where it was done by then. Returns the folder and the group."""
+    for attempt in range(10):
+        folder, group = tmp_path / str(attempt), fresh_name("exporter")
+        manifest = folder / "_manifest.json"
+        with commands.running(*export_line(topic, folder, group, file_max_bytes=5000)) as process:
+            until(lambda: manifest.exists() and len(manifest_of(folder)["files"]) >= 2, "two files")  # noqa: B023
+            process.kill()
+            process.wait()
+        if not manifest_of(folder)["is_complete"]:
+            return folder, group
+    raise AssertionError("always killed too late")
+
+
+def export_line(topic: str, folder: Path, group: str, *, file_max_bytes: int = 1 << 29) -> list[str]:
+    layout = ["--out", str(folder), "--partition-by", "day", "--max-file-bytes", str(file_max_bytes)]
+    return ["export", topic, "--group", group, *layout]
 
 
 def test_a_group_with_members_is_refused_before_anything_is_written(
@@ -155,7 +140,8 @@ def test_a_group_with_members_is_refused_before_anything_is_written(
         process.stdout.readline()
         done = commands.run("export", topic, "--group", group, "--format", "csv", "--out", str(tmp_path))
     assert done.exit_code == 1
-    assert f"group {group}: not committed" in done.err
+    # Which of the two depends on whether that member commits while this one looks.
+    assert f"group {group}: not committed" in done.err or f"somebody else has moved group {group}" in done.err
     assert list(tmp_path.glob("part-*")) == []
 
 

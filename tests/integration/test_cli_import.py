@@ -49,6 +49,11 @@ def topic(commands: Commands) -> str:
     return name
 
 
+@pytest.fixture(scope="module")
+def original(commands: Commands, topic: str) -> dict[int, Lines]:
+    return content(commands, topic)
+
+
 def content(commands: Commands, topic: str) -> dict[int, Lines]:
     """All records but for their topic, partition by partition in order."""
     found: dict[int, Lines] = {index: [] for index in range(PARTITIONS)}
@@ -59,32 +64,15 @@ def content(commands: Commands, topic: str) -> dict[int, Lines]:
     return found
 
 
-@pytest.mark.parametrize("format_name", ["parquet", "arrow", "jsonl", "csv"])
-def test_an_export_comes_back_equal(commands: Commands, topic: str, tmp_path: Path, format_name: str) -> None:
+@pytest.mark.parametrize("format_name", ["parquet", "jsonl"])
+def test_an_export_comes_back_equal(
+    commands: Commands, topic: str, original: dict[int, Lines], tmp_path: Path, format_name: str
+) -> None:
     commands.good("export", topic, "--format", format_name, "--partition-by", "hour", "--out", str(tmp_path))
     back = new_topic(commands)
     done = commands.good("import", str(tmp_path), "--topic", back, "--keep-partitions")
     assert "300 records acked" in done.err
-    assert content(commands, back) == content(commands, topic)
-
-
-def test_a_header_name_that_is_no_text_comes_back_from_lines(commands: Commands, tmp_path: Path) -> None:
-    source = new_topic(commands)
-    record = {
-        "value": "x",
-        "partition": 0,
-        "timestamp": 5,
-        "headers": [{"name_base64": "/w==", "value": "1"}],
-    }
-    commands.good("produce", source, "--json", stdin=json.dumps(record).encode())
-    for format_name in ("jsonl", "csv"):
-        back = new_topic(commands)
-        out = tmp_path / format_name
-        commands.good("export", source, "--format", format_name, "--out", str(out))
-        commands.good("import", str(out), "--topic", back, "--keep-partitions")
-        assert content(commands, back) == content(commands, source)
-    done = commands.run("export", source, "--out", str(tmp_path / "parquet"))
-    assert (done.exit_code, "only jsonl and csv have a place" in done.err) == (1, True), done
+    assert content(commands, back) == original
 
 
 def test_one_file_goes_by_key(commands: Commands, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.support.forks import ForkServer
 
 LIMIT_S = 60.0
-LOADED = ("consume_work", "group", "log", "offsets", "produce_work", "topic")
+LOADED = ("consume_work", "export", "group", "import_files", "log", "offsets", "produce_work", "topic")
 
 
 @dataclass(frozen=True, slots=True)

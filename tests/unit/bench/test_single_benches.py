@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from bench import beside_compaction, quotas, startup, unclean_start
+from bench import beside_compaction, export, quotas, startup, unclean_start
 from click.testing import CliRunner
 
 ONE_MEGABYTE = "0.001"
@@ -17,6 +17,18 @@ def test_a_write_beside_a_compaction_is_not_timed(tmp_path: Path) -> None:
     _, *rows = (line.split() for line in done.output.splitlines())
     assert [row[0] for row in rows] == ["true", "false"]
     assert all(float(figure) > 0 for row in rows for figure in row[1:])
+
+
+def test_exports_are_not_timed(tmp_path: Path) -> None:
+    load = ["--rounds", "1", "--megabytes", "0.01", "--data-dir", str(tmp_path), "--results", str(tmp_path)]
+    done = CliRunner().invoke(
+        export.main, [*load, "--sizes", "100", "--compressions", "zstd"], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    (path,) = tmp_path.glob("*.json")
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["subject"] for row in rows] == list(export.SUBJECTS)
+    assert all(row["records"] == 100 and row["records_per_s"] > 0 for row in rows)
 
 
 def test_starts_are_not_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,7 +112,7 @@ async def test_killed_anywhere_in_a_later_run_each_record_is_there_once() -> Non
 
 async def test_killed_twice_each_record_is_there_once() -> None:
     first = await moments_of_a_run(MemoryFiles(), {}, FIRST)
-    for moment in first[1::7]:
+    for moment in first[1::13]:
         (_, dark) = ways_to_end(moment)
         for again in (await moments_of_a_run(dark.files, dark.group, FIRST))[::9]:
             for ended in ways_to_end(again):
