@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from penstock.broker.backlog.held_bytes import HeldBytes
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.budget import ByteBudget
 from penstock.broker.cluster_principal import EVERYBODY, ClusterPrincipals
@@ -186,7 +187,9 @@ class _Start:
         fetchers = await self._start_fetchers(watch, partitions, registration, services)
         topics = TopicAdmin(self.store, image, config, environment.random)
         needed_topics = NeededTopics(environment.network, config, watch, topics)
-        groups = GroupCoordinator(environment, config, image, watch, needed_topics, partitions, self._spawn)
+        groups = GroupCoordinator(
+            environment, config, image, watch, needed_topics, partitions, self._spawn, services.backlogs
+        )
         await self.background.start(groups.run)
         open_listeners()
         await self._be_unfenced(registration, watch)
@@ -250,6 +253,7 @@ class _Start:
             trio.CapacityLimiter(PARALLEL_SYNCS_MAX),
             ActiveFiles(self.shares.active_segments),
             budget.hold,
+            held=HeldBytes(config.backlog_held_max_bytes),
         )
         if not config.is_clustered:
             return services

@@ -3,7 +3,7 @@
 Owns the order of everything that is done to one log. Decides nothing about replication: `partition_machine` does, and this module
 carries out its actions. Knows no request formats.
 
-`partition_appends` is its appending half. Syncs run beside appends, at most one for each log: one sync serves all that wait.
+`partition_appends` is its appending half, `partition_backlog` what bounds it. Syncs run beside appends, at most one for each log: one sync serves all that wait.
 """
 
 import logging
@@ -13,7 +13,7 @@ import trio
 
 from penstock.broker.damage import ErrorLines
 from penstock.broker.log_syncs import LogSyncs
-from penstock.broker.partition_appends import PartitionAppends
+from penstock.broker.partition_backlog import BoundedAppends
 from penstock.broker.partition_machine import (
     AdvanceHighWatermark,
     Appended,
@@ -46,7 +46,7 @@ HIGH_WATERMARK_MOVED, LOG_START_MOVED = 0, -2
 """Told to followers' fetches when there is nothing new to read; the former answers only those of followers that consumers are sent to."""
 
 
-class Partition(PartitionAppends):
+class Partition(BoundedAppends):
     """A partition whose log is here."""
 
     def __init__(
@@ -72,6 +72,7 @@ class Partition(PartitionAppends):
         """Where the present leader epoch began: until the high watermark is there, the end is not known (KIP-207)."""
         self.syncs = LogSyncs(self, services)
         self._error_lines = ErrorLines()
+        self.set_bounds(settings.bounds)
 
     # What others look at
 
@@ -122,6 +123,7 @@ class Partition(PartitionAppends):
         """The topic's effective config changed; holds for what comes from now on."""
         self.settings = settings
         self.log.config = settings.log_config
+        self.set_bounds(settings.bounds)
         self.step(SettingsChanged(settings.write_caching, settings.min_insync_replicas))
         if not settings.write_caching:
             self.syncs.start()
@@ -153,6 +155,8 @@ class Partition(PartitionAppends):
             elif isinstance(action, BecomeFollower | GoOffline):
                 self._epoch_to_start = None
                 self._acks.fail_all(self.refusal)
+                if self.gate is not None:
+                    self.gate.give_all_up()
                 for notify in tuple(self.fetch_waiters):
                     notify(GONE)
                 self.tell_replicas(GONE)
@@ -246,6 +250,8 @@ class Partition(PartitionAppends):
     async def quiesce(self) -> None:
         """Take no further append, and return when lane and sync have come to rest. For closing and deletion."""
         self.step(Closed())
+        if self.gate is not None:
+            self._services.backlogs.forget(self.gate)
         await self.lane.wait_idle()
         await self.syncs.wait_idle()
 

@@ -7,9 +7,10 @@ behind them run one by one on workers (the *lane*), and while any such job is qu
 """
 
 import logging
+import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from penstock.broker.ack import PendingAcks
 from penstock.broker.lane import Lane
@@ -37,6 +38,9 @@ from penstock.runtime.files import StorageError
 from penstock.storage.errors import NotRecalled, ProducerStateError, StaleLeaderEpoch
 from penstock.storage.log import AppendInfo, Log
 
+if TYPE_CHECKING:
+    from penstock.broker.backlog.gate import BacklogGate
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -48,6 +52,10 @@ HELD_OVERHEAD_BYTES = 1024
 REFUSAL_LINE_S = 10.0
 ACKS_ALL = -1
 ACKS_NONE = 0
+TIMEOUT_MS = 30_000
+"""Of a request that does not say."""
+ADMITTED = math.inf
+"""In place of the end of a batch's patience: no bound of the backlog stops it any more."""
 
 
 class PartitionAppends:
@@ -86,6 +94,9 @@ class PartitionAppends:
         self._epoch_to_start: int | None = None
         self.prepared_epoch = -1
         self._invisible_bytes = 0
+        self.gate: BacklogGate | None = None
+        """Asked about every batch; None where nothing bounds the backlog."""
+        self._is_emptying_line = False
 
     @property
     def is_leader(self) -> bool:
@@ -100,12 +111,17 @@ class PartitionAppends:
     # Produce
 
     def produce(
-        self, batch: memoryview, acks: int, result: ProducePartitionResult, done: Callable[[], None]
+        self,
+        batch: memoryview,
+        acks: int,
+        result: ProducePartitionResult,
+        done: Callable[[], None],
+        timeout_ms: int = TIMEOUT_MS,
     ) -> bool:
         """Check and append one produced batch, and say in `result` what came of it.
 
         Returns True when `result` is final. False: it will be filled in later, and `done` is called then (never before this
-        returns). `batch` is used only until this returns.
+        returns). `batch` is used only until this returns. Half of `timeout_ms` is how long it may wait for room in a full backlog.
         """
         machine = self.machine
         if machine.role is not Role.LEADER:
@@ -121,8 +137,9 @@ class PartitionAppends:
         except InvalidBatch as error:
             result.error_code = error.code
             result.error_message = str(error)
-            self._log_refusal(error)
+            self._log_refusal(str(error))
             return True
+        until = 0.0 if self.gate is None else self._monotonic() + timeout_ms / 2000
         if (
             self.lane.is_busy
             or self._slow
@@ -130,9 +147,10 @@ class PartitionAppends:
             or self.settings.rewriter is not None
             or self._needs_roll(header, now_ms)
         ):
-            self._append_later(bytearray(batch), header, acks, result, done)
+            until = until or self._monotonic() + timeout_ms / 2000  # there may be a bound when its turn comes
+            self._append_later(bytearray(batch), header, acks, result, done, until=until)
             return False
-        return self._append(batch, header, now_ms, acks, result, done)
+        return self._append(batch, header, now_ms, acks, result, done, until)
 
     def produce_own(
         self,
@@ -167,9 +185,11 @@ class PartitionAppends:
             or self.prepared_epoch != self.machine.leader_epoch
             or self._needs_roll(header, now_ms)
         ):
-            self._append_later(bytearray(batch), header, ACKS_ALL, result, done, own_epoch=leader_epoch)
+            self._append_later(
+                bytearray(batch), header, ACKS_ALL, result, done, until=ADMITTED, own_epoch=leader_epoch
+            )
             return False
-        return self._append(batch, header, now_ms, ACKS_ALL, result, done)
+        return self._append(batch, header, now_ms, ACKS_ALL, result, done, ADMITTED)
 
     def _needs_roll(self, header: BatchHeader, now_ms: int) -> bool:
         return self.log.needs_roll(
@@ -184,8 +204,13 @@ class PartitionAppends:
         acks: int,
         result: ProducePartitionResult,
         done: Callable[[], None],
+        until: float,
     ) -> bool:
-        """Append on the event loop; same answer as `produce`."""
+        """Append on the event loop; same answer as `produce`. `until` is how long the batch may wait for room, monotonic seconds."""
+        if self.gate is not None and until != ADMITTED:
+            stopped = self._pass_gate(batch, header, now_ms, acks, result, done, until)
+            if stopped is not None:
+                return stopped
         started = self._monotonic()
         if started >= self._lease.deadline:
             result.error_code = self._gaps.refuse(self.refusal, started)
@@ -201,7 +226,7 @@ class PartitionAppends:
             )
             self._slow = self._monotonic() - started > SLOW_APPEND_S
         except NotRecalled:
-            self._append_later(bytearray(batch), header, acks, result, done)
+            self._append_later(bytearray(batch), header, acks, result, done, until=until)
             return False
         except PenstockError as error:
             self._append_refused(error, result)
@@ -222,6 +247,8 @@ class PartitionAppends:
         result.log_start_offset = self.log.log_start_offset
         if not info.is_duplicate:
             self._invisible_bytes += header.size_bytes
+            if self.gate is not None:
+                self.gate.rule.note_appended(header.size_bytes)
         machine = self.machine
         self._do(machine.step(Appended(self.log.log_end_offset)))
         if self.replica_waiters:
@@ -244,14 +271,14 @@ class PartitionAppends:
         """Up to where acks=all is kept. The high watermark alone may be above what is durable after write.caching was turned off."""
         return min(self.high_watermark, self.machine.counted_end_offset)
 
-    def _log_refusal(self, error: InvalidBatch) -> None:
+    def _log_refusal(self, reason: str) -> None:
         """One line, and no more than one every ten seconds: a client that sends nothing else must not fill the log."""
         now = self._monotonic()
         self._refusal_count += 1
         if now >= self._next_refusal_line:
             self._next_refusal_line = now + REFUSAL_LINE_S
             log.warning(
-                "%s-%d: refused a batch (%d so far): %s", self.topic, self.index, self._refusal_count, error
+                "%s-%d: refused a batch (%d so far): %s", self.topic, self.index, self._refusal_count, reason
             )
 
     def _append_refused(self, error: PenstockError, result: ProducePartitionResult) -> None:
@@ -287,6 +314,7 @@ class PartitionAppends:
         result: ProducePartitionResult,
         done: Callable[[], None],
         *,
+        until: float,
         own_epoch: int | None = None,
     ) -> None:
         """Queue the append on the lane: something must run on a worker before it, or the disk is slow."""
@@ -297,7 +325,9 @@ class PartitionAppends:
 
         async def job() -> None:
             try:
-                is_final = await self._append_in_lane(batch, header, acks, result, done, own_epoch=own_epoch)
+                is_final = await self._append_in_lane(
+                    batch, header, acks, result, done, until=until, own_epoch=own_epoch
+                )
             except Exception:
                 result.error_code = ErrorCode.UNKNOWN_SERVER_ERROR
                 done()
@@ -317,6 +347,7 @@ class PartitionAppends:
         result: ProducePartitionResult,
         done: Callable[[], None],
         *,
+        until: float,
         own_epoch: int | None,
     ) -> bool:
         """What `produce` did not do at once, in its turn; same answer as `produce`.
@@ -332,15 +363,34 @@ class PartitionAppends:
                 view, header = await self._run(rewriter, view, now_ms)
                 check_size(header, self.settings)
             if await self._make_ready(header, now_ms) and own_epoch in (None, self.machine.leader_epoch):
-                if not self._slow:  # nothing in the way any more: the queue drains at the event loop's pace
-                    result.error_code = ErrorCode.NONE
-                    return self._append(view, header, now_ms, acks, result, done)
-                info = await self._append_slowly(view, header, now_ms)
-                if self.is_leader:
-                    return self._appended(info, header, acks, result, done)
+                return await self._append_in_turn(view, header, now_ms, acks, result, done, until)
         except PenstockError as error:
             self._append_refused(error, result)
             return True
+        result.error_code = self._gaps.refuse(self.refusal, self._monotonic())
+        return True
+
+    async def _append_in_turn(
+        self,
+        view: memoryview,
+        header: BatchHeader,
+        now_ms: int,
+        acks: int,
+        result: ProducePartitionResult,
+        done: Callable[[], None],
+        until: float,
+    ) -> bool:
+        """Append what `_make_ready` was just done for; same answer as `produce`. Raises what the log raises."""
+        if not self._slow:  # nothing in the way any more: the queue drains at the event loop's pace
+            result.error_code = ErrorCode.NONE
+            return self._append(view, header, now_ms, acks, result, done, until)
+        if until != ADMITTED:
+            stopped = self._pass_gate(view, header, now_ms, acks, result, done, until)
+            if stopped is not None:
+                return stopped
+        info = await self._append_slowly(view, header, now_ms)
+        if self.is_leader:
+            return self._appended(info, header, acks, result, done)
         result.error_code = self._gaps.refuse(self.refusal, self._monotonic())
         return True
 
@@ -360,6 +410,8 @@ class PartitionAppends:
                 self.step(Synced(self.log.durable_end_offset))
             elif self.log.must_recall(header):
                 await self._run(self.log.recall_producer, header)
+            elif self.gate is not None and self._must_look(header, now_ms):
+                await self._look()
             else:
                 return True
         return False
@@ -411,6 +463,27 @@ class PartitionAppends:
     def _do(self, actions: tuple[object, ...]) -> None:
         raise NotImplementedError
 
+    def _pass_gate(
+        self,
+        batch: memoryview,
+        header: BatchHeader,
+        now_ms: int,
+        acks: int,
+        result: ProducePartitionResult,
+        done: Callable[[], None],
+        until: float,
+    ) -> bool | None:
+        """Ask what bounds the backlog: None if the batch may be appended now, else the answer of `produce`."""
+        raise NotImplementedError
+
+    def _must_look(self, header: BatchHeader, now_ms: int) -> bool:
+        """Whether only a look at the log tells if the backlog has room for the batch."""
+        raise NotImplementedError
+
+    async def _look(self) -> None:
+        """Look up in the log where its unconsumed part begins. Raises CorruptBatch, StorageError."""
+        raise NotImplementedError
+
     async def _open_active_file(self) -> None:
         """Have a place among the logs whose active file is open."""
         raise NotImplementedError
@@ -419,4 +492,4 @@ class PartitionAppends:
         raise NotImplementedError
 
 
-__all__ = ["ACKS_ALL", "ACKS_NONE", "HELD_OVERHEAD_BYTES", "SLOW_APPEND_S", "PartitionAppends"]
+__all__ = ["ACKS_ALL", "ACKS_NONE", "ADMITTED", "HELD_OVERHEAD_BYTES", "SLOW_APPEND_S", "PartitionAppends"]

@@ -148,7 +148,7 @@ class Retention:
                 segment.base_offset for segment in partition.log.segments if segment.base_offset <= offset
             ]
             if bases and partition.log.log_start_offset < bases[-1]:
-                partition.log.advance_log_start_offset(bases[-1])
+                partition.advance_log_start(bases[-1])
             any_gone |= await self._delete(partition, "and the disk is full", 0) > 0
         return any_gone
 

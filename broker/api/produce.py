@@ -144,8 +144,12 @@ def produce(
         else:
             if pending is None:
                 pending = PendingProduce((broker, connection), version, header.correlation_id)
-            if not partition.produce(entry.records, request.acks, result, pending.one_done):
+            if not partition.produce(
+                entry.records, request.acks, result, pending.one_done, request.timeout_ms
+            ):
                 outstanding += 1
+                if partition.gate is not None and connection is not None and partition.gate.is_crowded:
+                    connection.is_crowded_by = partition.gate.held_bytes
                 continue
         if result.error_code:
             refused += 1
@@ -178,7 +182,9 @@ def produce_again(
     result = ProducePartitionResult(known.topic, known.topic_id, known.index, 0)
     correlation_id = int.from_bytes(frame[4:8], "big", signed=True)
     pending = PendingProduce((broker, connection), known.version, correlation_id)
-    if not partition.produce(records, known.acks, result, pending.one_done):
+    if not partition.produce(records, known.acks, result, pending.one_done, known.timeout_ms):
+        if partition.gate is not None and connection is not None and partition.gate.is_crowded:
+            connection.is_crowded_by = partition.gate.held_bytes
         if known.acks == 0:
             return None
         deadline = broker.clock.monotonic() + max(known.timeout_ms, 0) / 1000
