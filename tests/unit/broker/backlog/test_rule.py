@@ -6,8 +6,8 @@ from penstock.broker.backlog.rule import BacklogRule, Judgement, LogEnds, Place
 SEGMENTS = object()
 
 
-def rule(**bounds: int) -> BacklogRule:
-    made = BacklogRule(BacklogBounds(groups=("*",), **bounds))
+def rule(*, max_records: int = -1, max_bytes: int = -1, max_age_ms: int = -1) -> BacklogRule:
+    made = BacklogRule(BacklogBounds(max_records, max_bytes, max_age_ms, groups=("*",)))
     made.replace({})
     return made
 
