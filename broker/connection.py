@@ -167,6 +167,12 @@ class Connection:
         """
         self._muted_until = max(self._muted_until, until)
 
+    def mute_for(self, seconds: float, at_most_until: float) -> float:
+        """As `mute_until`, behind what it is muted for already; returns until when that is."""
+        until = max(self._muted_until, self._shared.clock.monotonic()) + seconds
+        self.mute_until(min(until, at_most_until))
+        return self._muted_until
+
     def close_if_overdue(self, now: float) -> None:
         """End the connection when a deadline of its own has passed. Called by the broker's sweep."""
         limits = self._shared.limits

@@ -138,6 +138,10 @@ class BoundedAppends(PartitionAppends):
             offset = rule.place_wanted(self.log.log_start_offset)
             rule.look(await self._run(find_place, self.log, offset, rule.bounds.max_age_ms >= 0))
 
+    def throttle_s(self) -> float:
+        """How long whoever has just produced here is to wait before it produces again: 0 but with `backlog.policy=throttle`."""
+        return 0.0 if self.gate is None else self.gate.throttle_s(self._log_ends(self._wall_ms()))
+
     # Those that wait
 
     def _stir_held(self) -> None:

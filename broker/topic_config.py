@@ -76,8 +76,8 @@ class TopicConfig:
     backlog_policy: str = option(
         "backlog.policy",
         "reject",
-        "What a producer meets at the bound: reject answers POLICY_VIOLATION at once, hold waits for room up to half of the request's timeout.",
-        choices=("reject", "hold"),
+        "What a producer meets at the bound: reject answers POLICY_VIOLATION at once, hold waits for room up to half of the request's timeout, throttle slows producers down from half of the bound on and then holds.",
+        choices=("reject", "hold", "throttle"),
         own=True,
     )
     cleanup_policy: tuple[str, ...] = option(

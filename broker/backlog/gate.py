@@ -22,6 +22,8 @@ from penstock.runtime.clock import Clock
 
 HELD_OVERHEAD_BYTES = 1024
 """What a held batch takes besides its own bytes."""
+THROTTLE_MAX_S = 1.0
+"""What one request costs its connection where the backlog is at its bound. From half of the bound on it grows with the square, from nothing."""
 
 
 class HeldBatch:
@@ -96,6 +98,13 @@ class BacklogGate:
     def is_crowded(self) -> bool:
         """Whether whoever has sent one of those held is to send no more for now."""
         return bool(self.held) and self.held_bytes.is_spent
+
+    def throttle_s(self, ends: LogEnds) -> float:
+        """How long whoever has just produced is to wait before it produces again."""
+        if self.bounds.policy is not BacklogPolicy.THROTTLE:
+            return 0.0
+        beyond_half = min(max(2 * self.rule.fill(ends) - 1, 0.0), 1.0)
+        return THROTTLE_MAX_S * beyond_half * beyond_half
 
     def change(self, bounds: BacklogBounds) -> None:
         """Other bounds hold from now on; `told_all` is to follow where other groups count."""

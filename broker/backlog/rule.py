@@ -20,7 +20,7 @@ import enum
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from penstock.broker.backlog.bounds import UNBOUNDED, BacklogBounds
+from penstock.broker.backlog.bounds import UNBOUNDED, BacklogBounds, BacklogPolicy
 
 
 class Judgement(enum.Enum):
@@ -134,14 +134,34 @@ class BacklogRule:
         if place is None or place.offset > first:
             return Judgement.MUST_LOOK
         is_exact = place.offset == first
+        sure_bytes = bounds.max_bytes // 2 if bounds.policy is BacklogPolicy.THROTTLE else bounds.max_bytes
+        if bounds.max_bytes != UNBOUNDED and not is_exact and place.size_bytes + size_bytes > sure_bytes:
+            return Judgement.MUST_LOOK
         if bounds.max_age_ms != UNBOUNDED:
             if not is_exact:
                 return Judgement.MUST_LOOK
             if place.timestamp_ms >= 0 and ends.now_ms - place.timestamp_ms > bounds.max_age_ms:
                 return Judgement.OVER
         if bounds.max_bytes != UNBOUNDED and place.size_bytes + size_bytes > bounds.max_bytes:
-            return Judgement.OVER if is_exact and place.segments is ends.segments else Judgement.MUST_LOOK
+            return Judgement.OVER if place.segments is ends.segments else Judgement.MUST_LOOK
         return Judgement.ADMITTED
+
+    def fill(self, ends: LogEnds) -> float:
+        """How much of a bound is used up, of the one that is used most: 1 is the bound."""
+        bounds, place = self.bounds, self._place
+        if self.least_offset is None:
+            return 0.0
+        first = max(self.least_offset, ends.start_offset)
+        if first >= ends.end_offset:
+            return 0.0
+        fills = [0.0]
+        if bounds.max_records > 0:
+            fills.append((ends.end_offset - first) / bounds.max_records)
+        if place is not None and place.offset <= first and bounds.max_bytes > 0:
+            fills.append(place.size_bytes / bounds.max_bytes)
+        if place is not None and place.offset == first and place.timestamp_ms >= 0 and bounds.max_age_ms > 0:
+            fills.append((ends.now_ms - place.timestamp_ms) / bounds.max_age_ms)
+        return max(fills)
 
     def fits_alone(self, count: int, size_bytes: int) -> bool:
         """Whether the batch would be admitted if all were consumed: else waiting is of no use."""

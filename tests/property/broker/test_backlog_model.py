@@ -320,7 +320,7 @@ CONFIGS = st.builds(
     st.sampled_from(["reject", "hold"]),
 )
 COMMITS = steps_of("commit", st.sampled_from(GROUPS), BEHIND)
-STEPS = st.sampled_from([0] * 9 + [1] * 5 + [2, 3, 4, 5, 6, 7]).flatmap(
+STEPS = st.sampled_from([0] * 9 + [1] * 5 + [2, 3, 4, 4, 4, 5, 6, 7]).flatmap(
     lambda kind: (
         SENDS,
         COMMITS,
