@@ -67,6 +67,18 @@ class BoundedAppends(PartitionAppends):
         if self.gate is not None:
             self.gate.stir()
 
+    @property
+    def deletable_end_offset(self) -> int:
+        """Up to where retention may delete: the high watermark, but nothing that `retention.keep.unconsumed` keeps. Any thread."""
+        gate = self.gate
+        if gate is None or not gate.bounds.keep_unconsumed:
+            return self.high_watermark
+        start_offset = self.log.log_start_offset
+        if not gate.rule.is_known:
+            return start_offset
+        first = gate.rule.first_unconsumed(start_offset)
+        return self.high_watermark if first is None else min(first, self.high_watermark)
+
     # One append
 
     def _log_ends(self, now_ms: int) -> LogEnds:

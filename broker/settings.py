@@ -64,6 +64,7 @@ def _bounds(effective: TopicConfig) -> BacklogBounds | None:
         max_bytes=effective.backlog_max_bytes,
         max_age_ms=effective.backlog_max_age_ms,
         groups=effective.backlog_groups,
+        keep_unconsumed=effective.retention_keep_unconsumed,
         policy=BacklogPolicy(effective.backlog_policy),
     )
     return bounds if bounds.needs_offsets else None

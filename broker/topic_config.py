@@ -242,6 +242,12 @@ class TopicConfig:
         low=-1,
         synonyms=("log.retention.bytes",),
     )
+    retention_keep_unconsumed: bool = option(
+        "retention.keep.unconsumed",
+        False,
+        "Whether retention spares what a group of backlog.groups has not consumed. Something else must keep the disk from filling up: a bound of the backlog.",
+        own=True,
+    )
     retention_ms: int = option(
         "retention.ms",
         7 * _DAY_MS,

@@ -15,6 +15,7 @@ import trio
 
 from penstock.broker.backlog.bounds import BacklogBounds, BacklogPolicy
 from penstock.broker.backlog.held_bytes import HeldBytes
+from penstock.broker.backlog.kept import KeptLines
 from penstock.broker.backlog.rule import BacklogRule, Judgement, LogEnds
 from penstock.protocol.produce import ProducePartitionResult
 from penstock.protocol.record_batch import BatchHeader
@@ -75,6 +76,7 @@ class BacklogGate:
         self.held: deque[HeldBatch] = deque()
         self.refused_records = 0
         """Since the bounds were set."""
+        self.kept_lines = KeptLines()
         self._clock = clock
         self._spawn = spawn
         self.held_bytes = held_bytes

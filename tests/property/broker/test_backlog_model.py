@@ -356,7 +356,6 @@ def test_an_append_is_admitted_exactly_where_the_rule_admits_it(
                     await memory.create("orders", 1, **config.overrides())
                     await GroupCalls(memory).find()
                     await trial.commit("a", 0)
-                await settle()
                 for step, waits in life:
                     outcome: Awaitable[None] | None = getattr(trial, step.method)(*step.arguments)
                     if outcome is not None:

@@ -53,6 +53,7 @@ def test_names_and_defaults_are_kafkas_but_for_our_own() -> None:
         "backlog.max.bytes": "-1",
         "backlog.max.records": "-1",
         "backlog.policy": "reject",
+        "retention.keep.unconsumed": "false",
         "write.caching": "false",
     }
 
