@@ -191,6 +191,7 @@ class _Start:
             environment, config, image, watch, needed_topics, partitions, self._spawn, services.backlogs
         )
         await self.background.start(groups.run)
+        await self._ask_offsets(image, groups, services)
         open_listeners()
         await self._be_unfenced(registration, watch)
         return Broker(
@@ -263,6 +264,16 @@ class _Start:
             config.node_id, self.store, watch.image, watch, registration, environment.clock, self._spawn
         )
         return replace(services, lease=registration, isr_changes=changes)
+
+    async def _ask_offsets(
+        self, image: ClusterImage, groups: GroupCoordinator, services: PartitionServices
+    ) -> None:
+        """Have bounded partitions told what is committed at other brokers."""
+        if self.config.is_clustered:
+            from penstock.broker.backlog.asking import OffsetAsker
+
+            asker = OffsetAsker(self.environment, self.config, image, groups, services.backlogs)
+            await self.background.start(asker.run)
 
     def _start_deletions(self) -> DeletedFiles:
         deleted = DeletedFiles(self.environment.clock, self.environment.threads)

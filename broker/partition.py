@@ -148,6 +148,7 @@ class Partition(BoundedAppends):
             if isinstance(action, AdvanceHighWatermark):
                 self._advance_high_watermark(action.high_watermark)
             elif isinstance(action, BecomeLeader):
+                self.begin_gate()
                 if self._is_appending:  # in the epoch before: this one begins behind it
                     self._epoch_to_start = action.leader_epoch
                 else:
@@ -155,8 +156,7 @@ class Partition(BoundedAppends):
             elif isinstance(action, BecomeFollower | GoOffline):
                 self._epoch_to_start = None
                 self._acks.fail_all(self.refusal)
-                if self.gate is not None:
-                    self.gate.give_all_up()
+                self.end_gate()
                 for notify in tuple(self.fetch_waiters):
                     notify(GONE)
                 self.tell_replicas(GONE)
@@ -250,8 +250,6 @@ class Partition(BoundedAppends):
     async def quiesce(self) -> None:
         """Take no further append, and return when lane and sync have come to rest. For closing and deletion."""
         self.step(Closed())
-        if self.gate is not None:
-            self._services.backlogs.forget(self.gate)
         await self.lane.wait_idle()
         await self.syncs.wait_idle()
 

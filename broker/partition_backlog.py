@@ -45,7 +45,8 @@ class BoundedAppends(PartitionAppends):
                 self._stir_held,
                 self._give_up_held,
             )
-            self._services.backlogs.follow(gate)
+            if self.is_leader:
+                self._services.backlogs.follow(gate)
         elif bounds is None:
             self._services.backlogs.forget(gate)
             gate.change(BacklogBounds())
@@ -53,8 +54,21 @@ class BoundedAppends(PartitionAppends):
         elif bounds != gate.bounds:
             had_same_groups = bounds.groups == gate.bounds.groups
             gate.change(bounds)
-            if not had_same_groups:
+            if not had_same_groups and self.is_leader:
                 self._services.backlogs.follow(gate)
+
+    def begin_gate(self) -> None:
+        """This broker leads the partition from now on: it is to learn what the groups have committed."""
+        if self.gate is not None:
+            self.gate.forget()
+            self._services.backlogs.follow(self.gate)
+
+    def end_gate(self) -> None:
+        """It does so no more: whoever waits for room waits for nothing."""
+        if self.gate is not None:
+            self._services.backlogs.forget(self.gate)
+            self.gate.give_all_up()
+            self.gate.forget()
 
     def _drop_gate_at_rest(self) -> None:
         gate = self.gate
@@ -89,6 +103,10 @@ class BoundedAppends(PartitionAppends):
         judgement = gate.judge(header, self._log_ends(now_ms))
         if judgement is not Judgement.ADMITTED and self.log.repeats(header):
             return Judgement.ADMITTED
+        backlogs = self._services.backlogs
+        if judgement is Judgement.OVER and backlogs.asks_others and self._monotonic() >= gate.fresh_until:
+            backlogs.ask()
+            return Judgement.UNKNOWN
         return judgement
 
     def _pass_gate(

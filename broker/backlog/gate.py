@@ -74,6 +74,8 @@ class BacklogGate:
         self.index = index
         self.rule = BacklogRule(bounds)
         self.held: deque[HeldBatch] = deque()
+        self.fresh_until = -math.inf
+        """Until when what is known is good enough to refuse by, where other brokers are asked (monotonic seconds)."""
         self.refused_records = 0
         """Since the bounds were set."""
         self.kept_lines = KeptLines()
@@ -114,9 +116,13 @@ class BacklogGate:
         if bounds.groups == self.bounds.groups:
             rule.replace(self.rule.counted_groups)
             rule.is_known = self.rule.is_known
-        rule.is_known |= not bounds.groups
         self.rule = rule
         self.stir()
+
+    def forget(self) -> None:
+        """What was told counts no more: leadership has begun or gone."""
+        self.rule = BacklogRule(self.bounds)
+        self.fresh_until = -math.inf
 
     # Told by the registry
 

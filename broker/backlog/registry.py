@@ -4,7 +4,7 @@ Owns the table of bounded partitions by topic. A commit of a topic that is not i
 tables: the coordinator is asked for those through `OffsetSource`, and tells of each change in the same step in which it becomes visible.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 NO_TOPIC_ID = bytes(16)
@@ -56,17 +56,20 @@ class OffsetSource(Protocol):
 class BacklogRegistry:
     """See the module."""
 
-    __slots__ = ("_followers", "_knows_all", "_source")
+    __slots__ = ("_ask", "_followers", "_knows_all", "_source")
 
     def __init__(self) -> None:
         self._followers: dict[str, dict[int, Follower]] = {}
         self._source: OffsetSource | None = None
         self._knows_all = False
+        self._ask: Callable[[], None] | None = None
 
     def follow(self, follower: Follower) -> None:
         """Tell this partition from now on, and at once all that is known, if that is all there is."""
         self._followers.setdefault(follower.topic, {})[follower.index] = follower
-        if self._knows_all:
+        if self._ask is not None:
+            self._ask()
+        elif self._knows_all:
             self._tell_all(follower.topic, (follower,))
 
     def forget(self, follower: Follower) -> None:
@@ -88,9 +91,33 @@ class BacklogRegistry:
             self._knows_all,
             self._source is not None and self._source.knows_all_offsets,
         )
-        if self._knows_all and not knew_all:
+        if self._knows_all and not knew_all and self._ask is None:
             for topic, partitions in tuple(self._followers.items()):
                 self._tell_all(topic, tuple(partitions.values()))
+
+    # In a cluster
+
+    def ask_others(self, ask: Callable[[], None]) -> None:
+        """Groups may have other coordinators: whoever follows is told by the one that `ask` wakes (`backlog.asking.OffsetAsker`)."""
+        self._ask = ask
+
+    @property
+    def asks_others(self) -> bool:
+        """Whether what is known may be out of date."""
+        return self._ask is not None
+
+    def ask(self) -> None:
+        """Have what groups have committed told anew, soon."""
+        if self._ask is not None:
+            self._ask()
+
+    def followers(self) -> list[Follower]:
+        """All that are to be told."""
+        return [follower for partitions in self._followers.values() for follower in partitions.values()]
+
+    def follows(self, follower: Follower) -> bool:
+        """Whether it is to be told still."""
+        return self._followers.get(follower.topic, {}).get(follower.index) is follower
 
     def note(self, group_id: str, topic: str, index: int, committed: Committed | None) -> None:
         """A commit has become visible, or (None) was deleted."""

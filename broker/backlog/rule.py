@@ -64,7 +64,7 @@ class BacklogRule:
 
     def __init__(self, bounds: BacklogBounds) -> None:
         self.bounds = bounds
-        self.is_known = False
+        self.is_known = not bounds.groups
         """Whether all that the groups have committed was told."""
         self.least_offset: int | None = None
         """The least offset that a counted group has committed; None while no group counts."""

@@ -7,55 +7,17 @@ from typing import Any
 
 import pytest
 import trio
-from tests.support.batches import encode_batch
+from tests.support.backlog_clients import Client
 from tests.support.memory_server import HOST, PORT, MemoryServer, memory_server
 from trio.testing import MockClock
 
 from penstock.client.admin import Admin
 from penstock.client.admin_values import NewTopic
-from penstock.client.connection import Connection, ConnectionSettings, open_connection
-from penstock.protocol.api import ApiKey
-from penstock.protocol.codec import decode_response, encode_request
+from penstock.client.connection import ConnectionSettings, open_connection
 from penstock.protocol.errors import ErrorCode
-from penstock.protocol.message import Message
 
 NONE, TIMED_OUT = ErrorCode.NONE, ErrorCode.REQUEST_TIMED_OUT
-PRODUCE_VERSION = 9
 BOUND = 100
-
-
-class Client:
-    """A client with a connection of its own."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-
-    async def commit(self, offset: int) -> None:
-        """Commit for group "g"."""
-        partitions = [Message(partition_index=0, committed_offset=offset)]
-        topics = [Message(name="orders", partitions=partitions)]
-        request = Message(group_id="g", topics=topics)
-        answer = await self.connection.request(ApiKey.OFFSET_COMMIT, request, at_most=8)
-        assert answer.topics[0].partitions[0].error_code == 0
-
-    def begin(self, count: int, *, topic: str = "orders", size: int = 10, timeout_ms: int = 20_000) -> Any:
-        """Send a batch, and wait for nothing."""
-        data = [Message(index=0, records=encode_batch([bytes(size)] * count, timestamps_ms=[0] * count))]
-        topics = [Message(name=topic, partition_data=data)]
-        body = encode_request(
-            ApiKey.PRODUCE, PRODUCE_VERSION, Message(acks=-1, timeout_ms=timeout_ms, topic_data=topics)
-        )
-        return self.connection.begin(ApiKey.PRODUCE, PRODUCE_VERSION, [body])
-
-    async def end(self, pending: Any) -> tuple[int, int]:
-        """The code of what was begun, and the throttle time that was told."""
-        body = await self.connection.finish(pending, ApiKey.PRODUCE, PRODUCE_VERSION)
-        answer = decode_response(ApiKey.PRODUCE, PRODUCE_VERSION, body)
-        return answer.responses[0].partition_responses[0].error_code, answer.throttle_time_ms
-
-    async def produce(self, count: int, **more: Any) -> tuple[int, int]:
-        """Send a batch, and wait."""
-        return await self.end(self.begin(count, **more))
 
 
 class Scene:
@@ -102,7 +64,7 @@ async def scene(policy: str, **properties: Any) -> AsyncGenerator[Scene]:
             )
         made = Scene(server, nursery)
         client = await made.client()
-        await client.connection.request(ApiKey.FIND_COORDINATOR, Message(coordinator_keys=["g"]), at_most=4)
+        await client.find_coordinator()
         await client.commit(0)
         yield made
         nursery.cancel_scope.cancel()
