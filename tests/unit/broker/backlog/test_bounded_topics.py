@@ -171,6 +171,39 @@ async def test_a_batch_sent_again_is_known_however_full_the_backlog_is() -> None
         assert [(one.error_code, one.base_offset) for one in (*first, *again)] == [(NONE, 0)] * 2
 
 
+async def test_what_a_new_producer_has_sent_behind_its_refused_first_batch_is_out_of_order() -> None:
+    async with memory_broker() as broker:
+        calls = await bounded(broker)
+        await calls.commit(offsets={0: 0})
+        await produce(broker, 9)
+
+        async def send(sequence: int, count: int) -> int:
+            sent = bytes(batch(count, producer_id=7, sequence=sequence))
+            return int((await broker.produced("orders", sent))[0].error_code)
+
+        assert await send(0, 2) == FULL
+        await calls.commit(offsets={0: 9})
+        assert await send(2, 1) == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+        assert (await send(0, 1), await send(1, 1)) == (NONE, NONE), "it takes the sequence back"
+
+
+async def test_what_is_held_behind_a_batch_that_has_waited_in_vain_is_to_be_sent_again_with_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with memory_broker() as broker:
+        calls = await bounded(broker, backlog_max_records="10", backlog_policy="hold")
+        await calls.commit(offsets={0: 0})
+        await produce(broker, 9)
+        first = broker.produce("orders", bytes(batch(2, producer_id=7)), timeout_ms=1000)
+        second = broker.produce("orders", bytes(batch(1, producer_id=7, sequence=2)), timeout_ms=9000)
+        codes = [
+            (await broker.answer(one)).responses[0].partition_responses[0].error_code
+            for one in (first, second)
+        ]
+        assert codes == [TIMED_OUT, TIMED_OUT], "not out of order: nobody is to give up a sequence"
+        assert broker.partition().log.log_end_offset == 9
+
+
 # Bytes and age
 
 
