@@ -7,13 +7,17 @@ from typing import Any
 import pytest
 import trio
 from tests.support.backlog_clients import Client
-from tests.support.memory_cluster import PORT, MemoryCluster, memory_cluster
+from tests.support.machine_cluster import PORT, MemoryCluster, server_cluster
 from trio.testing import MockClock
 
+from penstock.broker import keys
 from penstock.broker.backlog.gate import BacklogGate
 from penstock.broker.groups.offsets_topic import partition_for
+from penstock.broker.keys import PartitionState, TopicRecord
+from penstock.broker.partition import Partition
 from penstock.client.connection import ConnectionSettings, open_connection
 from penstock.protocol.errors import ErrorCode
+from penstock.runtime.metadata import Put
 
 NONE, FULL, TIMED_OUT = ErrorCode.NONE, ErrorCode.POLICY_VIOLATION, ErrorCode.REQUEST_TIMED_OUT
 BOUND = 10
@@ -29,19 +33,39 @@ class Scene:
 
     async def client(self, node_id: int) -> Client:
         """A client of one broker."""
-        network = self.cluster.client_environment().network
-        host = self.cluster.machines[node_id].host
+        network, host = self.cluster.client("client").network, f"10.0.0.{node_id}"
         return Client(await open_connection(self._nursery, network, host, PORT, ConnectionSettings()))
+
+    def partition(self, node_id: int = LEADER) -> Partition:
+        """A replica."""
+        found = self.cluster.partition(node_id, "orders")
+        assert found is not None
+        return found
 
     def end_offset(self, node_id: int = LEADER) -> int:
         """Of a replica."""
-        return self.cluster.partition(node_id).log.log_end_offset
+        return self.partition(node_id).log.log_end_offset
 
     def gate(self, node_id: int = LEADER) -> BacklogGate:
         """Of a replica."""
-        gate = self.cluster.partition(node_id).gate
+        gate = self.partition(node_id).gate
         assert gate is not None
         return gate
+
+
+async def place_groups(cluster: MemoryCluster, replicas: tuple[tuple[int, ...], ...]) -> None:
+    """Make __consumer_offsets right in the store, with these replicas, the first of each leading."""
+    topic_id = bytes(15) + b"\x09"
+    puts = [
+        Put(keys.partition_key(topic_id, index), keys.encode_partition(PartitionState(r, r, r[0], 0)))
+        for index, r in enumerate(replicas)
+    ]
+    record = keys.encode_topic(TopicRecord(topic_id, len(replicas)))
+    result = await cluster.store.transact([], [*puts, Put(keys.topic_key("__consumer_offsets"), record)])
+    for member in cluster.members.values():
+        assert member.broker is not None
+        await member.broker.watch.wait_for(result.revision)
+        await member.broker.partitions.wait_ready(topic_id)
 
 
 @asynccontextmanager
@@ -49,10 +73,10 @@ async def scene(
     *, offsets: tuple[tuple[int, ...], ...] = ((COORDINATOR, LEADER, OTHER),), **configs: Any
 ) -> AsyncGenerator[Scene]:
     """`offsets` are the replicas of the partitions of __consumer_offsets."""
-    async with memory_cluster(3) as cluster, trio.open_nursery() as nursery:
-        await cluster.create("__consumer_offsets", offsets, cleanup_policy="compact")
+    async with server_cluster(1, 2, 3) as cluster, trio.open_nursery() as nursery:
+        await place_groups(cluster, offsets)
         given = {"backlog_max_records": str(BOUND), "backlog_groups": "g", **configs}
-        await cluster.create("orders", ((LEADER, COORDINATOR, OTHER),), **given)
+        await cluster.create("orders", (LEADER, COORDINATOR, OTHER), **given)
         yield Scene(cluster, nursery)
         nursery.cancel_scope.cancel()
 
@@ -97,11 +121,11 @@ async def test_a_new_leader_admits_nothing_before_it_was_told(groups: str, autoj
         await trio.sleep(1.5)
         assert await producer.produce(BOUND) == (NONE, 0)
         assert not made.gate(OTHER).rule.is_known
-        await cluster.until(lambda: made.end_offset(OTHER) == made.end_offset(COORDINATOR) == BOUND)
+        await cluster.settled("orders")
         await cluster.stop(LEADER)
-        await cluster.until(lambda: cluster.leader() in (COORDINATOR, OTHER))
-        leader = cluster.leader()
-        await cluster.until(lambda: cluster.partition(leader).is_leader)
+        await cluster.until(lambda: cluster.leader("orders") in (COORDINATOR, OTHER), "another leads")
+        leader = cluster.leader("orders")
+        await cluster.until(lambda: made.partition(leader).is_leader, "it knows that it leads")
         again = await made.client(leader)
         assert (await again.produce(1))[0] == FULL
         assert made.end_offset(leader) == BOUND
@@ -133,7 +157,7 @@ async def test_who_was_never_told_waits_and_appends_nothing(autojump_clock: Mock
         assert await producer.produce(1, timeout_ms=4_000) == (TIMED_OUT, 0)
         assert made.end_offset() == 0
         made.cluster.mend(COORDINATOR)
-        await made.cluster.until(lambda: gate.rule.is_known)
+        await made.cluster.until(lambda: gate.rule.is_known, "it was told")
         assert await producer.produce(1) == (NONE, 0)
 
 
