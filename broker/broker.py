@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from penstock.broker.backlog.held_bytes import HeldBytes
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.budget import ByteBudget
 from penstock.broker.cluster_principal import EVERYBODY, ClusterPrincipals
@@ -186,8 +187,11 @@ class _Start:
         fetchers = await self._start_fetchers(watch, partitions, registration, services)
         topics = TopicAdmin(self.store, image, config, environment.random)
         needed_topics = NeededTopics(environment.network, config, watch, topics)
-        groups = GroupCoordinator(environment, config, image, watch, needed_topics, partitions, self._spawn)
+        groups = GroupCoordinator(
+            environment, config, image, watch, needed_topics, partitions, self._spawn, services.backlogs
+        )
         await self.background.start(groups.run)
+        await self._ask_offsets(image, groups, services)
         open_listeners()
         await self._be_unfenced(registration, watch)
         return Broker(
@@ -250,6 +254,7 @@ class _Start:
             trio.CapacityLimiter(PARALLEL_SYNCS_MAX),
             ActiveFiles(self.shares.active_segments),
             budget.hold,
+            held=HeldBytes(config.backlog_held_max_bytes),
         )
         if not config.is_clustered:
             return services
@@ -259,6 +264,16 @@ class _Start:
             config.node_id, self.store, watch.image, watch, registration, environment.clock, self._spawn
         )
         return replace(services, lease=registration, isr_changes=changes)
+
+    async def _ask_offsets(
+        self, image: ClusterImage, groups: GroupCoordinator, services: PartitionServices
+    ) -> None:
+        """Have bounded partitions told what is committed at other brokers."""
+        if self.config.is_clustered:
+            from penstock.broker.backlog.asking import OffsetAsker
+
+            asker = OffsetAsker(self.environment, self.config, image, groups, services.backlogs)
+            await self.background.start(asker.run)
 
     def _start_deletions(self) -> DeletedFiles:
         deleted = DeletedFiles(self.environment.clock, self.environment.threads)

@@ -148,6 +148,13 @@ class BrokerConfig(MetadataConfig):
         low=1024,
         own=True,
     )
+    backlog_held_max_bytes: int = fixed_option(
+        "backlog.held.max.bytes",
+        64 * _MIB,
+        "Bytes of batches that wait for room in full backlogs; past it, connections whose batches wait are not read until there is room.",
+        low=1024,
+        own=True,
+    )
     queued_max_request_bytes: int = fixed_option(
         "queued.max.request.bytes",
         64 * _MIB,

@@ -114,7 +114,7 @@ class CheckpointedPartitions:
                 log.error("the log start offsets can't be written: %s", error)
                 raise
             for partition, offset in targets.items():
-                partition.log.advance_log_start_offset(offset)
+                partition.advance_log_start(offset)
 
     @asynccontextmanager
     async def cutting(

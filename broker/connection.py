@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from penstock.broker.backlog.held_bytes import HeldBytes
 from penstock.broker.budget import BufferPool, ByteBudget
 from penstock.broker.replies import FileRange, Part, Parts, Reply, release
 from penstock.protocol.errors import ProtocolError
@@ -103,6 +104,8 @@ class Connection:
         self.repeated_produce: RepeatedProduce | None = None
         """What the next Produce is compared with first."""
         self.repeat_misses = 0
+        self.is_crowded_by: HeldBytes | None = None
+        """Set where its batches wait for room in a full backlog, and as many wait as may: nothing more is read before that has changed."""
         self._stream = stream
         self._shared = shared
         self._outbox: deque[Parts | Reply] = deque()
@@ -164,6 +167,12 @@ class Connection:
         """
         self._muted_until = max(self._muted_until, until)
 
+    def mute_for(self, seconds: float, at_most_until: float) -> float:
+        """As `mute_until`, behind what it is muted for already; returns until when that is."""
+        until = max(self._muted_until, self._shared.clock.monotonic()) + seconds
+        self.mute_until(min(until, at_most_until))
+        return self._muted_until
+
     def close_if_overdue(self, now: float) -> None:
         """End the connection when a deadline of its own has passed. Called by the broker's sweep."""
         limits = self._shared.limits
@@ -189,6 +198,9 @@ class Connection:
             self._interruptible = True
             if shared.budget.disk_is_behind:
                 await shared.budget.wait_for_disk()
+            if self.is_crowded_by is not None:
+                crowd, self.is_crowded_by = self.is_crowded_by, None
+                await crowd.wait_for_room()
             window = scratch[:HEAD_WINDOW_BYTES] if self._expects_large else scratch
             count = await receive_into(window)
             self._interruptible = False

@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from penstock.broker.backlog.bounds import BacklogBounds
+from penstock.broker.backlog.held_bytes import HeldBytes
+from penstock.broker.backlog.registry import BacklogRegistry
 from penstock.broker.open_files import ActiveFiles
 from penstock.broker.rewrite import InternalTopicGuard, Rewriter
 from penstock.runtime.clock import Clock
@@ -32,6 +35,8 @@ class PartitionSettings:
     flush_ms: int
     rewriter: Rewriter | InternalTopicGuard | None
     """Set where batches are changed on the way in: LogAppendTime, or a compression.type that is not the producer's."""
+    bounds: BacklogBounds | None = None
+    """Set where it matters what groups have committed."""
 
 
 class Lease(Protocol):
@@ -85,6 +90,10 @@ class PartitionServices:
     """None where there is no other broker."""
     note_damage: "Callable[[Partition, str], None]" = _leave_as_it_is
     """A reader has come upon damage in a replica, of this kind."""
+    backlogs: BacklogRegistry = field(default_factory=BacklogRegistry)
+    """Tells bounded partitions what groups commit."""
+    held: HeldBytes = field(default_factory=HeldBytes)
+    """Counts batches that wait for room in a full backlog."""
 
 
 __all__ = ["NO_LEASE", "IsrKeeper", "Lease", "PartitionServices", "PartitionSettings"]

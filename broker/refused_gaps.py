@@ -21,21 +21,30 @@ MEMORY_S = 10.0
 class RefusedGaps:
     """See the module. Times are monotonic seconds."""
 
-    __slots__ = ("_code", "until")
+    __slots__ = ("_code", "_code_until", "until")
 
     def __init__(self) -> None:
         self._code = ErrorCode.NONE
+        self._code_until = 0.0
         self.until = 0.0
         """Until then a producer of which the log knows nothing may only begin with sequence 0: another number may come behind what was refused."""
 
     def refuse(self, code: ErrorCode, now: float) -> ErrorCode:
         """Take note that a batch is refused with a code after which it is sent again; returns the code."""
-        self._code, self.until = code, now + MEMORY_S
+        self._code = code
+        self._code_until = self.until = now + MEMORY_S
         return code
+
+    def skip(self, now: float) -> None:
+        """Take note that a batch is refused with a code after which it is *not* sent again: its producer closes the gap by itself.
+
+        Those behind it that are on their way are out of order, and are to be told so: that is when a client gives them other sequences.
+        """
+        self.until = now + MEMORY_S
 
     def code_of(self, code: ErrorCode, now: float) -> ErrorCode:
         """What to answer to a batch that must not be appended because of `code`."""
-        if code is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER and now < self.until:
+        if code is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER and now < self._code_until:
             return self._code
         return code
 

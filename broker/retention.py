@@ -7,6 +7,9 @@ The order, so that it may end anywhere: the new log start offset is durable in i
 the oldest first, one worker call each, so that syncs of that log come in between; their files are renamed at once and removed
 `file.delete.delay.ms` later. Readers that hold a slice keep its file.
 
+With `retention.keep.unconsumed` nothing goes by policy that a counted group has not consumed (`partition.deletable_end_offset`); what is kept back
+so is told in the log. DeleteRecords goes by what its client wants.
+
 A full disk must not keep retention from making room. Where the checkpoint finds no space, whole segments go first and their files at
 once: what is left says where the log begins. Then the checkpoint is tried again.
 
@@ -19,6 +22,7 @@ from functools import partial
 
 import trio
 
+from penstock.broker.backlog.kept import KeptBack
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.deleted_files import DeletedFiles
 from penstock.broker.partition import Partition
@@ -87,11 +91,16 @@ class Retention:
     async def _plan(self, partitions: Sequence[Partition]) -> dict[Partition, RetentionPlan]:
         now_ms = self._now_ms()
 
+        kept: dict[Partition, tuple[int, KeptBack | None]] = {}
+
         def plan_each() -> dict[Partition, RetentionPlan]:
             plans: dict[Partition, RetentionPlan] = {}
             for partition in partitions:
                 try:
-                    found = plan_for(partition.log, partition.high_watermark, now_ms)
+                    limit = partition.deletable_end_offset
+                    found = plan_for(partition.log, limit, now_ms)
+                    if partition.gate is not None:
+                        kept[partition] = limit, _kept_back(partition, limit, found, now_ms)
                 except (StorageError, FileNotFoundError) as error:
                     _log_failure(partition, error)
                     continue
@@ -99,7 +108,14 @@ class Retention:
                     plans[partition] = found
             return plans
 
-        return await self._threads.run(plan_each)
+        plans = await self._threads.run(plan_each)
+        for partition, (limit, kept_back) in kept.items():
+            gate = partition.gate
+            if gate is not None:
+                group = gate.rule.slowest_group if gate.rule.is_known else None
+                name = f"{partition.topic}-{partition.index}"
+                gate.kept_lines.tell(name, kept_back, group, limit, self._clock.monotonic())
+        return plans
 
     async def _roll(self, partition: Partition) -> bool:
         """Begin a new segment in the log's lane, so that the one before it can go."""
@@ -148,7 +164,7 @@ class Retention:
                 segment.base_offset for segment in partition.log.segments if segment.base_offset <= offset
             ]
             if bases and partition.log.log_start_offset < bases[-1]:
-                partition.log.advance_log_start_offset(bases[-1])
+                partition.advance_log_start(bases[-1])
             any_gone |= await self._delete(partition, "and the disk is full", 0) > 0
         return any_gone
 
@@ -178,6 +194,18 @@ class Retention:
                 partition_log.log_start_offset,
             )
         return count
+
+
+def _kept_back(partition: Partition, limit: int, found: RetentionPlan | None, now_ms: int) -> KeptBack | None:
+    """What would go besides if nothing were kept for a group. Worker; raises as `plan_for`."""
+    if limit >= partition.high_watermark:
+        return None
+    wanted = plan_for(partition.log, partition.high_watermark, now_ms)
+    first = 0 if found is None else found.segment_count
+    if wanted is None or wanted.segment_count <= first:
+        return None
+    sizes = [segment.size_bytes for segment in partition.log.segments[first : wanted.segment_count]]
+    return KeptBack(len(sizes), sum(sizes), wanted.reason)
 
 
 def _log_failure(partition: Partition, error: Exception) -> None:

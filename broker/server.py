@@ -245,6 +245,9 @@ class Server:
         self._all_gone = trio.Event()
         for connection in tuple(self._connections):
             connection.stop()
+        for partition in self._broker.partitions:
+            if partition.gate is not None:
+                partition.gate.give_all_up()
         if self._connections:
             with trio.move_on_after(self._broker.config.shutdown_timeout_ms / 1000):
                 await self._all_gone.wait()

@@ -1,5 +1,8 @@
 """A topic's effective config as what one partition needs of it."""
 
+from dataclasses import replace
+
+from penstock.broker.backlog.bounds import BacklogBounds, BacklogPolicy
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.image import ClusterImage
 from penstock.broker.names import INTERNAL_TOPICS
@@ -36,7 +39,7 @@ def settings_for(config: BrokerConfig, image: ClusterImage, topic: str) -> Parti
             level=_level(effective, codec),
             require_keys=compacted,
         )
-    return _settings(config, effective, rewriter)
+    return replace(_settings(config, effective, rewriter), bounds=_bounds(effective))
 
 
 def _settings(
@@ -53,6 +56,18 @@ def _settings(
         flush_ms=effective.flush_ms,
         rewriter=rewriter,
     )
+
+
+def _bounds(effective: TopicConfig) -> BacklogBounds | None:
+    bounds = BacklogBounds(
+        max_records=effective.backlog_max_records,
+        max_bytes=effective.backlog_max_bytes,
+        max_age_ms=effective.backlog_max_age_ms,
+        groups=effective.backlog_groups,
+        keep_unconsumed=effective.retention_keep_unconsumed,
+        policy=BacklogPolicy(effective.backlog_policy),
+    )
+    return bounds if bounds.needs_offsets else None
 
 
 def _codec(name: str) -> Codec | None:

@@ -46,6 +46,40 @@ def _throttled_replicas_fault(replicas: tuple[str, ...]) -> str | None:
 class TopicConfig:
     """The effective configs of one topic, parsed."""
 
+    backlog_groups: tuple[str, ...] = option(
+        "backlog.groups",
+        (),
+        "The consumer groups whose commits say what is consumed, for the bounds of the backlog; * for all. Without any there is no bound.",
+        own=True,
+    )
+    backlog_max_age_ms: int = option(
+        "backlog.max.age.ms",
+        -1,
+        "How old the first record of a partition may be that is unconsumed by the slowest group of backlog.groups, in milliseconds; -1 is no bound.",
+        low=-1,
+        own=True,
+    )
+    backlog_max_bytes: int = option(
+        "backlog.max.bytes",
+        -1,
+        "How many bytes of a partition's log may be unconsumed by the slowest group of backlog.groups, by whole batches; -1 is no bound.",
+        low=-1,
+        own=True,
+    )
+    backlog_max_records: int = option(
+        "backlog.max.records",
+        -1,
+        "How many records of a partition may be unconsumed by the slowest group of backlog.groups; -1 is no bound.",
+        low=-1,
+        own=True,
+    )
+    backlog_policy: str = option(
+        "backlog.policy",
+        "reject",
+        "What a producer meets at the bound: reject answers POLICY_VIOLATION at once, hold waits for room up to half of the request's timeout, throttle slows producers down from half of the bound on and then holds.",
+        choices=("reject", "hold", "throttle"),
+        own=True,
+    )
     cleanup_policy: tuple[str, ...] = option(
         "cleanup.policy",
         ("delete",),
@@ -207,6 +241,12 @@ class TopicConfig:
         "The size in bytes that a partition's log is cut back to, by whole segments; -1 is no bound.",
         low=-1,
         synonyms=("log.retention.bytes",),
+    )
+    retention_keep_unconsumed: bool = option(
+        "retention.keep.unconsumed",
+        False,
+        "Whether retention spares what a group of backlog.groups has not consumed. Something else must keep the disk from filling up: a bound of the backlog.",
+        own=True,
     )
     retention_ms: int = option(
         "retention.ms",

@@ -44,6 +44,7 @@ from penstock.storage.errors import (
     NotRecalled,
     OffsetOutOfRange,
     OutOfOrderSequence,
+    ProducerStateError,
     SegmentFull,
     StaleLeaderEpoch,
     missing_is_disk_error,
@@ -364,6 +365,15 @@ class LogWriter:
     def must_recall(self, header: BatchHeader) -> bool:
         """Whether `recall_producer` must come first: the batch is out of order, by what is known without asking the disk. No I/O."""
         return self._producers.must_recall(header)
+
+    def repeats(self, header: BatchHeader) -> bool:
+        """Whether the log has the batch already, by what is known without asking the disk. No I/O."""
+        if header.producer_id < 0:
+            return False
+        try:
+            return self._producers.check(header) is not None
+        except ProducerStateError:
+            return False
 
     def recall_producer(self, header: BatchHeader) -> None:
         """Look in the log for the last batches of this producer, at most once after opening. Worker; appends are held back."""

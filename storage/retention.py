@@ -118,8 +118,11 @@ def _count_by_size(segments: Sequence[SegmentFacts], deletable: int, retention_b
     return count
 
 
-def plan_for(log: Log, high_watermark: int, now_ms: int) -> RetentionPlan | None:
-    """The plan for a log as it is now. Worker: the ages of segments that were not asked yet are read from the disk. Raises StorageError."""
+def plan_for(log: Log, limit_offset: int, now_ms: int) -> RetentionPlan | None:
+    """The plan for a log as it is now; nothing at or above `limit_offset` goes: the high watermark, or lower.
+
+    Worker: the ages of segments that were not asked yet are read from the disk. Raises StorageError.
+    """
     end_offset = log.log_end_offset
     segments = log.segments
     config = log.config
@@ -148,7 +151,7 @@ def plan_for(log: Log, high_watermark: int, now_ms: int) -> RetentionPlan | None
         timestamp_of,
         config,
         log_start_offset=log.log_start_offset,
-        limit_offset=min(high_watermark, log.durable_end_offset),
+        limit_offset=min(limit_offset, log.durable_end_offset),
         now_ms=now_ms,
     )
 

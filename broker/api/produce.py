@@ -27,10 +27,12 @@ from penstock.protocol.produce import (
 from penstock.protocol.produce_again import RepeatedProduce, learn
 from penstock.protocol.record_batch import ATTRIBUTES_POSITION, CODEC_MASK, HEADER_SIZE_BYTES
 from penstock.protocol.tagged import NodeEndpoint
+from penstock.protocol.throttle import tell_produce_throttled
 
 if TYPE_CHECKING:
     from penstock.broker.broker import Broker
     from penstock.broker.connection import Connection
+    from penstock.broker.partition import Partition
 
 _KEY = int(ApiKey.PRODUCE)
 FIRST_SERVED_VERSION = 3
@@ -48,7 +50,7 @@ _Asked = tuple["Broker", "Connection | None"]
 class PendingProduce(Reply):
     """A produce response that waits for acks."""
 
-    __slots__ = ("_asked", "_correlation_id", "_outstanding", "_results", "_version")
+    __slots__ = ("_asked", "_correlation_id", "_outstanding", "_results", "_version", "throttle_time_ms")
 
     def __init__(self, asked: _Asked, version: int, correlation_id: int) -> None:
         super().__init__(math.inf)
@@ -57,6 +59,8 @@ class PendingProduce(Reply):
         self._correlation_id = correlation_id
         self._results: list[ProducePartitionResult] = []
         self._outstanding = 0
+        self.throttle_time_ms = 0
+        """What the response tells."""
 
     def wait_for(self, results: list[ProducePartitionResult], outstanding: int, deadline: float) -> None:
         """All partitions were begun; `outstanding` of them call `one_done` later."""
@@ -72,13 +76,16 @@ class PendingProduce(Reply):
         if self._outstanding == 0:
             self.resolve()
 
-    def refused(self, result: ProducePartitionResult) -> Parts:
-        """The response to a request of one partition that was refused at once."""
-        return [_response(self._asked, self._version, self._correlation_id, [result])]
+    def answer_to(self, results: list[ProducePartitionResult]) -> Parts:
+        """The response to a request that came to its end at once."""
+        response = _response(self._asked, self._version, self._correlation_id, results)
+        if self.throttle_time_ms:
+            response = tell_produce_throttled(self._version, response, self.throttle_time_ms)
+        return [response]
 
     def try_finish(self) -> Parts | None:
         """The response. The results of partitions that are still open stand at REQUEST_TIMED_OUT."""
-        return [_response(self._asked, self._version, self._correlation_id, self._results)]
+        return self.answer_to(self._results)
 
 
 def _response(
@@ -144,7 +151,12 @@ def produce(
         else:
             if pending is None:
                 pending = PendingProduce((broker, connection), version, header.correlation_id)
-            if not partition.produce(entry.records, request.acks, result, pending.one_done):
+            is_final = partition.produce(
+                entry.records, request.acks, result, pending.one_done, request.timeout_ms
+            )
+            if partition.gate is not None and connection is not None:
+                _hold_back(broker, connection, partition, pending, request.timeout_ms)
+            if not is_final:
                 outstanding += 1
                 continue
         if result.error_code:
@@ -158,6 +170,8 @@ def produce(
         deadline = broker.clock.monotonic() + max(request.timeout_ms, 0) / 1000
         pending.wait_for(results, outstanding, deadline)
         return pending
+    if pending is not None:
+        return pending.answer_to(results)
     return [_response((broker, connection), version, header.correlation_id, results)]
 
 
@@ -178,7 +192,10 @@ def produce_again(
     result = ProducePartitionResult(known.topic, known.topic_id, known.index, 0)
     correlation_id = int.from_bytes(frame[4:8], "big", signed=True)
     pending = PendingProduce((broker, connection), known.version, correlation_id)
-    if not partition.produce(records, known.acks, result, pending.one_done):
+    is_final = partition.produce(records, known.acks, result, pending.one_done, known.timeout_ms)
+    if partition.gate is not None and connection is not None:
+        _hold_back(broker, connection, partition, pending, known.timeout_ms)
+    if not is_final:
         if known.acks == 0:
             return None
         deadline = broker.clock.monotonic() + max(known.timeout_ms, 0) / 1000
@@ -188,7 +205,27 @@ def produce_again(
         if result.error_code:
             raise ProtocolError(REFUSED_WITHOUT_ACKS)
         return None
-    return [known.answer(frame, result)] if not result.error_code else pending.refused(result)
+    if result.error_code or pending.throttle_time_ms:
+        return pending.answer_to([result])
+    return [known.answer(frame, result)]
+
+
+def _hold_back(
+    broker: "Broker",
+    connection: "Connection",
+    partition: "Partition",
+    pending: PendingProduce,
+    timeout_ms: int,
+) -> None:
+    """Read on from whoever produces to a bounded partition as its backlog allows: later, or when fewer batches wait for room."""
+    assert partition.gate is not None
+    if partition.gate.is_crowded:
+        connection.is_crowded_by = partition.gate.held_bytes
+    throttle_s = partition.throttle_s()
+    if throttle_s:
+        now = broker.clock.monotonic()
+        until = connection.mute_for(throttle_s, now + max(timeout_ms, 0) / 2000)
+        pending.throttle_time_ms = max(math.ceil((until - now) * 1000), 0)
 
 
 def _is_zstd(records: memoryview) -> bool:

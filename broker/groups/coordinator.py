@@ -8,10 +8,11 @@ Up: `run` is started after the partitions are; shards load in the background, an
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 
 import trio
 
+from penstock.broker.backlog.registry import BacklogRegistry
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.errors import ApiError
 from penstock.broker.groups.classic_driver import ClassicDriver
@@ -22,6 +23,7 @@ from penstock.broker.groups.expiry import Expiry
 from penstock.broker.groups.loading import Replay, load
 from penstock.broker.groups.membership_driver import MembershipDriver
 from penstock.broker.groups.memory_budget import MemoryBudget
+from penstock.broker.groups.offset_table import CommittedOffset
 from penstock.broker.groups.offsets_topic import OFFSETS_TOPIC, partition_for
 from penstock.broker.groups.shard import GroupShard, ShardServices
 from penstock.broker.image import ClusterImage, ImageDelta
@@ -57,6 +59,7 @@ class GroupCoordinator:
         topics: NeededTopics,
         partitions: PartitionManager,
         spawn: Spawn,
+        backlogs: BacklogRegistry | None = None,
     ) -> None:
         self.config = config
         self.random = environment.random
@@ -87,7 +90,7 @@ class GroupCoordinator:
         )
         """The driver of KIP-848's groups."""
         drivers: list[MembershipDriver] = [self.classic, self.consumer]
-        self.services = ShardServices(clock, drivers, config.group_max_count)
+        self.services = ShardServices(clock, drivers, config.group_max_count, backlogs)
         self.services.wake_timer = self._wake
         self.memory = MemoryBudget(config.group_memory_max_bytes, self._held_bytes, self.services.now_ms)
         """Asked before something new is kept."""
@@ -150,6 +153,24 @@ class GroupCoordinator:
         state = self._image.partition(topic.topic_id, partition_for(group_id, topic.partition_count))
         return None if state is None or state.leader < 0 else state.leader
 
+    # For bounded backlogs
+
+    @property
+    def knows_all_offsets(self) -> bool:
+        """Whether this broker answers for all groups, and has read what they have committed."""
+        topic = self._image.topic(OFFSETS_TOPIC)
+        return topic is None or all(
+            (shard := self._shards.get(index)) is not None and shard.is_loaded and shard.is_current
+            for index in range(topic.partition_count)
+        )
+
+    def offsets_of(self, topic: str) -> Iterator[tuple[str, int, CommittedOffset]]:
+        """Group, partition and commit of all that is committed for a topic with groups that this broker answers for."""
+        for shard in self.shards():
+            for group_id, group in shard.groups.items():
+                for index, committed in group.offsets.of_topic(topic):
+                    yield group_id, index, committed
+
     async def ensure_topic(self, group_ids: Collection[str]) -> None:
         """Make `__consumer_offsets` where it is not there, and wait a while until this broker can serve those of the groups that are its own.
 
@@ -195,6 +216,7 @@ class GroupCoordinator:
             partition = self._partitions.by_name(OFFSETS_TOPIC, index)
             if partition is not None and partition.is_leader and index not in self._shards:
                 self._begin(GroupShard(partition, self.services), index)
+        self.services.backlogs.refresh()
 
     def _begin(self, shard: GroupShard, index: int) -> None:
         self._shards[index] = shard
@@ -219,6 +241,7 @@ class GroupCoordinator:
             except Exception as error:
                 shard.failure = str(error) or type(error).__name__
                 log.exception("%s-%d: loading its groups ended by a bug", OFFSETS_TOPIC, index)
+            self.services.backlogs.refresh()
             if not self.is_loading:
                 log.info("groups loaded: %d", self.services.group_count)
             self._loaded.unpark_all()
@@ -234,6 +257,7 @@ class GroupCoordinator:
         """Follow the partitions and keep the groups' time, for ever."""
         self._partitions.listen(self.note)
         self._reconcile()
+        self.services.backlogs.set_source(self)
         task_status.started()
         services = self.services
         while True:

@@ -20,6 +20,7 @@ from typing import Any
 
 import trio
 
+from penstock.broker.backlog.registry import BacklogRegistry
 from penstock.broker.errors import ApiError
 from penstock.broker.groups.classic_events import GroupClosed, Token
 from penstock.broker.groups.deadlines import Deadlines
@@ -40,12 +41,20 @@ Waiter = Callable[[Any], None]
 class ShardServices:
     """What all shards of a coordinator share."""
 
-    def __init__(self, clock: Clock, drivers: Sequence[MembershipDriver], group_max_count: int) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        drivers: Sequence[MembershipDriver],
+        group_max_count: int,
+        backlogs: BacklogRegistry | None = None,
+    ) -> None:
         self.clock = clock
         self.drivers = drivers
         self.group_max_count = group_max_count
         self.group_count = 0
         """Groups of all shards."""
+        self.backlogs = backlogs or BacklogRegistry()
+        """Told of each commit in the step in which it becomes visible, and of each deletion when it is committed."""
         self.last_token: Token = 0
         self.wake_timer: Callable[[], None] = lambda: None
         self.deadlines: Deadlines[Group] = Deadlines(lambda: self.wake_timer())
@@ -120,7 +129,10 @@ class GroupShard:
             return
 
         def finished(code: ErrorCode) -> None:
-            if code and not self.is_closed:
+            if not code:
+                for topic, index, _ in group.offsets:
+                    self.services.backlogs.note(group.group_id, topic, index, None)
+            elif not self.is_closed:
                 self._bring_back(group)
             done(code)
 
@@ -149,7 +161,7 @@ class GroupShard:
             (encode_offset_key(group_id, topic, index), None if value is None else value.encode())
             for topic, index, value in entries
         ]
-        pending = group.pending_offsets
+        pending, backlogs = group.pending_offsets, self.services.backlogs
         pending.update([(topic, index) for topic, index, _ in entries])
 
         def finished(code: ErrorCode) -> None:
@@ -160,6 +172,7 @@ class GroupShard:
                     del pending[key]
                 if not code:
                     group.offsets.put(topic, index, committed)
+                    backlogs.note(group_id, topic, index, committed)
             done(code)
 
         self.append(records, finished)

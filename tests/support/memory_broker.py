@@ -15,12 +15,14 @@ from tests.support.memory_files import MemoryFiles
 from tests.support.memory_metadata import MemoryMetadata
 from tests.support.memory_network import MemoryNetwork
 from tests.support.metadata_plane import TrioClock, new_random
+from tests.support.partition_bench import settle
 from tests.support.scripted_threads import ScriptedThreads
 
 from penstock.broker.api.fetch import fetch
 from penstock.broker.api.produce import produce
 from penstock.broker.broker import Broker, open_broker
 from penstock.broker.broker_config import BrokerConfig
+from penstock.broker.config_admin import ConfigAdmin
 from penstock.broker.connection import Outcome
 from penstock.broker.context import ANONYMOUS, RequestContext
 from penstock.broker.dispatch import Handler
@@ -61,6 +63,13 @@ class MemoryBroker:
         await self.broker.watch.wait_for(created.revision)
         await self.broker.partitions.wait_ready(created.topic_id)
         return created.topic_id
+
+    async def configure(self, name: str, **configs: str) -> None:
+        """Make these the topic's only configs, and wait until its partitions act on them."""
+        overrides = {key.replace("_", "."): value for key, value in configs.items()}
+        admin = ConfigAdmin(self.broker.store, self.broker.image, self.broker.config)
+        await self.broker.watch.wait_for(await admin.replace_topic_configs(name, overrides))
+        await settle()
 
     async def delete(self, name: str) -> None:
         """Delete a topic, and wait until the broker has seen it."""

@@ -15,7 +15,7 @@ from tests.support.examples import examples
 from tests.support.logs import batch, read_values, reopen
 from tests.support.partition_bench import ME, PartitionBench, Sent, partition_bench, settle
 
-from penstock.broker.partition import SLOW_APPEND_S
+from penstock.broker.partition_appends import SLOW_APPEND_S
 from penstock.broker.partition_machine import FollowerFetched, IsrChangeFailed
 from penstock.protocol.errors import ErrorCode
 from penstock.runtime.files import DiskError

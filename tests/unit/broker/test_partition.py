@@ -7,7 +7,8 @@ from tests.support.logs import NOW_MS, OUTPUT_MAX_BYTES, batch, read_batches, re
 from tests.support.memory_files import MemoryFiles
 from tests.support.partition_bench import ME, Sent, partition_bench, settle
 
-from penstock.broker.partition import GONE, HELD_OVERHEAD_BYTES, SLOW_APPEND_S
+from penstock.broker.partition import GONE
+from penstock.broker.partition_appends import HELD_OVERHEAD_BYTES, SLOW_APPEND_S
 from penstock.broker.partition_machine import Closed
 from penstock.broker.rewrite import Rewriter
 from penstock.protocol.compression import Codec

@@ -47,7 +47,15 @@ KAFKA_DEFAULTS = {
 def test_names_and_defaults_are_kafkas_but_for_our_own() -> None:
     table = topic_config_definitions()
     assert {d.name: d.default for d in table.values() if not d.own} == KAFKA_DEFAULTS
-    assert {d.name: d.default for d in table.values() if d.own} == {"write.caching": "false"}
+    assert {d.name: d.default for d in table.values() if d.own} == {
+        "backlog.groups": "",
+        "backlog.max.age.ms": "-1",
+        "backlog.max.bytes": "-1",
+        "backlog.max.records": "-1",
+        "backlog.policy": "reject",
+        "retention.keep.unconsumed": "false",
+        "write.caching": "false",
+    }
 
 
 def test_every_row_is_explained_and_its_default_parses() -> None:

@@ -1,0 +1,41 @@
+"""Looks up in a log where its unconsumed part begins. For workers: reads the disk."""
+
+from penstock.broker.backlog.rule import Place
+from penstock.protocol.record_batch import BatchHeader, TimestampType, read_batch_header
+from penstock.protocol.records import iterate_records
+from penstock.storage.log import Log
+from penstock.storage.log_reader import floor_segment
+
+RECORDS_SIZE_BYTES_MAX = 256 << 20
+NO_TIMESTAMP = -1
+
+
+def find_place(log: Log, offset: int, with_timestamp: bool) -> Place:
+    """Where `offset`, which lies within the log, is; nothing is appended meanwhile. The timestamp costs the unpacking of a batch.
+
+    Raises OffsetOutOfRange, CorruptBatch, StorageError.
+    """
+    while True:
+        segments = log.segments
+        with log.read(offset, 1, log.log_end_offset, resident_only=False) as found:
+            batch, position = memoryview(found.read()), found.position
+        header = read_batch_header(batch)
+        number = floor_segment(segments, header.last_offset)
+        size_bytes = sum(segment.size_bytes for segment in segments[number:]) - position
+        if log.segments is segments:
+            break
+    timestamp_ms = _timestamp_at(batch, header, offset) if with_timestamp else NO_TIMESTAMP
+    return Place(offset, size_bytes, timestamp_ms, segments)
+
+
+def _timestamp_at(batch: memoryview, header: BatchHeader, offset: int) -> int:
+    """The timestamp of the first record of the batch at or above `offset`; the batch's largest where compaction took all of those."""
+    if header.timestamp_type is TimestampType.LOG_APPEND_TIME:
+        return header.max_timestamp
+    for record in iterate_records(batch, output_max_bytes=RECORDS_SIZE_BYTES_MAX):
+        if record.offset >= offset:
+            return record.timestamp
+    return header.max_timestamp
+
+
+__all__ = ["find_place"]

@@ -1,0 +1,83 @@
+"""The rule of a bounded backlog by itself: the least offset, and when only a look at the log decides."""
+
+from penstock.broker.backlog.bounds import BacklogBounds
+from penstock.broker.backlog.rule import BacklogRule, Judgement, LogEnds, Place
+
+SEGMENTS = object()
+
+
+def rule(*, max_records: int = -1, max_bytes: int = -1, max_age_ms: int = -1) -> BacklogRule:
+    made = BacklogRule(BacklogBounds(max_records, max_bytes, max_age_ms, groups=("*",)))
+    made.replace({})
+    return made
+
+
+def ends(end: int, start: int = 0, *, now_ms: int = 0, segments: object = SEGMENTS) -> LogEnds:
+    return LogEnds(start, end, segments, now_ms)
+
+
+def test_the_least_offset_follows_commits_forwards_backwards_and_deletions() -> None:
+    one = rule(max_records=5)
+    steps: list[tuple[str, int | None, int | None]] = [
+        ("a", 7, 7),
+        ("b", 3, 3),
+        ("b", 9, 7),
+        ("a", 8, 8),
+        ("b", 8, 8),
+        ("a", 20, 8),
+        ("c", 2, 2),
+        ("c", None, 8),
+        ("nobody", None, 8),
+        ("b", None, 20),
+        ("a", None, None),
+    ]
+    for group, offset, least in steps:
+        one.put(group, offset)
+        assert one.least_offset == least, (group, offset)
+
+
+def test_an_earlier_place_admits_and_never_refuses() -> None:
+    one = rule(max_bytes=100)
+    one.put("g", 4)
+    assert one.judge(1, 10, ends(10)) is Judgement.MUST_LOOK
+    one.look(Place(4, 60, -1, SEGMENTS))
+    assert one.judge(1, 40, ends(10)) is Judgement.ADMITTED
+    assert one.judge(1, 41, ends(10)) is Judgement.OVER
+    one.note_appended(40)
+    assert one.judge(1, 1, ends(11)) is Judgement.OVER
+    one.put("g", 6)
+    assert one.judge(1, 1, ends(11)) is Judgement.MUST_LOOK, "there may be room since"
+    one.look(Place(6, 30, -1, SEGMENTS))
+    one.put("g", 8)
+    assert one.judge(1, 70, ends(11)) is Judgement.ADMITTED, "there is even more room now"
+    one.put("g", 5)
+    assert one.judge(1, 1, ends(11)) is Judgement.MUST_LOOK, "there may be less"
+
+
+def test_a_log_that_was_compacted_is_looked_at_again_before_it_refuses() -> None:
+    one = rule(max_bytes=100)
+    one.put("g", 0)
+    one.look(Place(0, 100, -1, SEGMENTS))
+    assert one.judge(1, 1, ends(10)) is Judgement.OVER
+    assert one.judge(1, 1, ends(10, segments=object())) is Judgement.MUST_LOOK
+
+
+def test_age_is_looked_up_anew_for_each_first_record() -> None:
+    one = rule(max_age_ms=1000)
+    one.put("g", 4)
+    one.look(Place(4, 60, 5000, SEGMENTS))
+    assert one.judge(1, 1, ends(10, now_ms=6000)) is Judgement.ADMITTED
+    assert one.judge(1, 1, ends(10, now_ms=6001)) is Judgement.OVER
+    one.put("g", 5)
+    assert one.judge(1, 1, ends(10, now_ms=6001)) is Judgement.MUST_LOOK, "timestamps need not rise"
+    assert one.judge(1, 1, ends(5, now_ms=6001)) is Judgement.ADMITTED, "nothing is unconsumed"
+
+
+def test_groups_that_do_not_count_change_nothing() -> None:
+    one = BacklogRule(BacklogBounds(max_records=5, groups=("a", "b")))
+    assert one.judge(1, 1, ends(0)) is Judgement.UNKNOWN
+    one.replace({"c": 0, "b": 3})
+    one.put("d", 0)
+    assert (one.least_offset, one.slowest_group) == (3, "b")
+    assert one.judge(5, 1, ends(3)) is Judgement.ADMITTED
+    assert one.judge(6, 1, ends(3)) is Judgement.OVER
