@@ -301,6 +301,8 @@ class Connection:
                 with memoryview(buffer) as whole:
                     have += await self._receive(whole[have : min(size, len(buffer))])
             self._frame_started = None
+            if self._muted_until:
+                await self._sit_out()
             with memoryview(buffer) as whole, whole[:size] as frame:
                 self._handle(frame)
         finally:

@@ -71,6 +71,21 @@ async def test_connection_muted_while_it_waits_for_bytes_handles_them(
         nursery.cancel_scope.cancel()
 
 
+async def test_connection_muted_within_a_large_request_handles_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with running() as session:
+        large = frame(bytes(3_000_000))
+        session.stream.feed(large[:1_000_000])
+        await trio.sleep(1)
+        session.connection.mute_until(trio.current_time() + 5)
+        session.stream.feed(large[1_000_000:] + frame(b"a"))
+        await trio.sleep(4.5)
+        assert session.echo.seen == []
+        await trio.sleep(1)
+        assert len(session.echo.seen) == 2
+
+
 async def test_stop_waits_for_a_muted_connection(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as session:
         session.connection.mute_until(trio.current_time() + 50)
