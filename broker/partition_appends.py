@@ -64,6 +64,8 @@ class PartitionAppends:
     syncs: LogSyncs
     high_watermark: int
     replica_waiters: set[Callable[[int], None]] | None
+    gate: "BacklogGate | None" = None
+    """Asked about every batch; None where nothing bounds the backlog."""
 
     def __init__(
         self,
@@ -94,9 +96,6 @@ class PartitionAppends:
         self._epoch_to_start: int | None = None
         self.prepared_epoch = -1
         self._invisible_bytes = 0
-        self.gate: BacklogGate | None = None
-        """Asked about every batch; None where nothing bounds the backlog."""
-        self._is_emptying_line = False
 
     @property
     def is_leader(self) -> bool:
@@ -139,7 +138,6 @@ class PartitionAppends:
             result.error_message = str(error)
             self._log_refusal(str(error))
             return True
-        until = 0.0 if self.gate is None else self._monotonic() + timeout_ms / 2000
         if (
             self.lane.is_busy
             or self._slow
@@ -147,10 +145,15 @@ class PartitionAppends:
             or self.settings.rewriter is not None
             or self._needs_roll(header, now_ms)
         ):
-            until = until or self._monotonic() + timeout_ms / 2000  # there may be a bound when its turn comes
+            until = self._monotonic() + timeout_ms / 2000
             self._append_later(bytearray(batch), header, acks, result, done, until=until)
             return False
-        return self._append(batch, header, now_ms, acks, result, done, until)
+        if self.gate is not None:
+            until = self._monotonic() + timeout_ms / 2000
+            stopped = self._pass_gate(batch, header, now_ms, acks, result, done, until)
+            if stopped is not None:
+                return stopped
+        return self._append(batch, header, now_ms, acks, result, done)
 
     def produce_own(
         self,
@@ -189,7 +192,7 @@ class PartitionAppends:
                 bytearray(batch), header, ACKS_ALL, result, done, until=ADMITTED, own_epoch=leader_epoch
             )
             return False
-        return self._append(batch, header, now_ms, ACKS_ALL, result, done, ADMITTED)
+        return self._append(batch, header, now_ms, ACKS_ALL, result, done)
 
     def _needs_roll(self, header: BatchHeader, now_ms: int) -> bool:
         return self.log.needs_roll(
@@ -204,13 +207,8 @@ class PartitionAppends:
         acks: int,
         result: ProducePartitionResult,
         done: Callable[[], None],
-        until: float,
     ) -> bool:
-        """Append on the event loop; same answer as `produce`. `until` is how long the batch may wait for room, monotonic seconds."""
-        if self.gate is not None and until != ADMITTED:
-            stopped = self._pass_gate(batch, header, now_ms, acks, result, done, until)
-            if stopped is not None:
-                return stopped
+        """Append on the event loop what no bound stops; same answer as `produce`."""
         started = self._monotonic()
         if started >= self._lease.deadline:
             result.error_code = self._gaps.refuse(self.refusal, started)
@@ -226,7 +224,7 @@ class PartitionAppends:
             )
             self._slow = self._monotonic() - started > SLOW_APPEND_S
         except NotRecalled:
-            self._append_later(bytearray(batch), header, acks, result, done, until=until)
+            self._append_later(bytearray(batch), header, acks, result, done, until=ADMITTED)
             return False
         except PenstockError as error:
             self._append_refused(error, result)
@@ -247,8 +245,6 @@ class PartitionAppends:
         result.log_start_offset = self.log.log_start_offset
         if not info.is_duplicate:
             self._invisible_bytes += header.size_bytes
-            if self.gate is not None:
-                self.gate.rule.note_appended(header.size_bytes)
         machine = self.machine
         self._do(machine.step(Appended(self.log.log_end_offset)))
         if self.replica_waiters:
@@ -380,14 +376,17 @@ class PartitionAppends:
         done: Callable[[], None],
         until: float,
     ) -> bool:
-        """Append what `_make_ready` was just done for; same answer as `produce`. Raises what the log raises."""
-        if not self._slow:  # nothing in the way any more: the queue drains at the event loop's pace
-            result.error_code = ErrorCode.NONE
-            return self._append(view, header, now_ms, acks, result, done, until)
+        """Append what `_make_ready` was just done for; same answer as `produce`. Raises what the log raises.
+
+        `until` is how long the batch may wait for room in its backlog, monotonic seconds.
+        """
         if until != ADMITTED:
             stopped = self._pass_gate(view, header, now_ms, acks, result, done, until)
             if stopped is not None:
                 return stopped
+        if not self._slow:  # nothing in the way any more: the queue drains at the event loop's pace
+            result.error_code = ErrorCode.NONE
+            return self._append(view, header, now_ms, acks, result, done)
         info = await self._append_slowly(view, header, now_ms)
         if self.is_leader:
             return self._appended(info, header, acks, result, done)

@@ -9,6 +9,7 @@ comes meanwhile queues in the lane behind that job, and then in the line behind 
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from penstock.broker.backlog.bounds import BacklogBounds
 from penstock.broker.backlog.gate import BacklogGate, HeldBatch
@@ -176,7 +177,7 @@ class BoundedAppends(PartitionAppends):
 
     def _stir_held(self) -> None:
         gate = self.gate
-        if self._is_emptying_line or gate is None or not gate.held:
+        if gate is None or gate.is_emptying or not gate.held:
             return
         header = gate.held[0].header
         judgement = self._judge(gate, header, self._wall_ms())
@@ -184,13 +185,13 @@ class BoundedAppends(PartitionAppends):
             judgement is Judgement.OVER and gate.waits_for_room(header, judgement)
         ):
             return
-        self._is_emptying_line = True
-        self.lane.enqueue(self._empty_line)
+        gate.is_emptying = True
+        self.lane.enqueue(partial(self._empty_line, gate))
 
-    async def _empty_line(self) -> None:
+    async def _empty_line(self, gate: BacklogGate) -> None:
         """Append the first of those that wait, as long as they are admitted."""
         try:
-            while (gate := self.gate) is not None and gate.held:
+            while gate.held:
                 first = gate.held[0]
                 now_ms = self._wall_ms()
                 if not await self._make_ready(first.header, now_ms):
@@ -210,18 +211,17 @@ class BoundedAppends(PartitionAppends):
                     self._refuse_over(gate, first.header, now_ms, first.result)
                     first.done()
         except PenstockError as error:  # the log can't be looked at
-            self._refuse_first(error)
+            self._refuse_first(gate, error)
         finally:
-            self._is_emptying_line = False
+            gate.is_emptying = False
+            gate.stir()
             self._drop_gate_at_rest()
 
-    def _refuse_first(self, error: PenstockError) -> None:
-        gate = self.gate
-        if gate is not None and gate.held:
+    def _refuse_first(self, gate: BacklogGate, error: PenstockError) -> None:
+        if gate.held:
             first = gate.take_first()
             self._append_refused(error, first.result)
             first.done()
-            gate.stir()
 
     async def _append_held(self, held: HeldBatch, now_ms: int) -> None:
         try:

@@ -170,7 +170,7 @@ def produce(
         deadline = broker.clock.monotonic() + max(request.timeout_ms, 0) / 1000
         pending.wait_for(results, outstanding, deadline)
         return pending
-    if pending is not None:
+    if pending is not None and pending.throttle_time_ms:
         return pending.answer_to(results)
     return [_response((broker, connection), version, header.correlation_id, results)]
 

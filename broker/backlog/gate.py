@@ -76,6 +76,8 @@ class BacklogGate:
         self.held: deque[HeldBatch] = deque()
         self.fresh_until = -math.inf
         """Until when what is known is good enough to refuse by, where other brokers are asked (monotonic seconds)."""
+        self.is_emptying = False
+        """Whether a job of the lane is at work on those held."""
         self.refused_records = 0
         """Since the bounds were set."""
         self.kept_lines = KeptLines()

@@ -21,11 +21,11 @@ def find_place(log: Log, offset: int, with_timestamp: bool) -> Place:
             batch, position = memoryview(found.read()), found.position
         header = read_batch_header(batch)
         number = floor_segment(segments, header.last_offset)
-        size_bytes = sum(segment.size_bytes for segment in segments[number:]) - position
+        sealed_bytes = sum(segment.size_bytes for segment in segments[number:-1]) - position
         if log.segments is segments:
             break
     timestamp_ms = _timestamp_at(batch, header, offset) if with_timestamp else NO_TIMESTAMP
-    return Place(offset, size_bytes, timestamp_ms, segments)
+    return Place(offset, sealed_bytes, timestamp_ms, segments)
 
 
 def _timestamp_at(batch: memoryview, header: BatchHeader, offset: int) -> int:

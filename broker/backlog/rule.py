@@ -17,8 +17,8 @@ can only make the bytes look like more, so it may admit and never refuse.
 """
 
 import enum
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from penstock.broker.backlog.bounds import UNBOUNDED, BacklogBounds, BacklogPolicy
 
@@ -35,17 +35,31 @@ class Judgement(enum.Enum):
     """The log is to be looked at first: see `place_wanted`."""
 
 
+class Sized(Protocol):
+    """A segment of a log, as far as it matters here."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its batches."""
+        ...
+
+
 class Place(NamedTuple):
     """Where the unconsumed part begins, as looked up in the log."""
 
     offset: int
     """The first unconsumed offset that was looked for."""
-    size_bytes: int
-    """From the batch that holds it to the end of the log."""
+    sealed_bytes: int
+    """From the batch that holds it to where the active segment begins; negative where it lies in that one."""
     timestamp_ms: int
     """Of the first record from there on; -1 for none."""
-    segments: object
-    """The log's segments then: when they are others, compaction may have made it less."""
+    segments: Sequence[Sized]
+    """The log's segments then: while they are the same, only the active one has grown."""
+
+    @property
+    def size_bytes(self) -> int:
+        """From the batch that holds it to the end of the log, as that is now; while the segments are the same."""
+        return self.sealed_bytes + self.segments[-1].size_bytes
 
 
 class LogEnds(NamedTuple):
@@ -53,7 +67,7 @@ class LogEnds(NamedTuple):
 
     start_offset: int
     end_offset: int
-    segments: object
+    segments: Sequence[Sized]
     now_ms: int
 
 
@@ -134,16 +148,20 @@ class BacklogRule:
         if place is None or place.offset > first:
             return Judgement.MUST_LOOK
         is_exact = place.offset == first
-        sure_bytes = bounds.max_bytes // 2 if bounds.policy is BacklogPolicy.THROTTLE else bounds.max_bytes
-        if bounds.max_bytes != UNBOUNDED and not is_exact and place.size_bytes + size_bytes > sure_bytes:
-            return Judgement.MUST_LOOK
+        if bounds.max_bytes != UNBOUNDED:
+            if place.segments is not ends.segments:
+                return Judgement.MUST_LOOK
+            is_slowed = bounds.policy is BacklogPolicy.THROTTLE
+            sure_bytes = bounds.max_bytes // 2 if is_slowed else bounds.max_bytes
+            if not is_exact and place.size_bytes + size_bytes > sure_bytes:
+                return Judgement.MUST_LOOK
         if bounds.max_age_ms != UNBOUNDED:
             if not is_exact:
                 return Judgement.MUST_LOOK
             if place.timestamp_ms >= 0 and ends.now_ms - place.timestamp_ms > bounds.max_age_ms:
                 return Judgement.OVER
         if bounds.max_bytes != UNBOUNDED and place.size_bytes + size_bytes > bounds.max_bytes:
-            return Judgement.OVER if place.segments is ends.segments else Judgement.MUST_LOOK
+            return Judgement.OVER
         return Judgement.ADMITTED
 
     def fill(self, ends: LogEnds) -> float:
@@ -157,7 +175,12 @@ class BacklogRule:
         fills = [0.0]
         if bounds.max_records > 0:
             fills.append((ends.end_offset - first) / bounds.max_records)
-        if place is not None and place.offset <= first and bounds.max_bytes > 0:
+        if (
+            place is not None
+            and place.offset <= first
+            and place.segments is ends.segments
+            and bounds.max_bytes > 0
+        ):
             fills.append(place.size_bytes / bounds.max_bytes)
         if place is not None and place.offset == first and place.timestamp_ms >= 0 and bounds.max_age_ms > 0:
             fills.append((ends.now_ms - place.timestamp_ms) / bounds.max_age_ms)
@@ -203,16 +226,6 @@ class BacklogRule:
     def look(self, place: Place) -> None:
         """The log was looked at; nothing was appended meanwhile."""
         self._place = place
-
-    def note_appended(self, size_bytes: int) -> None:
-        """A batch was appended."""
-        place = self._place
-        if place is not None:
-            self._place = place._replace(size_bytes=place.size_bytes + size_bytes)
-
-    def forget_place(self) -> None:
-        """The log was cut."""
-        self._place = None
 
 
 __all__ = ["BacklogRule", "Judgement", "LogEnds", "Place"]

@@ -243,7 +243,9 @@ async def test_bytes_are_counted_over_segments_and_after_a_restart() -> None:
 
 
 @pytest.mark.parametrize("codec", [Codec.NONE, Codec.GZIP])
-async def test_age_is_that_of_the_first_unconsumed_record(codec: Codec) -> None:
+async def test_age_is_that_of_the_first_unconsumed_record(
+    codec: Codec, autojump_clock: trio.testing.MockClock
+) -> None:
     async with memory_broker() as broker:
         now_ms = broker.broker.clock.wall_ms()
         calls = await bounded(broker, backlog_max_age_ms="60000")

@@ -1,9 +1,19 @@
 """The rule of a bounded backlog by itself: the least offset, and when only a look at the log decides."""
 
+from collections.abc import Sequence
+
 from penstock.broker.backlog.bounds import BacklogBounds
 from penstock.broker.backlog.rule import BacklogRule, Judgement, LogEnds, Place
 
-SEGMENTS = object()
+
+class Segment:
+    """The active segment of a log that has grown to a size."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+
+
+SEGMENTS = (Segment(1000),)
 
 
 def rule(*, max_records: int = -1, max_bytes: int = -1, max_age_ms: int = -1) -> BacklogRule:
@@ -12,7 +22,7 @@ def rule(*, max_records: int = -1, max_bytes: int = -1, max_age_ms: int = -1) ->
     return made
 
 
-def ends(end: int, start: int = 0, *, now_ms: int = 0, segments: object = SEGMENTS) -> LogEnds:
+def ends(end: int, start: int = 0, *, now_ms: int = 0, segments: Sequence[Segment] = SEGMENTS) -> LogEnds:
     return LogEnds(start, end, segments, now_ms)
 
 
@@ -37,29 +47,31 @@ def test_the_least_offset_follows_commits_forwards_backwards_and_deletions() -> 
 
 
 def test_an_earlier_place_admits_and_never_refuses() -> None:
+    active = Segment(200)
+    segments = (active,)
     one = rule(max_bytes=100)
     one.put("g", 4)
-    assert one.judge(1, 10, ends(10)) is Judgement.MUST_LOOK
-    one.look(Place(4, 60, -1, SEGMENTS))
-    assert one.judge(1, 40, ends(10)) is Judgement.ADMITTED
-    assert one.judge(1, 41, ends(10)) is Judgement.OVER
-    one.note_appended(40)
-    assert one.judge(1, 1, ends(11)) is Judgement.OVER
+    assert one.judge(1, 10, ends(10, segments=segments)) is Judgement.MUST_LOOK
+    one.look(Place(4, -140, -1, segments))
+    assert one.judge(1, 40, ends(10, segments=segments)) is Judgement.ADMITTED
+    assert one.judge(1, 41, ends(10, segments=segments)) is Judgement.OVER
+    active.size_bytes = 240
+    assert one.judge(1, 1, ends(11, segments=segments)) is Judgement.OVER
     one.put("g", 6)
-    assert one.judge(1, 1, ends(11)) is Judgement.MUST_LOOK, "there may be room since"
-    one.look(Place(6, 30, -1, SEGMENTS))
+    assert one.judge(1, 1, ends(11, segments=segments)) is Judgement.MUST_LOOK, "there may be room since"
+    one.look(Place(6, -210, -1, segments))
     one.put("g", 8)
-    assert one.judge(1, 70, ends(11)) is Judgement.ADMITTED, "there is even more room now"
+    assert one.judge(1, 70, ends(11, segments=segments)) is Judgement.ADMITTED, "there is even more room now"
     one.put("g", 5)
-    assert one.judge(1, 1, ends(11)) is Judgement.MUST_LOOK, "there may be less"
+    assert one.judge(1, 1, ends(11, segments=segments)) is Judgement.MUST_LOOK, "there may be less"
 
 
-def test_a_log_that_was_compacted_is_looked_at_again_before_it_refuses() -> None:
+def test_a_log_with_other_segments_is_looked_at_again() -> None:
     one = rule(max_bytes=100)
     one.put("g", 0)
-    one.look(Place(0, 100, -1, SEGMENTS))
+    one.look(Place(0, 100 - 1000, -1, SEGMENTS))
     assert one.judge(1, 1, ends(10)) is Judgement.OVER
-    assert one.judge(1, 1, ends(10, segments=object())) is Judgement.MUST_LOOK
+    assert one.judge(1, 1, ends(10, segments=(Segment(1000),))) is Judgement.MUST_LOOK
 
 
 def test_age_is_looked_up_anew_for_each_first_record() -> None:
