@@ -155,7 +155,7 @@ BUGS = (
         "KIP-101: whoever begins to follow cuts its log to its own high watermark, which lags behind the leader's",
         [Patch(FollowerLogs, "settle", _truncating_settle)],
         faults=("kill", "stop", "power cut of all"),
-        seed=4,
+        seed=7,
         found_by=("D2",),
     ),
     Bug(
@@ -205,8 +205,8 @@ BUGS = (
         "shrink counts at once",
         "a leader stops to wait for a replica before its removal from the ISR is stored",
         [Patch(PartitionMachine, "maximal_isr", _asked_is_stored)],
-        faults=("partition", "freeze", "one-way cut"),
-        seed=13,
+        faults=("freeze", "store cut off"),
+        seed=2,
         found_by=("D3",),
     ),
     Bug(

@@ -67,7 +67,7 @@ BUGS = (
         "what recovery has found is served without writing and syncing it again",
         [Patch(_OPENING, "_rewrite", _no_rewrite)],
         faults=("slow disk", "power cut after a kill"),
-        seed=3,
+        seed=10,
         found_by=("D9",),
     ),
     Bug(
