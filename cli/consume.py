@@ -56,6 +56,12 @@ Isolation = Literal["read_uncommitted", "read_committed"]
     is_flag=True,
     help="All partitions in one order, that of the timestamps. Needs an end, no group.",
 )
+@click.option(
+    "--max-rate",
+    metavar="N",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Print at most N records a second, over all partitions.",
+)
 @click.option("--count", metavar="N", type=click.IntRange(min=1), help="End after N records.")
 @click.option(
     "--partition", "partitions", metavar="N,…", multiple=True, help="Only these partitions: 0,2,5-7."
@@ -89,6 +95,7 @@ def command(
     zone: str,
     exits: bool,
     by_time: bool,
+    max_rate: float | None,
     count: int | None,
     partitions: tuple[str, ...],
     isolation: Isolation,
@@ -133,6 +140,7 @@ def command(
                 auto_offset_reset="latest" if begin.kind is Kind.END else "earliest",
                 isolation_level=isolation,
                 auto_commit=False,
+                max_records_per_second=max_rate,
                 on_assigned=work.assigned,
                 on_revoked=work.revoked,
                 on_lost=work.lost,

@@ -18,6 +18,7 @@ from penstock.client.metadata import TopicPartition
 from penstock.consumer.batch import ConsumerBatch, RawBatch, TimeWindow, parse_answer
 from penstock.consumer.errors import CorruptRecords
 from penstock.consumer.options import FetchOptions
+from penstock.consumer.pace import AHEAD_S
 from penstock.errors import PenstockError
 
 NO_OFFSET = -1
@@ -115,6 +116,10 @@ class PartitionState:
     def is_ready(self) -> bool:
         """Whether it has something to hand out: records, or a failure."""
         return (bool(self.buffer) or self.failure is not None) and not self.is_paused and not self.is_revoking
+
+    def is_ahead(self, record_count: int) -> bool:
+        """Whether so many records wait in its buffer already."""
+        return sum(raw.header.record_count for raw in self.buffer) >= record_count
 
     def wants_fetch(self, buffered_max_bytes: int) -> bool:
         """Whether it should be asked for more."""
@@ -250,10 +255,9 @@ class PartitionState:
         if self.stop_offset is not None:
             next_offset = min(next_offset, self.stop_offset)
         batch = ConsumerBatch(self.tp, raws, start, next_offset, self.window)
-        if max_records is not None and len(batch) > max_records:
-            next_offset = batch.records()[max_records - 1].offset + 1
-            batch = ConsumerBatch(self.tp, raws, start, next_offset, self.window)
-        self._move_to(next_offset)
+        if max_records is not None:
+            batch = batch.first(max_records)
+        self._move_to(batch.next_offset)
         return batch
 
     def put_back(self, raws: Sequence[RawBatch], position: int) -> None:
@@ -286,6 +290,11 @@ class AssignmentState:
         self.options = options
         self.partitions: dict[TopicPartition, PartitionState] = {}
         self.buffered_max_bytes = BUFFERED_FACTOR * options.partition_fetch_max_bytes
+        rate = options.max_records_per_second
+        self.ahead_max_count = None if rate is None else max(1, int(rate * AHEAD_S))
+        """A partition of which so many records wait is not fetched: what is handed out slowly would only grow old here."""
+        self.is_paused = False
+        """Whether partitions begin paused."""
         self.reserved_bytes = 0
         """What requests under way may bring."""
         self.awaited: frozenset[TopicPartition] | None = None
@@ -300,7 +309,7 @@ class AssignmentState:
         """Begin with these; those that are there already stay as they are."""
         for tp in partitions:
             if tp not in self.partitions:
-                self.partitions[tp] = PartitionState(tp)
+                self.partitions[tp] = PartitionState(tp, is_paused=self.is_paused)
 
     def remove(self, partitions: Iterable[TopicPartition]) -> None:
         """Forget these."""

@@ -8,8 +8,10 @@ one answer rise.
 Source: KIP-98; Kafka's `CompletedFetch`.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
+from operator import attrgetter
 from typing import NamedTuple
 
 from penstock.client.metadata import TopicPartition
@@ -31,6 +33,7 @@ from penstock.protocol.record_batch import (
 
 DECOMPRESSED_MAX_BYTES = 512 * 1024 * 1024
 _TYPES = tuple(TimestampType)
+_offset = attrgetter("offset")
 _ABORT_MARKER = 0
 _CONTROL_TYPE_MIN_BYTES = 4
 
@@ -38,7 +41,16 @@ _CONTROL_TYPE_MIN_BYTES = 4
 class RawBatch:
     """One record batch as it was fetched; `records` is set once it was checked and decompressed."""
 
-    __slots__ = ("base_offset", "header", "is_broken", "next_offset", "records", "size_bytes", "view")
+    __slots__ = (
+        "base_offset",
+        "decoded",
+        "header",
+        "is_broken",
+        "next_offset",
+        "records",
+        "size_bytes",
+        "view",
+    )
 
     def __init__(self, header: BatchHeader, view: memoryview) -> None:
         self.header = header
@@ -47,6 +59,8 @@ class RawBatch:
         self.next_offset: int = header.next_offset
         self.size_bytes = len(view)
         self.records: bytes | None = None
+        self.decoded: list[ConsumerRecord] | None = None
+        """All its records, while it is taken piece by piece: else each piece would cost as much as the whole."""
         self.is_broken = False
         """A worker found it so; whoever takes it finds out why."""
 
@@ -232,6 +246,28 @@ class ConsumerBatch:
             return self
         return ConsumerBatch(self._tp, self._raws, self.start_offset, offset, self.window)
 
+    def first(self, max_records: int) -> "ConsumerBatch":
+        """The same without what comes behind the first `max_records` records."""
+        left = max_records
+        for index, raw in enumerate(self._raws):
+            count = self._count(raw)
+            if count > left:
+                if raw.decoded is None:
+                    raw.decoded = list(self._all_of(raw))
+                last = list(islice(self._decode(raw), left))[-1]
+                raws = self._raws[: index + 1]
+                return ConsumerBatch(self._tp, raws, self.start_offset, last.offset + 1, self.window)
+            left -= count
+            if not left and index + 1 < len(self._raws):
+                return ConsumerBatch(
+                    self._tp,
+                    self._raws[: index + 1],
+                    self.start_offset,
+                    min(raw.next_offset, self.next_offset),
+                    self.window,
+                )
+        return self
+
     def values(self) -> list[bytes | None]:
         """The values alone, in less than half the time (unless there is a window: then timestamps are read as well)."""
         if self.window is not None:
@@ -239,6 +275,9 @@ class ConsumerBatch:
         found: list[bytes | None] = []
         for raw in self._raws:
             assert raw.records is not None
+            if raw.decoded is not None:
+                found += [record.value for record in self._decode(raw)]
+                continue
             try:
                 found += decode_values(raw.records, raw.source(self._tp), self.start_offset, self.next_offset)
             except DecodeError as error:
@@ -254,20 +293,25 @@ class ConsumerBatch:
         assert raw.records is not None
         if self.window is not None:
             return self._in_window(raw, self.window)
+        return self._between(raw)
+
+    def _between(self, raw: RawBatch) -> Iterator[ConsumerRecord]:
+        assert raw.records is not None
+        if raw.decoded is not None:
+            begin = bisect_left(raw.decoded, self.start_offset, key=_offset)
+            return iter(raw.decoded[begin : bisect_left(raw.decoded, self.next_offset, begin, key=_offset)])
         try:
             return decode_records(raw.records, raw.source(self._tp), self.start_offset, self.next_offset)
         except DecodeError as error:
             raise self._corrupt(raw, error) from error
 
+    def _all_of(self, raw: RawBatch) -> Iterator[ConsumerRecord]:
+        return ConsumerBatch(self._tp, [raw], raw.base_offset, raw.next_offset)._between(raw)
+
     def _in_window(self, raw: RawBatch, window: TimeWindow) -> Iterator[ConsumerRecord]:
-        assert raw.records is not None
         # The header's maximum is what the producer claims, and there is no minimum: each record is looked at.
         start_ms, end_ms = window
-        try:
-            records = decode_records(raw.records, raw.source(self._tp), self.start_offset, self.next_offset)
-        except DecodeError as error:
-            raise self._corrupt(raw, error) from error
-        return iter([record for record in records if start_ms <= record.timestamp_ms < end_ms])
+        return iter([record for record in self._between(raw) if start_ms <= record.timestamp_ms < end_ms])
 
     def _corrupt(self, raw: RawBatch, error: DecodeError) -> Exception:
         from penstock.consumer.errors import CorruptRecords

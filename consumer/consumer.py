@@ -47,7 +47,17 @@ class Consumer:
     With a group, partitions are shared with its other members and begin at the group's committed offsets. Without one, it has all
     partitions of its topics (or those that `assign` names) and begins where `auto_offset_reset` says. One task at a time may take records;
     all other methods may be called from any task of the same trio run.
+
+    Settings have Kafka's names without the dots, but for those of its pace, over all its partitions together (the group is not left):
+        max_records_per_second: records handed out: in t seconds at most this times t, and `burst_records`.
+        burst_records: what may come at once after a pause; a tenth of a second's records by default, one at least.
+        max_in_flight: records handed out and not committed; needs a group. Who has so many waits for a commit. With auto_commit one is
+            made when half of it is reached. Without: `commit()` before coming back for more, or in another task.
     """
+
+    _nursery: trio.Nursery | None = None
+    _lookup: OffsetLookup | None = None
+    _fetcher: Fetcher | None = None
 
     def __init__(
         self,
@@ -66,6 +76,9 @@ class Consumer:
         session_timeout_ms: int = 45_000,
         heartbeat_interval_ms: int = 3_000,
         max_poll_interval_ms: int = 300_000,
+        max_records_per_second: float | None = None,
+        burst_records: int | None = None,
+        max_in_flight: int | None = None,
         prefetch_max_bytes: int = 32 * _MIB,
         fetch_min_bytes: int = 1,
         fetch_max_wait_ms: int = 500,
@@ -89,6 +102,9 @@ class Consumer:
             fetch_max_wait_ms=fetch_max_wait_ms,
             fetch_max_bytes=fetch_max_bytes,
             partition_fetch_max_bytes=partition_fetch_max_bytes,
+            max_records_per_second=max_records_per_second,
+            burst_records=burst_records,
+            max_in_flight=max_in_flight,
             rack=rack or "",
         )
         self._subscription = Subscription(frozenset(topics), pattern)
@@ -113,14 +129,11 @@ class Consumer:
             callbacks=(on_assigned, on_revoked, on_lost),
             require_stable=self._options.isolation_level is IsolationLevel.READ_COMMITTED,
         )
-        self._background = OwnedNursery()
-        self._nursery: trio.Nursery | None = None
-        self._lookup: OffsetLookup | None = None
-        self._fetcher: Fetcher | None = None
 
     async def __aenter__(self) -> Self:
         if self._fetcher is not None:
             raise RuntimeError("a Consumer is used for one `async with` block")
+        self._background = OwnedNursery()
         nursery = self._nursery = await self._background.open()
         cluster = Cluster(self._environment, self._bootstrap, nursery, self._settings)
         topics = TopicCache(cluster, self._environment, creates_topics=False)
@@ -295,6 +308,15 @@ class Consumer:
     def resume(self, *partitions: TopicPartition) -> None:
         """Hand out again. Raises KeyError for a partition that is not assigned."""
         self._handout.resume(map(_named, partitions))
+        self._require_fetcher().wake()
+
+    def pause_all(self) -> None:
+        """Hand out nothing at all, also of partitions that are assigned later, until `resume_all`. The group is not left."""
+        self._handout.pause_all()
+
+    def resume_all(self) -> None:
+        """Hand out everything again, whatever was paused one by one."""
+        self._handout.resume_all()
         self._require_fetcher().wake()
 
     # Positions

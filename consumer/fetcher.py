@@ -7,7 +7,7 @@ Each broker has two tasks. One holds the long poll, on a connection of its own. 
 assigned) while the poll is under way without them are asked for once without waiting, so that an idle partition never holds up a busy one.
 
 Invariants: a partition is in at most one request at a time, but for those whose answers will be dropped; what requests under way may bring and what waits in the buffers stays together within
-`prefetch_max_bytes` (but for a single batch over the limits); nothing runs for a partition that is paused, full, or at its end but the long poll.
+`prefetch_max_bytes` (but for a single batch over the limits); a paced consumer asks for nothing of which it has some seconds' records; nothing runs for a partition that is paused, full, or at its end but the long poll.
 """
 
 from collections.abc import Mapping, Sequence
@@ -196,11 +196,13 @@ class Fetcher:
 
     def _wanted(self, node: _Node) -> list[PartitionState]:
         now_s = self._environment.clock.monotonic()
-        limit = self._state.buffered_max_bytes
+        limit, ahead_max_count = self._state.buffered_max_bytes, self._state.ahead_max_count
         wanted = [
             state
             for state in self._state.partitions.values()
-            if state.wants_fetch(limit) and state.node_id(now_s) == node.node_id
+            if state.wants_fetch(limit)
+            and state.node_id(now_s) == node.node_id
+            and (ahead_max_count is None or not state.is_ahead(ahead_max_count))
         ]
         starved = [] if self._state.awaited is None else [s for s in wanted if self._state.is_starved(s)]
         return starved or wanted

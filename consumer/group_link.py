@@ -26,6 +26,7 @@ from penstock.consumer.membership import (
     MembershipOptions,
     make_membership,
 )
+from penstock.consumer.signal import Signal
 from penstock.consumer.subscription import Subscription
 from penstock.errors import PenstockError
 from penstock.runtime.environment import Environment
@@ -52,6 +53,8 @@ class GroupLink:
         callbacks: tuple[Callback | None, Callback | None, Callback | None],
         require_stable: bool,
     ) -> None:
+        if state.options.max_in_flight is not None and group is None:
+            raise ValueError("max_in_flight counts until a group has a commit: without a group there is none")
         self._group = group
         self._protocol = protocol
         self._options = options
@@ -72,6 +75,8 @@ class GroupLink:
         """The user's own task waits for the group to be left: nobody will come back."""
         self._committed: dict[TopicPartition, int] = {}
         self._lost_uncommitted: set[TopicPartition] = set()
+        self._commit_wanted = Signal()
+        handout.on_commit_wanted = self._commit_wanted.set
         self._commit_lock = trio.Lock()
         self._commit_count = 0
         self._commit_numbers: dict[TopicPartition, int] = {}
@@ -197,6 +202,7 @@ class GroupLink:
             for tp, offset in left.items():
                 self._commit_numbers[tp] = number
                 self._committed[tp] = offset.offset
+                self._handout.committed(tp, offset.offset)
 
     def _raise_lost(self) -> None:
         lost, self._lost_uncommitted = self._lost_uncommitted, set()
@@ -226,7 +232,8 @@ class GroupLink:
 
     async def _commit_now_and_then(self) -> None:
         while not self._is_closing:
-            await trio.sleep(self._auto_commit_interval_s)
+            with trio.move_on_after(self._auto_commit_interval_s):
+                await self._commit_wanted.wait()
             try:
                 await self._commit_what_was_come_back_from(list(self._state.partitions))
             except (RebalanceInProgress, CommitFailed):

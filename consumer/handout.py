@@ -23,11 +23,15 @@ from penstock.consumer.assignment_state import (
 )
 from penstock.consumer.batch import ConsumerBatch, RawBatch
 from penstock.consumer.errors import CorruptRecords, PartitionError
+from penstock.consumer.options import FetchOptions
+from penstock.consumer.pace import Pace
 from penstock.consumer.record import ConsumerRecord
 from penstock.consumer.signal import Signal
 from penstock.protocol.errors import DecodeError
 from penstock.runtime.environment import Environment
 
+TURN_MAX_S = 1.0
+"""How long a partition is served before the next one's turn comes: a slow user would never empty a buffer that is filled meanwhile."""
 RECORD_LOOP_MAX_BYTES = 256 * 1024
 """What is decoded at once for a loop over single records."""
 INLINE_DECOMPRESSION_MAX_BYTES = 32 * 1024
@@ -53,6 +57,8 @@ class Handout:
         """Called when a buffer got smaller, or a partition may be fetched again."""
         self.on_failure_raised: Callable[[], None] = _nothing
         """Called when a failure that may pass was raised: it is tried again."""
+        self.on_commit_wanted: Callable[[], None] = _nothing
+        """Called when so much is in flight that a commit should come now."""
         self.is_finished: Callable[[], bool] = _never
         """Whether nothing more will come (bounded reads): then StopAsyncIteration is raised."""
         self.records: Iterator[ConsumerRecord] = iter(())
@@ -60,6 +66,9 @@ class Handout:
         self._list: list[ConsumerRecord] = []
         self._batch: ConsumerBatch | None = None
         self._held: tuple[TopicPartition, int] | None = None
+        self._pace = _pace_of(state.options)
+        self._turn: tuple[TopicPartition | None, float] = None, 0.0
+        """Who is served, and since when."""
         self.touched: set[TopicPartition] = set()
         """Partitions of which something was handed out since they were assigned."""
         self._holder: trio.lowlevel.Task | None = None
@@ -108,8 +117,11 @@ class Handout:
         if self._is_busy:
             raise trio.BusyResourceError("another task is waiting for this consumer's records")
         self._is_busy = True
+        pace = self._pace
         try:
             self.come_back()
+            if pace is not None and pace.wants_commit:
+                self.on_commit_wanted()
             await trio.lowlevel.checkpoint()
             while True:
                 self._raise_errors()
@@ -119,29 +131,72 @@ class Handout:
                         raise StopAsyncIteration
                     await self.data.wait()
                     continue
-                raws = state.head(max_bytes, max_records or TAKE_MAX_RECORDS)
+                most = max_records if pace is None else self._allowed(pace, max_records)
+                raws = state.head(max_bytes, most or TAKE_MAX_RECORDS)
                 if not raws:
                     self._raise_failure(state)
+                elif most == 0:
+                    await self._wait_for_pace()
                 elif _is_heavy(raws):
                     await self._environment.threads.run(_open_all, raws)
                 else:
-                    return self._take(state, raws, max_records)
+                    return self._take(state, raws, most)
         finally:
             self._is_busy = False
+
+    def _allowed(self, pace: Pace, max_records: int | None) -> int:
+        """How many records may be handed out now; 0: wait."""
+        now_s = self._environment.clock.monotonic()
+        allowance = 0 if pace.due_s(now_s) > now_s else pace.allowance(now_s)
+        return min(allowance, TAKE_MAX_RECORDS if max_records is None else max_records)
+
+    async def _wait_for_pace(self) -> None:
+        """Until more may be handed out, or something has changed."""
+        assert self._pace is not None
+        with trio.move_on_at(self._pace.due_s(self._environment.clock.monotonic())):
+            await self.data.wait()
 
     def _take(
         self, state: PartitionState, raws: Sequence[RawBatch], max_records: int | None
     ) -> ConsumerBatch:
         good = self._opened(state, raws)
-        batch = state.take(good, max_records)
+        batch = self._taken(state, good, max_records)
         self._held = state.tp, batch.start_offset
         self._holder, self._work_until = trio.lowlevel.current_task(), trio.current_effective_deadline()
         self.touched.add(state.tp)
-        self._polled_at_s = self._environment.clock.monotonic()
-        if not state.buffer:
-            self._state.end_turn(state.tp)
+        now_s = self._polled_at_s = self._environment.clock.monotonic()
+        if self._pace is not None:
+            count = len(batch)
+            self._pace.took(state.tp, batch.start_offset, batch.next_offset, count, now_s)
+        self._end_turn_in_time(state, now_s)
         self.on_room()
         return batch
+
+    def _taken(
+        self, state: PartitionState, raws: Sequence[RawBatch], max_records: int | None
+    ) -> ConsumerBatch:
+        if max_records is None:
+            return state.take(raws)
+        try:
+            return state.take(raws, max_records)
+        except CorruptRecords as error:
+            good = [raw for raw in raws if raw.next_offset <= error.offset]
+            if not good:
+                self._state.end_turn(state.tp)
+                raise
+            return state.take(good, max_records)
+
+    def _end_turn_in_time(self, state: PartitionState, now_s: float) -> None:
+        served, since_s = self._turn
+        if served is not state.tp:
+            since_s = now_s
+            self._turn = state.tp, now_s
+        if state.buffer:
+            if now_s - since_s < TURN_MAX_S:
+                return
+            state.buffer[0].decoded = None
+        self._turn = None, 0.0
+        self._state.end_turn(state.tp)
 
     def _opened(self, state: PartitionState, raws: Sequence[RawBatch]) -> Sequence[RawBatch]:
         """The batches up to the first one that is broken; CorruptRecords where that is the first."""
@@ -304,6 +359,16 @@ class Handout:
             self._cut(state.tp)
             state.is_paused = True
 
+    def pause_all(self) -> None:
+        """See `Consumer.pause_all`."""
+        self._state.is_paused = True
+        self.pause(list(self._state.partitions))
+
+    def resume_all(self) -> None:
+        """See `Consumer.resume_all`."""
+        self._state.is_paused = False
+        self.resume(list(self._state.partitions))
+
     def resume(self, partitions: Iterable[TopicPartition]) -> None:
         """See `Consumer.resume`."""
         for state in [self._state.partitions[tp] for tp in partitions]:
@@ -349,8 +414,11 @@ class Handout:
         state = self._state.partitions[tp]
         place = self.handed_out(state)
         came_back_from = self.come_back_from(state)
-        if length_hint(self.records):
+        left_count = length_hint(self.records)
+        if left_count:
             state.put_back(batch.raws, place.offset)
+            if self._pace is not None:
+                self._pace.put_back(tp, place.offset, left_count)
         self._held = tp, came_back_from.offset
         self._batch = None
         self._list = []
@@ -365,6 +433,15 @@ class Handout:
         """What is in hand of a partition does not matter to its position any more; -1: nor is there any that could be committed."""
         if self._held is not None and self._held[0] == tp:
             self._held = tp, offset
+        if self._pace is not None:
+            self._pace.in_flight.forget(tp)
+            self.data.set()
+
+    def committed(self, tp: TopicPartition, offset: int) -> None:
+        """The group has `offset` for good: what lies below is in flight no more."""
+        if self._pace is not None:
+            self._pace.in_flight.committed(tp, offset)
+            self.data.set()
 
     # Errors
 
@@ -391,6 +468,12 @@ class Handout:
 
 def _nothing() -> None:
     """Nobody fetches."""
+
+
+def _pace_of(options: FetchOptions) -> Pace | None:
+    if options.max_records_per_second is None and options.max_in_flight is None:
+        return None
+    return Pace(options.max_records_per_second, options.burst_records, options.max_in_flight)
 
 
 def _never() -> bool:

@@ -5,6 +5,7 @@ Owns defaults and bounds. Times are in milliseconds, sizes in bytes; Kafka's nam
 
 import enum
 from dataclasses import dataclass
+from math import isfinite
 from typing import Never
 
 _KIB = 1024
@@ -53,6 +54,10 @@ class FetchOptions:
     fetch_max_bytes: int = 50 * _MIB
     partition_fetch_max_bytes: int = _MIB
     """`max.partition.fetch.bytes`. A batch that is larger comes all the same."""
+    max_records_per_second: float | None = None
+    """Records handed out, over all partitions (see `pace`)."""
+    burst_records: int | None = None
+    max_in_flight: int | None = None
     rack: str = ""
     """`client.rack`: lets a broker name a nearer replica to read from (KIP-392)."""
 
@@ -63,6 +68,17 @@ class FetchOptions:
         for name in ("fetch_min_bytes", "fetch_max_wait_ms"):
             if not 0 <= getattr(self, name) <= _INT32_MAX:
                 raise ValueError(f"{name} must lie in 0 to {_INT32_MAX}")
+        rate = self.max_records_per_second
+        if rate is not None and not (rate > 0 and isfinite(rate)):
+            raise ValueError(
+                f"max_records_per_second={rate}: it is above 0, and no more than a float can tell"
+            )
+        if self.burst_records is not None and rate is None:
+            raise ValueError("burst_records goes with max_records_per_second")
+        for name in ("burst_records", "max_in_flight"):
+            bound = getattr(self, name)
+            if bound is not None and bound < 1:
+                raise ValueError(f"{name} must be at least 1")
 
 
 __all__ = ["FetchOptions", "IsolationLevel", "OffsetReset"]

@@ -65,7 +65,7 @@ class _Engine:
     """What works for one read. It does not know the `Reading`, so that one which is dropped half-way is found and ended."""
 
     def __init__(self, cluster: Cluster, environment: Environment, options: FetchOptions) -> None:
-        options = replace(options, auto_offset_reset=OffsetReset.NONE)
+        options = replace(options, auto_offset_reset=OffsetReset.NONE, max_in_flight=None)
         self.cluster = cluster
         self.topics = TopicCache(cluster, environment, creates_topics=False)
         self.lookup = OffsetLookup(cluster, self.topics, environment, options.isolation_level)

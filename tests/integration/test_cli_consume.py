@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import time
 import uuid
 from pathlib import Path
 
@@ -68,6 +69,13 @@ def committed(commands: Commands, group: str) -> int | None:
 
 def test_all_that_is_there_comes_out_byte_for_byte(commands: Commands, topic: str) -> None:
     assert commands.good("consume", topic, "--exit").out == b"".join(line + b"\n" for line in ALL)
+
+
+def test_a_pace_changes_what_is_printed_or_is_not_kept(commands: Commands, topic: str) -> None:
+    began_s = time.monotonic()
+    done = commands.good("consume", topic, "--exit", "--count", "60", "--max-rate", "100")
+    assert done.out == b"".join(line + b"\n" for line in ALL[:60])
+    assert time.monotonic() - began_s >= 0.5
 
 
 @pytest.mark.parametrize(
