@@ -120,13 +120,13 @@ def penstock(durability: str, directory: Path, cores: Sequence[int]) -> Generato
         "--set",
         settings,
     ]
-    with _process(command, port, directory / "penstock.log", cores) as pid:
+    log_path = directory / "penstock.log"
+    with _process(command, port, log_path, cores) as pid:
         import penstock as package
 
         version = str(getattr(package, "__version__", "-"))
-        yield Subject(
-            "penstock", durability, settings, version, ("127.0.0.1", port), pid, data, has_topics=True
-        )
+        address = ("127.0.0.1", port)
+        yield Subject("penstock", durability, settings, version, address, pid, data, True, log_path)
 
 
 @contextmanager

@@ -253,3 +253,12 @@ class Server:
                 await self._all_gone.wait()
         if self._connections:
             log.warning("%d connections were cut off with requests in flight", len(self._connections))
+        for partition in self._broker.partitions:
+            if partition.gate is not None and partition.gate.refused_records:
+                count = partition.gate.refused_records
+                log.info(
+                    "%s-%d: %d records were refused by its backlog's bound",
+                    partition.topic,
+                    partition.index,
+                    count,
+                )

@@ -20,6 +20,7 @@ EXIT_INTERRUPTED = 130
 _COMMANDS = {
     "cluster": ("penstock.cli.cluster", "Show the brokers of a cluster, and move partitions between them."),
     "consume": ("penstock.cli.consume", "Print records."),
+    "demo": ("penstock.cli.demo", "Play scenes that show what a broker does."),
     "dev-cluster": ("penstock.cli.dev_cluster", "Run a cluster on this machine."),
     "export": ("penstock.cli.export", "Write a topic into files."),
     "group": ("penstock.cli.group", "List, describe, delete and reset consumer groups."),
