@@ -4,7 +4,8 @@ Owns the shards (one for each partition of `__consumer_offsets` that this broker
 all groups. Learns of leadership from the partition manager alone. Knows no request formats: those are in `broker/api/`.
 
 Up: `run` is started after the partitions are; shards load in the background, and answer COORDINATOR_LOAD_IN_PROGRESS until they have. Down:
-`close`, while the logs are still open. A shard that can't be read says COORDINATOR_NOT_AVAILABLE, and the log says why.
+`close`, while the logs are still open. A shard that can't be read says COORDINATOR_NOT_AVAILABLE, and the log says why; as long as this broker
+leads it, it is read again after a while: a want of descriptors passes, and nobody takes the leadership from a broker that lives.
 """
 
 import logging
@@ -45,6 +46,9 @@ TOPIC_PATIENCE_S = 5.0
 """How long who needs the offsets topic waits for it to be made; clients ask again."""
 LOADING_PATIENCE_S = 1.0
 """How long who looks for a coordinator waits for it to be ready, where that is this broker; clients ask again."""
+RELOAD_FIRST_S = 1.0
+"""After a log could not be read for the first time; it doubles with each time."""
+RELOAD_MAX_S = 30.0
 
 
 class GroupCoordinator:
@@ -228,25 +232,36 @@ class GroupCoordinator:
             shard.is_loaded = True  # a new topic's first group does not wait for a task
             return
 
-        async def load_one() -> None:
-            replay = Replay(shard, self.classic, self.consumer)
-            try:
-                buffer_bytes = self.config.offsets_load_buffer_size
-                await load(shard, replay, self._threads, buffer_bytes, self._load_limit)
-                if shard.is_loaded:
-                    self._expiry.forget_gone_topics(shard)
-            except (PenstockError, FileNotFoundError) as error:
-                shard.failure = str(error) or type(error).__name__
-                log.error("%s-%d: its groups can't be loaded: %s", OFFSETS_TOPIC, index, error)
-            except Exception as error:
-                shard.failure = str(error) or type(error).__name__
-                log.exception("%s-%d: loading its groups ended by a bug", OFFSETS_TOPIC, index)
-            self.services.backlogs.refresh()
-            if not self.is_loading:
-                log.info("groups loaded: %d", self.services.group_count)
-            self._loaded.unpark_all()
+        async def load_it() -> None:
+            wait_s = RELOAD_FIRST_S
+            while await self._fails_to_load(shard, index):
+                await trio.sleep(wait_s)
+                if not shard.is_current:
+                    return
+                wait_s = min(2 * wait_s, RELOAD_MAX_S)
 
-        self._spawn(load_one)
+        self._spawn(load_it)
+
+    async def _fails_to_load(self, shard: GroupShard, index: int) -> bool:
+        """Load a shard; returns whether its log, which is still led here, could not be read. A bug is no reason to try again."""
+        shard.failure, is_of_the_disk = None, False
+        replay = Replay(shard, self.classic, self.consumer)
+        try:
+            buffer_bytes = self.config.offsets_load_buffer_size
+            await load(shard, replay, self._threads, buffer_bytes, self._load_limit)
+            if shard.is_loaded:
+                self._expiry.forget_gone_topics(shard)
+        except (PenstockError, FileNotFoundError) as error:
+            shard.failure, is_of_the_disk = str(error) or type(error).__name__, True
+            log.error("%s-%d: its groups can't be loaded: %s", OFFSETS_TOPIC, index, error)
+        except Exception as error:
+            shard.failure = str(error) or type(error).__name__
+            log.exception("%s-%d: loading its groups ended by a bug", OFFSETS_TOPIC, index)
+        self.services.backlogs.refresh()
+        if not self.is_loading:
+            log.info("groups loaded: %d", self.services.group_count)
+        self._loaded.unpark_all()
+        return is_of_the_disk and shard.is_current and not shard.is_loaded
 
     # Time
 

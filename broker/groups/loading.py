@@ -97,8 +97,9 @@ class Replay:
         return group
 
     def give_up(self) -> None:
-        """Leadership is gone, or the log can't be read: nothing is left behind."""
+        """Leadership is gone, or the log can't be read: nothing is left behind, and another replay can begin."""
         for group in self._made:
+            self._shard.drop(group)
             for driver in self._shard.services.drivers:
                 driver.forget(group)
 

@@ -7,6 +7,7 @@ import pytest
 import trio
 import trio.testing
 from tests.support.group_calls import SUBSCRIPTION, GroupCalls
+from tests.support.leadership import OTHER, change_leader
 from tests.support.memory_broker import MemoryBroker, memory_broker
 from tests.support.memory_files import MemoryFiles
 from tests.support.memory_metadata import MemoryMetadata
@@ -14,6 +15,7 @@ from tests.support.memory_metadata import MemoryMetadata
 from penstock.broker.groups.offsets_topic import OFFSETS_TOPIC
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.group_records import encode_group_key, encode_offset_key, encode_offset_value
+from penstock.runtime.files import DiskError, TooManyOpenFiles
 
 SMALL_BUFFER: dict[str, Any] = {"offsets_load_buffer_size": "100", "offsets_topic_num_partitions": "1"}
 
@@ -122,3 +124,58 @@ async def test_while_its_log_is_read_a_shard_says_so_and_answers_afterwards() ->
         assert await groups.heartbeat("g", "me", 1) == 0, "as Kafka: members go on while groups are loaded"
         await groups.find()
         assert await groups.committed() == 7
+
+
+async def test_a_log_that_could_not_be_read_for_want_of_descriptors_is_read_again_and_nothing_counts_twice(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    files, store = MemoryFiles(), MemoryMetadata()
+    async with memory_broker(files=files, store=store, **SMALL_BUFFER) as memory:
+        groups = await loaded(memory)
+        await memory.create("orders")
+        await groups.commit("g")
+        await groups.commit("h")
+        member_id, generation = await groups.become_member()
+        before = groups.coordinator.services.group_count
+    async with memory_broker(files=files, store=store, **SMALL_BUFFER) as memory:
+        groups = GroupCalls(memory)
+        memory.threads.hold("_read")
+        await trio.testing.wait_all_tasks_blocked()
+        memory.threads.release_one("_read")
+        await trio.testing.wait_all_tasks_blocked()
+        memory.threads.fail_once("_read", TooManyOpenFiles("none left"))  # when some of it has been replayed
+        memory.threads.release_all()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await groups.commit() == [ErrorCode.COORDINATOR_NOT_AVAILABLE]
+        assert groups.coordinator.services.group_count == 0
+        await trio.sleep(1.1)
+        assert [await groups.committed(group) for group in ("g", "h")] == [7, 7]
+        assert await groups.heartbeat("g", member_id, generation) == 0
+        assert groups.coordinator.services.group_count == before
+        assert caplog.text.count("can't be loaded: none left") == 1
+
+
+async def test_a_log_that_stays_unreadable_is_tried_ever_more_rarely_and_no_more_when_it_is_anothers(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    files, store = MemoryFiles(), MemoryMetadata()
+    async with memory_broker(files=files, store=store, **SMALL_BUFFER) as memory:
+        groups = await loaded(memory)
+        await memory.create("orders")
+        await groups.commit("g")
+    async with memory_broker(files=files, store=store, **SMALL_BUFFER) as memory:
+        memory.threads.hold("_read")
+        for wait_s in (1, 2, 4, 8, 16, 30, 30):
+            await trio.testing.wait_all_tasks_blocked()
+            assert memory.threads.waiting("_read") == 1
+            memory.threads.fail_once("_read", DiskError("broken"))
+            memory.threads.release_one("_read")
+            await trio.sleep(wait_s - 0.1)
+            assert memory.threads.waiting("_read") == 0
+            await trio.sleep(0.2)
+        memory.threads.fail_once("_read", DiskError("broken"))
+        memory.threads.release_one("_read")
+        await change_leader(memory, OFFSETS_TOPIC, leader=OTHER)
+        await trio.sleep(100)
+        assert memory.threads.waiting("_read") == 0
+        memory.threads.release_all()
