@@ -16,9 +16,7 @@ from penstock.cli.bounds import Bound, Kind, partitions_of, resolve
 from penstock.cli.failure import CalledWrongly, CommandFailed, complain
 from penstock.cli.interruption import interruptible
 from penstock.cli.moments import parse_zone
-from penstock.cli.output import json_text, print_json
-from penstock.cli.produce_work import bytes_text
-from penstock.cli.record_format import record_as_json
+from penstock.cli.output import bytes_text, json_text, print_json
 from penstock.client.admin import Admin
 from penstock.client.errors import BrokerError
 from penstock.client.group_values import OffsetAndMetadata
@@ -161,6 +159,8 @@ def _encoder(spec: ExportSpec, manifest: Manifest) -> tuple[Encoder, Any]:
 
 def json_line(record: ConsumerRecord) -> bytes:
     """As `penstock consume --json` shows it."""
+    from penstock.cli.record_format import record_as_json  # which knows the producer; columns do without
+
     return json_text(record_as_json(record)).encode() + b"\n"
 
 
