@@ -11,7 +11,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 BATCH = 10_000
-ROW_GROUP_MAX_BYTES = 64 * 1024 * 1024
+ROW_GROUP_MAX_BYTES = 32 * 1024 * 1024
 ROW_GROUP_MAX_RECORDS = 1024 * 1024
 arrow: Any = importlib.import_module("pyarrow")
 parquet: Any = importlib.import_module("pyarrow.parquet")

@@ -16,16 +16,13 @@ from penstock.cli.bounds import Bound, Kind, partitions_of, resolve
 from penstock.cli.failure import CalledWrongly, CommandFailed, complain
 from penstock.cli.interruption import interruptible
 from penstock.cli.moments import parse_zone
-from penstock.cli.output import json_text, print_json
-from penstock.cli.produce_work import bytes_text
-from penstock.cli.record_format import record_as_json
+from penstock.cli.output import bytes_text, print_json
 from penstock.client.admin import Admin
 from penstock.client.errors import BrokerError
 from penstock.client.group_values import OffsetAndMetadata
 from penstock.client.metadata import TopicMetadata, TopicPartition
 from penstock.consumer.batch import ConsumerBatch, TimeWindow
 from penstock.consumer.consumer import Consumer
-from penstock.consumer.record import ConsumerRecord
 from penstock.offline.exporting import Commit, ExportRun, NextBatch, export
 from penstock.offline.folder import ExportFolder
 from penstock.offline.folding import Folding
@@ -141,6 +138,8 @@ async def _committed(
 def _encoder(spec: ExportSpec, manifest: Manifest) -> tuple[Encoder, Any]:
     folding = Folding(cast(Literal["day", "hour"] | None, spec.partition_by), parse_zone(spec.timezone))
     if spec.format == "jsonl":
+        from penstock.cli.record_format import json_line  # which knows the producer; columns do without
+
         return LineEncoder("jsonl", json_line, folding), None
     if spec.format == "csv":
         return LineEncoder("csv", csv_line, folding, csv_first_line()), None
@@ -157,11 +156,6 @@ def _encoder(spec: ExportSpec, manifest: Manifest) -> tuple[Encoder, Any]:
                 raise CalledWrongly(f"--json-columns: {error}") from None
         json_columns = JsonColumns(columns, manifest.json_misfits)
     return ArrowEncoder(spec.format, spec.compression, folding, json_columns), json_columns
-
-
-def json_line(record: ConsumerRecord) -> bytes:
-    """As `penstock consume --json` shows it."""
-    return json_text(record_as_json(record)).encode() + b"\n"
 
 
 async def _export(admin: Admin, consumer: Consumer, run: ExportRun, ports: Environment) -> None:
@@ -279,4 +273,4 @@ def export_progress(name: str, total: int, clock: Clock) -> Generator[Callable[[
         yield advance
 
 
-__all__ = ["ExportRequest", "export_progress", "json_line", "run_export"]
+__all__ = ["ExportRequest", "export_progress", "run_export"]

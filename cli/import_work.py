@@ -12,7 +12,8 @@ import trio
 from penstock.cli.asking import CLIENT_ID, counted
 from penstock.cli.failure import CommandFailed
 from penstock.cli.interruption import interruptible
-from penstock.cli.produce_work import bytes_text, progress, send_many_counts
+from penstock.cli.output import bytes_text
+from penstock.cli.produce_work import progress, send_many_counts
 from penstock.cli.record_input import read_json
 from penstock.client.errors import UnknownTopic
 from penstock.errors import PenstockError

@@ -125,6 +125,15 @@ def headers_as_json(headers: Iterable[tuple[str, bytes | None]]) -> list[dict[st
     ]
 
 
+def bytes_text(count: float) -> str:
+    """`512 B`, `1.3 kB`, `20.5 MB`, `1.2 GB`."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
 def topic_id_text(topic_id: bytes | None) -> str | None:
     """A topic id as Kafka's tools write it: 22 characters of URL-safe base64."""
     return None if topic_id is None else urlsafe_b64encode(topic_id).decode().rstrip("=")
@@ -143,6 +152,7 @@ def _print_plain(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> N
 
 __all__ = [
     "Column",
+    "bytes_text",
     "data_as_json",
     "headers_as_json",
     "json_text",

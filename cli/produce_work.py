@@ -18,6 +18,7 @@ import trio
 from penstock.cli.asking import counted
 from penstock.cli.failure import CommandFailed, complain
 from penstock.cli.interruption import Interruption
+from penstock.cli.output import bytes_text
 from penstock.cli.record_input import BadLine, LineCutter, Outgoing, ReadLine, read_value
 from penstock.client.errors import AuthorizationFailed, BrokerError, ProducerFenced, UnknownTopic
 from penstock.errors import PenstockError
@@ -273,15 +274,6 @@ def send_many_counts(error: BaseException) -> tuple[int, int]:
         if found := _COUNTS_NOTE.match(note):
             return int(found[1]), int(found[2])
     return 0, 0
-
-
-def bytes_text(count: float) -> str:
-    """`512 B`, `1.3 kB`, `20.5 MB`, `1.2 GB`."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Pure: records in, bytes out. Values and keys go out byte for byte, as they came.
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from json import JSONEncoder
 
 from penstock.cli.failure import CalledWrongly
 from penstock.cli.output import data_as_json, headers_as_json
@@ -22,6 +23,8 @@ FIELDS_HELP = (
     "%T timestamp in ms, %h headers, %% a percent sign"
 )
 _NO_DATA_LENGTH = -1
+_TYPE_NAMES = {TimestampType.CREATE_TIME: "CreateTime", TimestampType.LOG_APPEND_TIME: "LogAppendTime"}
+_quoted = JSONEncoder(ensure_ascii=False).encode
 
 
 def format_named(name: str) -> Format:
@@ -41,21 +44,38 @@ def _text(batch: ConsumerBatch | Sequence[ConsumerRecord]) -> list[bytes]:
 
 
 def _json(batch: ConsumerBatch | Sequence[ConsumerRecord]) -> list[bytes]:
-    return [
-        json.dumps(record_as_json(record), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-        for record in batch
-    ]
+    return list(map(json_line, batch))
+
+
+def json_line(record: ConsumerRecord) -> bytes:
+    """A record as one line; what `record_as_json` tells."""
+    if record.headers:
+        return _any_json_line(record)
+    key, value = record.key, record.value
+    try:  # most records are text without headers: written out by hand they take a third of the time
+        key_text = "null" if key is None else _quoted(key.decode())
+        value_text = "null" if value is None else _quoted(value.decode())
+    except UnicodeDecodeError:
+        return _any_json_line(record)
+    return (
+        f'{{"topic":"{record.topic}","partition":{record.partition},"offset":{record.offset},'
+        f'"timestamp":{record.timestamp_ms},"timestamp_type":"{_TYPE_NAMES[record.timestamp_type]}",'
+        f'"key":{key_text},"value":{value_text},"headers":[]}}\n'
+    ).encode()
+
+
+def _any_json_line(record: ConsumerRecord) -> bytes:
+    return json.dumps(record_as_json(record), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def record_as_json(record: ConsumerRecord) -> dict[str, object]:
     """All of a record; `penstock produce --json` reads it."""
-    is_append_time = record.timestamp_type is TimestampType.LOG_APPEND_TIME
     return {
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
         "timestamp": record.timestamp_ms,
-        "timestamp_type": "LogAppendTime" if is_append_time else "CreateTime",
+        "timestamp_type": _TYPE_NAMES[record.timestamp_type],
         **data_as_json("key", record.key),
         **data_as_json("value", record.value),
         "headers": headers_as_json(record.headers),
@@ -111,4 +131,4 @@ def _compiled(text: str) -> Sequence[_Part]:
     return parts
 
 
-__all__ = ["FIELDS_HELP", "Format", "format_named", "record_as_json"]
+__all__ = ["FIELDS_HELP", "Format", "format_named", "json_line", "record_as_json"]

@@ -244,7 +244,8 @@ class Reading:
         except PenstockError:
             return False
         configs = read_configs(answer).get(topic)
-        return isinstance(configs, dict) and configs[TIMESTAMP_TYPE].value == "LogAppendTime"
+        told = configs.get(TIMESTAMP_TYPE) if isinstance(configs, dict) else None
+        return told is not None and told.value == "LogAppendTime"
 
     async def _find_bounds(self) -> dict[TopicPartition, tuple[int, int]]:
         lookup = self._engine.lookup

@@ -18,7 +18,7 @@ from penstock.offline.json_columns import JsonColumns
 from penstock.offline.pieces import Piece
 from penstock.protocol.errors import DecodeError
 
-ROW_GROUP_MAX_BYTES = 64 * 1024 * 1024
+ROW_GROUP_MAX_BYTES = 32 * 1024 * 1024
 ROW_GROUP_MAX_RECORDS = 1024 * 1024
 
 
@@ -121,12 +121,13 @@ class ArrowSink:
     def _open(self, schema: Any) -> Any:
         compression = None if self._compression == "none" else self._compression
         if self._extension == "parquet":
-            # Values hardly ever repeat: a dictionary of them would be made and thrown away.
+            # Values hardly ever repeat: a dictionary of them would be made and thrown away. Nobody asks for their minimum.
             return load("pyarrow.parquet").ParquetWriter(
                 self._stream,
                 schema,
                 compression=compression or "none",
                 use_dictionary=["topic", "partition", "key"],
+                write_statistics=[name for name in schema.names if name not in ("value", "headers")],
                 column_encoding={"offset": "DELTA_BINARY_PACKED", "timestamp": "DELTA_BINARY_PACKED"},
             )
         ipc = load("pyarrow.ipc")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.consumer.decoding import read_headers
 from penstock.errors import PenstockError
@@ -51,17 +52,32 @@ def record_table(columns: Columns) -> Any:
     count = len(columns)
     data = arrow.py_buffer(columns.data)
     arrays = [
-        arrow.repeat(arrow.scalar(columns.partition.topic, arrow.string()), count),
-        arrow.repeat(arrow.scalar(columns.partition.partition, arrow.int32()), count),
-        arrow.array(columns.offsets),
-        arrow.Array.from_buffers(
-            arrow.timestamp("ms", tz="UTC"), count, [None, arrow.py_buffer(columns.timestamps_ms)]
-        ),
+        _repeated(arrow, columns.partition.topic.encode(), count),
+        _array(arrow, arrow.int32(), np.full(count, columns.partition.partition, np.int32)),
+        _array(arrow, arrow.int64(), columns.offsets),
+        _array(arrow, arrow.timestamp("ms", tz="UTC"), columns.timestamps_ms),
         _gathered(arrow, data, columns.keys),
         _gathered(arrow, data, columns.values),
         _headers(arrow, columns),
     ]
     return arrow.Table.from_arrays(arrays, schema=record_schema())
+
+
+def _array(arrow: Any, kind: Any, numbers: NDArray[Any], nulls: NDArray[np.bool_] | None = None) -> Any:
+    """An array over the memory of these numbers. `arrow.array` and `arrow.scalar` would import pandas to see whether they are its own."""
+    there = None
+    if nulls is not None and bool(nulls.any()):
+        there = arrow.py_buffer(np.packbits(~nulls, bitorder="little"))
+    return arrow.Array.from_buffers(
+        kind, len(numbers), [there, arrow.py_buffer(np.ascontiguousarray(numbers))]
+    )
+
+
+def _repeated(arrow: Any, text: bytes, count: int) -> Any:
+    edges = np.arange(0, (count + 1) * len(text), len(text), dtype=np.int32)
+    return arrow.Array.from_buffers(
+        arrow.string(), count, [None, arrow.py_buffer(edges), arrow.py_buffer(text * count)]
+    )
 
 
 def _gathered(arrow: Any, data: Any, field: Field) -> Any:
@@ -74,8 +90,7 @@ def _gathered(arrow: Any, data: Any, field: Field) -> Any:
     edges[1::2] = field.ends
     neighbours = arrow.Array.from_buffers(arrow.binary(), 2 * count - 1, [None, arrow.py_buffer(edges), data])
     places = np.arange(0, 2 * count, 2, dtype=np.int32)
-    indexes = arrow.array(places, mask=field.nulls) if bool(field.nulls.any()) else arrow.array(places)
-    return neighbours.take(indexes)
+    return neighbours.take(_array(arrow, arrow.int32(), places, field.nulls))
 
 
 def _headers(arrow: Any, columns: Columns) -> Any:
@@ -84,7 +99,7 @@ def _headers(arrow: Any, columns: Columns) -> Any:
     if not columns.has_headers:
         edges = arrow.py_buffer(np.zeros(count + 1, np.int32))
         return arrow.Array.from_buffers(
-            kind, count, [None, edges], children=[arrow.array([], kind.value_type)]
+            kind, count, [None, edges], children=[arrow.nulls(0, kind.value_type)]
         )
     found: list[list[dict[str, object]]] = []
     places = zip(columns.headers_at.tolist(), columns.record_ends.tolist(), strict=True)

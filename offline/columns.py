@@ -108,7 +108,8 @@ def _within(columns: Columns, start: int, end: int, window: TimeWindow | None) -
 
 
 def _decode(partition: TopicPartition, raws: Sequence[RawBatch]) -> Columns:
-    data = b"".join([raw.records or b"" for raw in raws])
+    data = raws[0].records if len(raws) == 1 else b"".join([raw.records or b"" for raw in raws])
+    assert data is not None
     view = np.frombuffer(data, np.uint8)
     counts = [raw.header.record_count for raw in raws]
     starts, ends = _bounds(raws, counts, len(data))

@@ -108,9 +108,9 @@ def csv_line(record: ConsumerRecord) -> bytes:
         str(record.partition),
         str(record.offset),
         str(record.timestamp_ms),
-        _quoted(key),
+        _quoted(key) if key_encoding else "",
         key_encoding,
-        _quoted(value),
+        _quoted(value) if value_encoding else "",
         value_encoding,
         _quoted(headers_text(record.headers)) if record.headers else "",
     )

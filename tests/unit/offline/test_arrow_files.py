@@ -11,6 +11,7 @@ from penstock.offline.arrow_tables import load
 from penstock.offline.folder import AtomicFile
 from penstock.offline.folding import QUARTER_MS, Folding
 from penstock.offline.importing import StoredRecord, find_files, read_records
+from penstock.runtime.files import DiskFull
 
 ENDS = {0: 20, 1: 9}
 
@@ -88,3 +89,20 @@ def test_folders_are_those_of_the_zone() -> None:
     assert Folding("day", new_york).folder(moment // QUARTER_MS - 1) == "day=2015-07-28/"
     assert Folding("day").folder((1 << 62) // QUARTER_MS) == "day=__HIVE_DEFAULT_PARTITION__/"
     assert Folding(None).folder(0) == ""
+
+
+@pytest.mark.parametrize("extension", ["parquet", "arrow"])
+async def test_a_full_disk_is_told_as_such_and_the_next_run_goes_on(extension: str) -> None:
+    encoder = ArrowEncoder(extension, "none", Folding("day"))
+    failed = 0
+    for call in range(6, 60, 5):
+        files = MemoryFiles()
+        files.fail("any", DiskFull, call=call)
+        try:
+            await export_once(files, encoder, ENDS, None, format_name=extension)
+        except DiskFull:
+            failed += 1
+            files.kill()
+            again = await export_once(files, encoder, ENDS, None, format_name=extension)
+            assert again.record_count == sum(ENDS.values())
+    assert failed > 5

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.memory_files import MemoryFiles
 
-from penstock.cli.export_work import json_line
+from penstock.cli.output import json_text
+from penstock.cli.record_format import json_line, record_as_json
 from penstock.cli.record_input import read_json
 from penstock.consumer.record import ConsumerRecord
 from penstock.offline.importing import BadFile, SourceFile, StoredRecord, find_files, read_records
@@ -56,6 +57,17 @@ def test_csv_and_json_lines_come_back(given_records: list[ConsumerRecord]) -> No
     expected = [StoredRecord(r.value, r.key, 1, r.timestamp_ms, r.headers) for r in given_records]
     assert read_back("/a.csv", csv_first_line() + b"".join(map(csv_line, given_records))) == expected
     assert read_back("/a.jsonl", b"".join(map(json_line, given_records))) == expected
+
+
+@given(records)
+def test_a_line_of_json_is_the_same_by_the_short_way(record: ConsumerRecord) -> None:
+    assert json_line(record) == json_text(record_as_json(record)).encode() + b"\n"
+
+
+def test_null_and_nothing_differ_in_csv() -> None:
+    null, nothing = record_of(None, None, 7, []), record_of(b"", b"", 7, [])
+    assert csv_line(null) == b"t,1,5,7,,,,,\r\n"
+    assert csv_line(nothing) == b't,1,5,7,"",utf-8,"",utf-8,\r\n'
 
 
 def test_lines_across_reads_and_a_last_one_without_an_end() -> None:
