@@ -121,8 +121,8 @@ BUGS = (
         "lost reply is a refusal",
         "an ISR change whose reply was lost is taken for one that was not stored, and who joined by it does not count",
         [Patch(IsrChanges, "__init__", _ask_bluntly)],
-        faults=("flaky store", "stop", "slow disk"),
-        seed=2,
+        faults=("flaky store", "stop", "stale watch"),
+        seed=1,
         found_by=("D3",),
     ),
 )

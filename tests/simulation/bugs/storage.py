@@ -83,7 +83,7 @@ BUGS = (
         "fsyncgate: a sync that failed is tried again, and believed the second time, though the pages are gone",
         [Patch(log_writer.LogWriter, "_sync", _sync_again)],
         faults=("disk error", "power cut", "power cut of all"),
-        seed=2,
+        seed=5,
         found_by=("D9",),
     ),
 )
