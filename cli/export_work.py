@@ -3,9 +3,7 @@
 Owns how a topic, a folder and a group come together. Knows no flags.
 """
 
-import sys
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -16,6 +14,7 @@ from penstock.cli.bounds import Bound, Kind, partitions_of, resolve
 from penstock.cli.failure import CalledWrongly, CommandFailed, complain
 from penstock.cli.interruption import interruptible
 from penstock.cli.moments import parse_zone
+from penstock.cli.offset_progress import offset_progress
 from penstock.cli.output import bytes_text, print_json
 from penstock.client.admin import Admin
 from penstock.client.errors import BrokerError
@@ -30,10 +29,8 @@ from penstock.offline.manifest import ExportSpec, Manifest
 from penstock.offline.pieces import Encoder
 from penstock.offline.plan import LogRange, plan_run
 from penstock.offline.text_files import LineEncoder, csv_first_line, csv_line
-from penstock.runtime.clock import Clock
 from penstock.runtime.environment import Environment
 
-_REFRESH_S = 0.1
 _FETCH_MAX_BYTES = 1024 * 1024
 _ALWAYS = TimeWindow(-(1 << 63), 1 << 63)
 
@@ -163,7 +160,7 @@ async def _export(admin: Admin, consumer: Consumer, run: ExportRun, ports: Envir
     spec = manifest.spec
     places = {index: each.next for index, each in manifest.partitions.items()}
     total = sum(each.end - each.next for each in manifest.partitions.values())
-    with export_progress(spec.topic, total, ports.clock) as advance:
+    with offset_progress(spec.topic, total, ports.clock) as advance:
 
         def advanced(partition: int, next_offset: int) -> None:
             advance(next_offset - places[partition])
@@ -244,33 +241,4 @@ def _tell(run: ExportRun, request: ExportRequest, elapsed_s: float) -> None:
         )
 
 
-@contextmanager
-def export_progress(name: str, total: int, clock: Clock) -> Generator[Callable[[int], None]]:
-    """A bar on stderr by offsets, to be told of each step; none in a pipe."""
-    if not sys.stderr.isatty() or not total:
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as bar:
-        task = bar.add_task(name, total=total)
-        drawn_s = clock.monotonic()
-
-        def advance(count: int) -> None:
-            nonlocal drawn_s
-            now_s = clock.monotonic()
-            refresh = now_s - drawn_s >= _REFRESH_S
-            drawn_s = now_s if refresh else drawn_s
-            bar.update(task, advance=count, refresh=refresh)
-
-        yield advance
-
-
-__all__ = ["ExportRequest", "export_progress", "run_export"]
+__all__ = ["ExportRequest", "run_export"]

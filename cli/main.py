@@ -29,6 +29,7 @@ _COMMANDS = {
     "offsets": ("penstock.cli.offsets", "Show where partitions stand, and how far groups are behind."),
     "produce": ("penstock.cli.produce", "Send lines as records."),
     "quota": ("penstock.cli.quota", "List, set and remove the quotas of clients."),
+    "redrive": ("penstock.cli.redrive", "Move dead letters back to their topics."),
     "serve": ("penstock.cli.serve", "Run a broker."),
     "topic": ("penstock.cli.topic", "Create, list, describe, alter and delete topics."),
 }

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from penstock.client.metadata import TopicPartition
 from penstock.consumer.batch import ConsumerBatch, RawBatch, TimeWindow, parse_answer
 from penstock.consumer.errors import CorruptRecords
-from penstock.consumer.options import FetchOptions
+from penstock.consumer.options import FetchOptions, OffsetReset
 from penstock.consumer.pace import AHEAD_S
 from penstock.errors import PenstockError
 
@@ -293,6 +293,8 @@ class AssignmentState:
         rate = options.max_records_per_second
         self.ahead_max_count = None if rate is None else max(1, int(rate * AHEAD_S))
         """A partition of which so many records wait is not fetched: what is handed out slowly would only grow old here."""
+        self.from_beginning: frozenset[str] = frozenset()
+        """Topics that begin at the log start offset, whatever auto_offset_reset says."""
         self.is_paused = False
         """Whether partitions begin paused."""
         self.reserved_bytes = 0
@@ -334,6 +336,11 @@ class AssignmentState:
         state = self.partitions.pop(tp, None)
         if state is not None:
             self.partitions[tp] = state
+
+    def reset_policy(self, state: PartitionState) -> OffsetReset:
+        """Where a partition goes on that has no position, or one that is not in the log."""
+        is_from_beginning = state.tp.topic in self.from_beginning
+        return OffsetReset.EARLIEST if is_from_beginning else self.options.auto_offset_reset
 
     def room_bytes(self) -> int:
         """What may still be asked for. Paused partitions give up their buffers before others starve."""

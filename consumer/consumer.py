@@ -139,7 +139,7 @@ class Consumer:
         topics = TopicCache(cluster, self._environment, creates_topics=False)
         self._lookup = OffsetLookup(cluster, topics, self._environment, self._options.isolation_level)
         self._positioner = Positioner(
-            cluster, topics, self._lookup, self._environment, self._options, self._state, self._handout
+            cluster, topics, self._lookup, self._environment, self._state, self._handout
         )
         self._positioner.starting_offsets = self._group.starting_offsets
         self._fetcher = Fetcher(
@@ -252,6 +252,21 @@ class Consumer:
     # Which partitions
 
     @property
+    def group(self) -> str | None:
+        """The group that it is a member of."""
+        return self._group.name
+
+    @property
+    def auto_commit(self) -> bool:
+        """Whether what was come back from is committed by itself."""
+        return self._group.commits_by_itself
+
+    @property
+    def environment(self) -> Environment:
+        """Its clock and all that."""
+        return self._environment
+
+    @property
     def assignment(self) -> frozenset[TopicPartition]:
         """The partitions that it has now."""
         return frozenset(self._state.partitions)
@@ -271,11 +286,13 @@ class Consumer:
         self._positioner.subscribe(self._subscription)
         self._set_assignment(TopicPartition(*partition) for partition in partitions)
 
-    def subscribe(self, *topics: str, pattern: str | None = None) -> None:
+    def subscribe(self, *topics: str, pattern: str | None = None, from_beginning: Iterable[str] = ()) -> None:
         """Read these topics, or all whose whole name matches `pattern` (RE2 syntax with the consumer protocol), instead of what it read.
 
-        In a group a rebalance follows. Without one: all partitions of the topics, new ones too.
+        In a group a rebalance follows. Without one: all partitions of the topics, new ones too. Those of `from_beginning` begin at the log start
+        offset where nothing is committed, whatever auto_offset_reset says.
         """
+        self._state.from_beginning = frozenset(from_beginning)
         self._subscription = Subscription(frozenset(topics), pattern)
         self._apply_subscription()
 

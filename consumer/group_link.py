@@ -90,6 +90,16 @@ class GroupLink:
         return self._group is not None
 
     @property
+    def name(self) -> str | None:
+        """Its id."""
+        return self._group
+
+    @property
+    def commits_by_itself(self) -> bool:
+        """Whether there is an automatic commit."""
+        return self._auto_commit
+
+    @property
     def is_subscribed(self) -> bool:
         """Whether the group decides what is assigned."""
         return self._membership is not None

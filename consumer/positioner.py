@@ -32,7 +32,7 @@ from penstock.consumer.offset_lookup import (
     by_topic,
     is_worth_asking_again,
 )
-from penstock.consumer.options import FetchOptions, OffsetReset
+from penstock.consumer.options import OffsetReset
 from penstock.consumer.signal import Signal
 from penstock.consumer.subscription import Subscription
 from penstock.errors import PenstockError
@@ -67,7 +67,6 @@ class Positioner:
         topics: TopicCache,
         lookup: OffsetLookup,
         environment: Environment,
-        options: FetchOptions,
         state: AssignmentState,
         handout: Handout,
     ) -> None:
@@ -75,7 +74,6 @@ class Positioner:
         self._topics = topics
         self._lookup = lookup
         self._environment = environment
-        self._options = options
         self._state = state
         self._handout = handout
         self._policy = RetryPolicy(wait_max_ms=250)
@@ -134,7 +132,7 @@ class Positioner:
 
     def out_of_range(self, state: PartitionState) -> None:
         """The leader does not have the fetch offset: apply the policy."""
-        policy = self._options.auto_offset_reset
+        policy = self._state.reset_policy(state)
         if state.stop_offset is not None:
             state.reset(EARLIEST)  # a bounded read: what retention took meanwhile is skipped
         elif policy is OffsetReset.NONE:
@@ -295,7 +293,7 @@ class Positioner:
         return await self._reset(pending)
 
     def _begin_without(self, state: PartitionState) -> None:
-        policy = self._options.auto_offset_reset
+        policy = self._state.reset_policy(state)
         if policy is OffsetReset.NONE:
             self._fail(
                 state, NoInitialOffset(state.tp, 'no committed offset, and auto_offset_reset is "none"')
@@ -356,7 +354,7 @@ class Positioner:
             state.phase = Phase.FETCH
         elif end.end_offset >= 0 and state.truncate(end.end_offset, end.leader_epoch):
             pass
-        elif self._options.auto_offset_reset is OffsetReset.NONE or state.stop_offset is not None:
+        elif self._state.reset_policy(state) is OffsetReset.NONE or state.stop_offset is not None:
             self._fail(state, LogTruncated(state.tp, state.position, end.end_offset))
         elif end.end_offset < 0:
             state.clear()

@@ -71,9 +71,7 @@ class _Engine:
         self.lookup = OffsetLookup(cluster, self.topics, environment, options.isolation_level)
         self.state = AssignmentState(options)
         self.handout = Handout(self.state, environment)
-        self.positioner = Positioner(
-            cluster, self.topics, self.lookup, environment, options, self.state, self.handout
-        )
+        self.positioner = Positioner(cluster, self.topics, self.lookup, environment, self.state, self.handout)
         self.fetcher = Fetcher(
             cluster, environment, options, self.state, self.handout, self.positioner, uses_sessions=False
         )

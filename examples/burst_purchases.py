@@ -28,12 +28,17 @@ async def rush(producer: penstock.Producer, topic: str) -> None:
 async def till(bootstrap: str, topic: str) -> list[bytes]:
     """Work off purchases at a fixed pace; returns them in the order in which they were dealt with."""
     done: list[bytes] = []
-    async with penstock.Consumer(bootstrap, topic, group="till", auto_offset_reset="earliest") as consumer:
-        begin = trio.current_time()
+    paced = penstock.Consumer(
+        bootstrap,
+        topic,
+        group="till",
+        auto_offset_reset="earliest",
+        max_records_per_second=PURCHASES_PER_SECOND,
+        burst_records=1,
+    )
+    async with paced as consumer:
         async for record in consumer:
             done.append(record.value or b"")
-            # The pace counts from the beginning, so that a slow one is caught up with.
-            await trio.sleep_until(begin + len(done) / PURCHASES_PER_SECOND)
             if len(done) % REPORT_EVERY == 0:
                 print(f"till  {len(done)} done, {PURCHASE_COUNT - len(done)} wait")
             if len(done) == PURCHASE_COUNT:

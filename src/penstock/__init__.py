@@ -51,12 +51,16 @@ if TYPE_CHECKING:
     from penstock.client.metadata import TopicPartition as TopicPartition
     from penstock.consumer.batch import ConsumerBatch as ConsumerBatch
     from penstock.consumer.consumer import Consumer as Consumer
+    from penstock.consumer.dead_letters import RecordFailure as RecordFailure
     from penstock.consumer.errors import CorruptRecords as CorruptRecords
     from penstock.consumer.errors import LogTruncated as LogTruncated
     from penstock.consumer.errors import NoInitialOffset as NoInitialOffset
     from penstock.consumer.errors import PartitionError as PartitionError
     from penstock.consumer.errors import PositionOutOfRange as PositionOutOfRange
     from penstock.consumer.record import ConsumerRecord as ConsumerRecord
+    from penstock.consumer.redrive import Attempt as Attempt
+    from penstock.consumer.redrive import Redrive as Redrive
+    from penstock.consumer.redrive import RedriveStatistics as RedriveStatistics
     from penstock.errors import PenstockError as PenstockError
     from penstock.producer.batch import Delivery as Delivery
     from penstock.producer.batch import RecordMetadata as RecordMetadata
@@ -76,6 +80,7 @@ else:
     _HOMES = {
         "AddressError": "penstock.runtime.network",
         "Admin": "penstock.client.admin",
+        "Attempt": "penstock.consumer.redrive",
         "AuthorizationFailed": "penstock.client.errors",
         "BacklogFull": "penstock.client.errors",
         "BootstrapFailed": "penstock.client.errors",
@@ -125,8 +130,11 @@ else:
         "ProducerFenced": "penstock.client.errors",
         "QuotaEntity": "penstock.client.admin_quotas",
         "RebalanceInProgress": "penstock.client.errors",
+        "RecordFailure": "penstock.consumer.dead_letters",
         "RecordMetadata": "penstock.producer.batch",
         "RecordTooLarge": "penstock.producer.producer",
+        "Redrive": "penstock.consumer.redrive",
+        "RedriveStatistics": "penstock.consumer.redrive",
         "RequestOutcomeUnknown": "penstock.client.errors",
         "ResourceKind": "penstock.client.admin_values",
         "SendManyResult": "penstock.producer.many",
@@ -157,6 +165,7 @@ else:
 __all__ = [
     "AddressError",
     "Admin",
+    "Attempt",
     "AuthorizationFailed",
     "BacklogFull",
     "BootstrapFailed",
@@ -206,8 +215,11 @@ __all__ = [
     "ProducerFenced",
     "QuotaEntity",
     "RebalanceInProgress",
+    "RecordFailure",
     "RecordMetadata",
     "RecordTooLarge",
+    "Redrive",
+    "RedriveStatistics",
     "RequestOutcomeUnknown",
     "ResourceKind",
     "SendManyResult",

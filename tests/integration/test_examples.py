@@ -76,6 +76,14 @@ def test_a_burst_is_taken_at_once_and_drained_at_its_pace(broker: RunningServer)
     assert took_s < 600 / 200
 
 
+def test_payments_that_fail_are_tried_again_or_put_aside(broker: RunningServer) -> None:
+    assert run("failing_payments.py", "--bootstrap", broker.bootstrap) == [
+        "bank  14 of 20 payments are through at try 1",
+        "bank  5 of 20 payments are through at try 2",
+        "desk  payment 7 is for a person to look at: this card was stolen",
+    ]
+
+
 def test_everybody_in_a_chat_sees_the_same_and_a_late_one_the_history(broker: RunningServer) -> None:
     assert run("group_chat.py", "--bootstrap", broker.bootstrap) == [
         "Dora joins, and reads what was said:",
@@ -90,7 +98,7 @@ def test_everybody_in_a_chat_sees_the_same_and_a_late_one_the_history(broker: Ru
 def test_each_example_has_a_test_and_a_place_in_the_menu() -> None:
     menu = (EXAMPLES / "README.md").read_text()
     source = Path(__file__).read_text()
-    assert len(SCRIPTS) == 4
+    assert len(SCRIPTS) == 5
     for script in SCRIPTS:
         assert f"({script.name})" in menu
         assert f'run("{script.name}"' in source
@@ -111,7 +119,7 @@ def test_an_example_fits_on_a_page_and_uses_what_users_have(script: Path) -> Non
         and isinstance(node.value, ast.Name)
         and node.value.id == "penstock"
     }
-    assert used <= {"Producer", "Consumer", "TopicPartition"}
+    assert used <= {"Producer", "Consumer", "Redrive", "TopicPartition"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
