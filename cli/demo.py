@@ -15,7 +15,7 @@ from penstock.cli.asking import real_ports, run_asking
 from penstock.cli.demo_report import plotted
 from penstock.cli.demo_scene import History, Policy, Scene, summed_up
 from penstock.cli.demo_screen import frame, line, summary_table
-from penstock.cli.failure import CommandFailed, leaves_of
+from penstock.cli.failure import CalledWrongly, CommandFailed, leaves_of
 from penstock.cli.interruption import interruptible
 from penstock.cli.output import Column, print_table
 from penstock.errors import PenstockError
@@ -108,6 +108,8 @@ def burst(
     that was acked is in the database. Ctrl-C ends it, with the sum of what there is.
     """
     ports = real_ports(environment)
+    if plot_path is not None and not ports.files.exists(os.path.dirname(plot_path) or "."):
+        raise CalledWrongly(f"--plot: there is no folder {os.path.dirname(plot_path)}")
     chosen = [Policy(policy) for policy in policies] or list(Policy)
     scenes = [
         Scene(

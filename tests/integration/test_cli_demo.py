@@ -79,3 +79,10 @@ def test_ctrl_c_ends_the_demo_and_its_broker_and_leaves_nothing_behind(tmp_path:
         assert process.wait(30) == 130
     assert b"orders wanted" in rest, "the sum of what there is"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plot_that_can_not_be_written_is_told_before_anything_is_played(tmp_path: Path) -> None:
+    done = Commands("").run("demo", "burst", "--plot", str(tmp_path / "missing" / "burst.svg"))
+    assert done.exit_code == 2
+    assert "there is no folder" in done.err
+    assert done.out == b""
