@@ -14,8 +14,8 @@ import trio
 from penstock.cli.asking import real_ports, run_asking
 from penstock.cli.demo_report import plotted
 from penstock.cli.demo_scene import History, Policy, Scene, summed_up
-from penstock.cli.demo_screen import SUMMARY_TITLES, frame, line, summary_row
-from penstock.cli.failure import CommandFailed, leaves_of
+from penstock.cli.demo_screen import frame, line, summary_table
+from penstock.cli.failure import CalledWrongly, CommandFailed, leaves_of
 from penstock.cli.interruption import interruptible
 from penstock.cli.output import Column, print_table
 from penstock.errors import PenstockError
@@ -108,6 +108,8 @@ def burst(
     that was acked is in the database. Ctrl-C ends it, with the sum of what there is.
     """
     ports = real_ports(environment)
+    if plot_path is not None and not ports.files.exists(os.path.dirname(plot_path) or "."):
+        raise CalledWrongly(f"--plot: there is no folder {os.path.dirname(plot_path)}")
     chosen = [Policy(policy) for policy in policies] or list(Policy)
     scenes = [
         Scene(
@@ -139,8 +141,8 @@ def burst(
 
 def _print_summary(histories: Sequence[History]) -> None:
     click.echo()
-    columns = [Column(title, is_number=place > 0) for place, title in enumerate(SUMMARY_TITLES)]
-    print_table(columns, [summary_row(summed_up(history)) for history in histories])
+    titles, rows = summary_table([summed_up(history) for history in histories])
+    print_table([Column(title, is_number=place > 0) for place, title in enumerate(titles)], rows)
     for history in histories:
         if history.failed:
             click.echo(f"{history.scene.policy.value}: {history.failed} orders failed otherwise")

@@ -13,7 +13,7 @@ import trio
 from penstock.cli.demo_scene import Phase, Scene
 from penstock.client.errors import BacklogFull, BufferFull
 from penstock.errors import PenstockError
-from penstock.producer.batch import UNKNOWN_OFFSET, Delivery
+from penstock.producer.batch import Delivery
 from penstock.producer.producer import Producer
 from penstock.runtime.environment import Environment
 
@@ -40,6 +40,7 @@ class Outcomes:
     latencies_s: dict[Phase, list[float]] = field(
         default_factory=lambda: {phase: list[float]() for phase in Phase}
     )
+    refusal_latencies_s: list[float] = field(default_factory=list[float])
 
 
 @dataclass(slots=True)
@@ -76,6 +77,7 @@ class Customer:
             batch_size_bytes=BATCH_BYTES,
             buffer_memory_bytes=BUFFER_BYTES,
             linger_ms=LINGER_MS,
+            max_in_flight=1,  # so a refusal is told by its own answer, and takes nothing behind it back
             client_id=f"customers-{index}",
         )
 
@@ -131,29 +133,31 @@ class Customer:
         async for group in receive:
             phase = self._scene.phase(group.at_s)
             for number, delivery in group.deliveries:
-                try:
-                    offset = await _offset_of(delivery)
-                except BacklogFull:
-                    outcomes.refused += 1
-                except PenstockError as error:
-                    outcomes.failed += 1
-                    outcomes.last_failure = str(error)
-                else:
-                    latency_s = self._now_s() - group.at_s
-                    outcomes.taken[offset] = number
+                outcome = await _outcome_of(delivery)
+                latency_s = self._now_s() - group.at_s
+                if isinstance(outcome, int):
+                    outcomes.taken[outcome] = number
                     outcomes.unseen_latencies_s.append(latency_s)
                     outcomes.latencies_s[phase].append(latency_s)
+                elif isinstance(outcome, BacklogFull):
+                    outcomes.refused += 1
+                    outcomes.refusal_latencies_s.append(latency_s)
+                else:
+                    outcomes.failed += 1
+                    outcomes.last_failure = str(outcome)
 
 
-async def _offset_of(delivery: Delivery) -> int:
-    """As `delivery.wait()`, but without a turn of the event loop for each record whose batch was acked already."""
-    if delivery.is_done:
-        batch, index = delivery.place
-        batch, index = batch.place_of(index)
-        outcome = batch.outcome
-        if outcome is not None and outcome.error is None and outcome.base_offset != UNKNOWN_OFFSET:
-            return outcome.base_offset + index
-    return (await delivery.wait()).offset
+async def _outcome_of(delivery: Delivery) -> int | PenstockError:
+    """What `delivery.wait()` returns or raises, but without a turn of the event loop and an exception for each record of a batch."""
+    if not delivery.is_done:
+        try:
+            return (await delivery.wait()).offset
+        except PenstockError as error:
+            return error
+    batch, index = delivery.place
+    batch, index = batch.place_of(index)
+    assert batch.outcome is not None
+    return batch.outcome.error or batch.outcome.base_offset + index
 
 
 __all__ = ["Customer", "Outcomes"]

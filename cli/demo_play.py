@@ -22,6 +22,8 @@ CUSTOMERS = 4
 SAMPLE_S = 0.1
 BITES_PER_S = 20
 """How often the database takes some."""
+CATCH_UP_S = 0.2
+"""How much of what a busy machine made the database miss it makes up for."""
 CLIENT_ID = "penstock-demo"
 ASSIGN_LIMIT_S = 30.0
 
@@ -141,7 +143,7 @@ class Play:
             orders = [
                 (record.offset, _number_of(record.value or b""), record.value or b"") for record in batch
             ]
-            free_at = max(free_at, clock.monotonic()) + len(orders) / self._scene.database_rate
+            free_at = max(free_at, clock.monotonic() - CATCH_UP_S) + len(orders) / self._scene.database_rate
             await self._environment.threads.run(database.add, orders)
             self._stored += len(orders)
             await consumer.commit({self._partition: batch.next_offset})
@@ -177,6 +179,7 @@ class Play:
             )
         )
         self.history.latencies_s = outcomes.latencies_s
+        self.history.refusal_latencies_s = outcomes.refusal_latencies_s
         self.history.failed = outcomes.failed
         self._show(self.history)
 

@@ -128,6 +128,8 @@ class History:
         default_factory=lambda: {phase: list[float]() for phase in Phase}
     )
     """From placing an order to its ack, by the phase in which it was placed."""
+    refusal_latencies_s: list[float] = field(default_factory=list[float])
+    """From placing an order to its refusal."""
     failed: int = 0
     """Orders with another error than a full backlog."""
     lost: int | None = None
@@ -169,6 +171,7 @@ class Summary:
     backlog_max: int
     rest_p99_ms: float | None
     sale_p99_ms: float | None
+    refusal_p99_ms: float | None
     drain_s: float
     """From the end of the sale to an empty backlog."""
     memory_rest_bytes: int | None
@@ -190,8 +193,11 @@ def summed_up(history: History) -> Summary:
     sale_end_s = scene.rest_s + scene.sale_s
     known = [sample for sample in history.samples if sample.memory_bytes is not None]
     resting = known[: max(1, bisect_left(known, scene.rest_s, key=lambda sample: sample.at_s))]
-    p99 = {phase: percentile(history.latencies_s[phase], 0.99) for phase in Phase}
-    in_ms = {phase: None if found is None else found * 1000 for phase, found in p99.items()}
+
+    def p99_ms(latencies_s: Sequence[float]) -> float | None:
+        found = percentile(latencies_s, 0.99)
+        return None if found is None else found * 1000
+
     return Summary(
         policy=scene.policy,
         wanted=last.wanted,
@@ -200,8 +206,9 @@ def summed_up(history: History) -> Summary:
         failed=history.failed,
         kept_waiting=max(0, last.wanted - last.taken - last.refused - history.failed),
         backlog_max=max((sample.backlog for sample in history.samples), default=0),
-        rest_p99_ms=in_ms[Phase.REST],
-        sale_p99_ms=in_ms[Phase.SALE],
+        rest_p99_ms=p99_ms(history.latencies_s[Phase.REST]),
+        sale_p99_ms=p99_ms(history.latencies_s[Phase.SALE]),
+        refusal_p99_ms=p99_ms(history.refusal_latencies_s),
         drain_s=max(0.0, last.at_s - sale_end_s),
         memory_rest_bytes=max((sample.memory_bytes or 0 for sample in resting), default=None),
         memory_max_bytes=max((sample.memory_bytes or 0 for sample in known), default=None),

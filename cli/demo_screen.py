@@ -129,38 +129,31 @@ def line(history: History) -> str:
     return "  ".join(cells)
 
 
-SUMMARY_TITLES = (
-    "bound",
-    "wanted",
-    "taken",
-    "refused",
-    "waiting",
-    "backlog max",
-    "rest p99",
-    "sale p99",
-    "drain",
-    "memory",
-    "lost",
+def summary_table(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
+    """Titles and rows: a column for each scene, a line for each figure."""
+    rows = [[label, *(text(summary) for summary in summaries)] for label, text in _FIGURES]
+    return ["", *(summary.policy.value for summary in summaries)], rows
+
+
+def _memory_range(summary: Summary) -> str:
+    if summary.memory_rest_bytes is None or summary.memory_max_bytes is None:
+        return "-"
+    return f"{summary.memory_rest_bytes / 1e6:.0f} to {megabytes(summary.memory_max_bytes)}"
+
+
+_FIGURES: tuple[tuple[str, Callable[[Summary], str]], ...] = (
+    ("orders wanted", lambda summary: f"{summary.wanted:,}"),
+    ("taken", lambda summary: f"{summary.taken:,}"),
+    ("refused", lambda summary: f"{summary.refused:,}"),
+    ("at the door at the end", lambda summary: f"{summary.kept_waiting:,}"),
+    ("backlog at most", lambda summary: f"{summary.backlog_max:,}"),
+    ("ack p99, ordinary day", lambda summary: milliseconds(summary.rest_p99_ms)),
+    ("ack p99, sale", lambda summary: milliseconds(summary.sale_p99_ms)),
+    ("refusal p99", lambda summary: milliseconds(summary.refusal_p99_ms)),
+    ("drained after", lambda summary: f"{summary.drain_s:.1f} s"),
+    ("broker memory", _memory_range),
+    ("acked and lost", lambda summary: "-" if summary.lost is None else str(summary.lost)),
 )
 
 
-def summary_row(summary: Summary) -> tuple[str, ...]:
-    """The cells under SUMMARY_TITLES."""
-    lost = "-" if summary.lost is None else str(summary.lost)
-    memory = f"{megabytes(summary.memory_rest_bytes)[:-3]}-{megabytes(summary.memory_max_bytes)}"
-    return (
-        summary.policy.value,
-        short(summary.wanted),
-        short(summary.taken),
-        short(summary.refused),
-        short(summary.kept_waiting),
-        short(summary.backlog_max),
-        milliseconds(summary.rest_p99_ms),
-        milliseconds(summary.sale_p99_ms),
-        f"{summary.drain_s:.1f} s",
-        "-" if summary.memory_max_bytes is None else memory,
-        lost,
-    )
-
-
-__all__ = ["SUMMARY_TITLES", "TITLES", "frame", "line", "summary_row"]
+__all__ = ["TITLES", "frame", "line", "summary_table"]

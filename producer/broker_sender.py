@@ -19,6 +19,7 @@ from penstock.client.metadata import Address, Node
 from penstock.errors import PenstockError
 from penstock.producer.accumulator import NEVER, prepare
 from penstock.producer.batch import Batch, Outcome, delivery_failed
+from penstock.producer.partition_queue import PartitionQueue
 from penstock.producer.verdicts import Verdict, produce_error, verdict
 from penstock.protocol.api import ApiKey
 from penstock.protocol.compression import Codec
@@ -238,13 +239,13 @@ class BrokerSender:
                 )
                 self._put_back([batch], error, may_be_appended=True)
             else:
-                self._settle(batch, result)
+                self._settle(batch, queue, result)
                 if self._sender.failure is not None:
                     return
                 if queue.node_id != self._node_id:  # its new leader's turn may have waited for this answer
                     self._sender.wake(queue)
 
-    def _settle(self, batch: Batch, result: ProducePartitionResult) -> None:
+    def _settle(self, batch: Batch, queue: PartitionQueue, result: ProducePartitionResult) -> None:
         kind = verdict(result.error_code)
         if kind is Verdict.DELIVERED:
             self._accumulator.acked(batch, Outcome(result.base_offset, result.log_append_time_ms))
@@ -254,7 +255,9 @@ class BrokerSender:
         if kind is Verdict.SPLIT and batch.record_count > 1 and not batch.may_be_appended:
             self._accumulator.split(batch, self._options.codec, self._options.compression_level)
         elif kind is Verdict.RESEQUENCE and batch.identity is not None:
-            self._accumulator.out_of_order(batch, error=error, retry_at_ms=self._retry_at_ms(batch))
+            # Behind a refusal that is no news, and waiting would only keep the next one from being told.
+            retry_at_ms = self._sender.now_ms() if queue.has_gap else self._retry_at_ms(batch)
+            self._accumulator.out_of_order(batch, error=error, retry_at_ms=retry_at_ms)
         elif kind is Verdict.FATAL:
             batch.was_sent = batch.may_be_appended  # by an attempt before; this one was refused
             self._sender.fail(error)

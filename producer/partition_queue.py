@@ -36,6 +36,7 @@ class PartitionQueue:
     __slots__ = (
         "failure_count",
         "has_acked",
+        "has_gap",
         "identity",
         "index",
         "is_draining",
@@ -68,6 +69,8 @@ class PartitionQueue:
         self.identity: ProducerIdentity | None = None
         self.has_acked = False
         """Under this producer id: every leader from now on knows it, and takes nothing behind a gap."""
+        self.has_gap = False
+        """A batch was refused for good while others were on the wire behind it: those will be out of order, for no other reason."""
         self.next_sequence = 0
         self.next_number = 0
         self.must_restart = False
@@ -116,7 +119,7 @@ class PartitionQueue:
     def restart(self) -> None:
         """Take the next epoch, or forget the identity where there is no next one; all waiting batches get new sequences."""
         assert not self.on_wire
-        self.must_restart = False
+        self.must_restart = self.has_gap = False
         self.next_sequence = 0
         identity = self.identity
         if identity is not None:
@@ -158,6 +161,8 @@ class PartitionQueue:
     def refused(self, batch: Batch) -> None:
         """The batch from the wire is not in the log and will not be: close the gap that it leaves in the sequences."""
         self.on_wire.remove(batch)
+        self.failure_count = 0
+        self.has_gap = any(other.base_sequence != NO_SEQUENCE for other in self.on_wire)
         self._close_gap(batch)
 
     def out_of_order(self, batch: Batch) -> None:

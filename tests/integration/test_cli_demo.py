@@ -59,10 +59,11 @@ def test_in_a_pipe_a_scene_is_lines_and_a_sum_and_its_plot_is_a_file(
     plot = tmp_path / "burst.svg"
     place = ("--bootstrap", server.bootstrap, "--bound", "200", "--plot", str(plot))
     lines = Commands(server.bootstrap).good("demo", "burst", *SMALL, *place).lines
-    titles, row = lines.index(next(each for each in lines if each.startswith("bound"))), lines[-2].split()
-    assert all("reject" in each and "backlog" in each for each in lines[: titles - 1])
-    assert row[0] == "reject"
-    assert row[-1] == "0", "nothing acked is lost"
+    beginning = next(place for place, each in enumerate(lines) if each.split() == ["reject"])
+    assert all("reject" in each and "backlog" in each for each in lines[: beginning - 1])
+    figures = {each[:-10].strip(): each.split()[-1] for each in lines[beginning + 1 : -1]}
+    assert figures["acked and lost"] == "0"
+    assert int(figures["backlog at most"]) > 0
     assert not any("\x1b" in each for each in lines)
     assert plot.read_text().startswith("<svg")
 
@@ -76,5 +77,12 @@ def test_ctrl_c_ends_the_demo_and_its_broker_and_leaves_nothing_behind(tmp_path:
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
         assert process.wait(30) == 130
-    assert b"wanted" in rest, "the sum of what there is"
+    assert b"orders wanted" in rest, "the sum of what there is"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plot_that_can_not_be_written_is_told_before_anything_is_played(tmp_path: Path) -> None:
+    done = Commands("").run("demo", "burst", "--plot", str(tmp_path / "missing" / "burst.svg"))
+    assert done.exit_code == 2
+    assert "there is no folder" in done.err
+    assert done.out == b""

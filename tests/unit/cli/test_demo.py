@@ -9,7 +9,7 @@ from penstock.cli.demo_charts import area, columns_of, milliseconds, short, spar
 from penstock.cli.demo_plot import Curve, Panel, Row, nice_top, svg, thinned
 from penstock.cli.demo_report import plotted
 from penstock.cli.demo_scene import History, Phase, Policy, Sample, Scene, percentile, summed_up
-from penstock.cli.demo_screen import SUMMARY_TITLES, frame, line, summary_row
+from penstock.cli.demo_screen import frame, line, summary_table
 
 
 def scene(policy: Policy = Policy.REJECT) -> Scene:
@@ -71,7 +71,10 @@ def test_the_sum_counts_who_still_stood_at_the_door() -> None:
 
 
 def test_a_sum_of_nothing_is_none_and_not_an_error() -> None:
-    assert len(summary_row(summed_up(History(scene())))) == len(SUMMARY_TITLES)
+    titles, rows = summary_table([summed_up(History(scene(policy))) for policy in Policy])
+    assert titles == ["", *(policy.value for policy in Policy)]
+    assert all(len(row) == len(titles) for row in rows)
+    assert ["refusal p99", *["-"] * len(Policy)] in rows
 
 
 def test_percentiles_are_values_that_were_seen() -> None:

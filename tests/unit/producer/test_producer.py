@@ -350,7 +350,9 @@ async def test_one_task_sending_alone_sends_batches_of_one(cluster: ProducingClu
     assert cluster.logs[0].batch_sizes == [1, 1, 1]
 
 
-async def test_linger_gathers_what_comes_meanwhile(cluster: ProducingCluster) -> None:
+async def test_linger_gathers_what_comes_meanwhile(
+    cluster: ProducingCluster, autojump_clock: MockClock
+) -> None:
     async with producer_of(cluster, linger_ms=50) as producer, trio.open_nursery() as nursery:
         for number in range(10):
             nursery.start_soon(producer.send, TOPIC, b"%d" % number)

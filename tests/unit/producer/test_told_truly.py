@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 import trio
-from tests.support.producing_brokers import TOPIC, ProducingCluster
+from tests.support.producing_brokers import TOPIC, Fate, ProducingCluster
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from penstock.client.errors import BacklogFull, BrokerError, DeliveryFailed, ProducerFenced
 from penstock.producer.batch import Delivery
 from penstock.producer.producer import Producer
 from penstock.protocol.errors import ErrorCode
+from penstock.protocol.record_batch import check_produced_batch
 
 
 @pytest.fixture
@@ -140,3 +141,22 @@ async def test_a_large_value_turns_on_the_spot_until_small_ones_have_lingered(
         with trio.fail_after(5):
             await producer.send_many(TOPIC, [bytes(mib - 600)], partition=1)
         assert trio.current_time() - began < 5
+
+
+async def test_refusals_of_a_full_backlog_wait_for_nothing_but_their_answers(
+    cluster: ProducingCluster, autojump_clock: MockClock
+) -> None:
+    def full(index: int, records: memoryview) -> Fate:
+        header = check_produced_batch(records)
+        in_turn = header.base_sequence == (1 if header.producer_epoch == 0 else 0)
+        return False, ErrorCode.POLICY_VIOLATION if in_turn else ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+
+    async with producer_of(cluster, batch_size_bytes=1024) as producer:
+        await producer.send(TOPIC, b"acked", partition=0)
+        cluster.fate = full
+        begin = trio.current_time()
+        deliveries = [await producer.enqueue(TOPIC, bytes(1000), partition=0) for _ in range(40)]
+        for delivery in deliveries:
+            with pytest.raises(BacklogFull):
+                await delivery.wait()
+        assert trio.current_time() - begin < 0.5, "each refusal takes the batches behind it back to the start"
