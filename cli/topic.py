@@ -7,7 +7,15 @@ from collections.abc import Iterable
 
 import click
 
-from penstock.cli.asking import bootstrap_option, counted, end, json_option, raise_error, with_admin
+from penstock.cli.asking import (
+    bootstrap_option,
+    counted,
+    end,
+    json_option,
+    raise_error,
+    real_ports,
+    with_admin,
+)
 from penstock.cli.deletion import ask_before_deletion, tell_of_deletion
 from penstock.cli.failure import CalledWrongly
 from penstock.cli.output import Column, print_json, print_table, topic_id_text
@@ -174,7 +182,8 @@ def describe(
         return
     if not names:
         raise CalledWrongly("name a topic, or ask for partitions that lack something")
-    found = with_admin(bootstrap, environment, lambda admin: topic_description.ask(admin, names))
+    now_ms = real_ports(environment).clock.wall_ms()
+    found = with_admin(bootstrap, environment, lambda admin: topic_description.ask(admin, names, now_ms))
     topic_description.show(found.topics, all_configs=all_configs, as_json=as_json)
     end(found.errors)
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import click
 
+from penstock.cli import topic_backlog
 from penstock.cli.asking import counted
 from penstock.cli.output import Column, print_json, print_table, topic_id_text
+from penstock.cli.topic_backlog import Backlog
 from penstock.cli.topic_health import Lack, ids
 from penstock.client.admin import Admin
 from penstock.client.admin_values import (
@@ -41,6 +43,8 @@ class TopicDescription:
     start_offsets: Mapping[int, int]
     end_offsets: Mapping[int, int]
     configs: Mapping[str, ConfigEntry]
+    backlogs: Mapping[int, Backlog]
+    """Of partitions where a group of `backlog.groups` has committed something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,8 @@ class Found:
     errors: Sequence[BrokerError]
 
 
-async def ask(admin: Admin, names: Iterable[str]) -> Found:
-    """Ask for the named topics."""
+async def ask(admin: Admin, names: Iterable[str], now_ms: int) -> Found:
+    """Ask for the named topics; `now_ms` is the wall clock's."""
     outcomes = list((await admin.describe_topics(names)).values())
     topics = [outcome for outcome in outcomes if isinstance(outcome, TopicMetadata)]
     errors = [outcome for outcome in outcomes if isinstance(outcome, BrokerError)]
@@ -72,9 +76,14 @@ async def ask(admin: Admin, names: Iterable[str]) -> Found:
         if isinstance(entries, BrokerError):
             errors.append(entries)
             entries = {}
-        descriptions.append(
-            TopicDescription(topic, _offsets(topic.name, starts), _offsets(topic.name, ends), entries)
-        )
+        first, behind = _offsets(topic.name, starts), _offsets(topic.name, ends)
+        backlogs: Mapping[int, Backlog] = {}
+        try:
+            both = {index: (first[index], behind[index]) for index in first if index in behind}
+            backlogs = await topic_backlog.ask(admin, topic.name, entries, both, now_ms)
+        except BrokerError as error:
+            errors.append(error)
+        descriptions.append(TopicDescription(topic, first, behind, entries, backlogs))
     return Found(descriptions, errors)
 
 
@@ -125,6 +134,9 @@ def _show(topic: TopicDescription, all_configs: bool) -> None:
     lacking = [partition for partition in partitions if Lack.UNDER_REPLICATED.fits(partition, 1)]
     if lacking:
         click.echo(f"\nunder-replicated: {len(lacking)} of {counted(len(partitions), 'partition')}")
+    if topic.backlogs:
+        click.echo()
+        print_table(*topic_backlog.table(topic.backlogs))
     configs = _shown_configs(topic, all_configs)
     if configs:
         click.echo()
@@ -173,6 +185,7 @@ def _as_json(topic: TopicDescription, all_configs: bool) -> dict[str, object]:
                 "offline_replicas": list(partition.offline_replicas),
                 "start_offset": topic.start_offsets.get(partition.index),
                 "end_offset": topic.end_offsets.get(partition.index),
+                "backlog": _backlog_json(topic.backlogs.get(partition.index)),
             }
             for _, partition in sorted(metadata.partitions.items())
         ],
@@ -180,6 +193,17 @@ def _as_json(topic: TopicDescription, all_configs: bool) -> dict[str, object]:
             entry.name: {"value": entry.value, "source": entry.source.name.lower()}
             for entry in _shown_configs(topic, all_configs)
         },
+    }
+
+
+def _backlog_json(backlog: Backlog | None) -> dict[str, object] | None:
+    if backlog is None:
+        return None
+    return {
+        "group": backlog.group,
+        "unconsumed": backlog.unconsumed,
+        "max_records": backlog.max_records,
+        "kept_past_retention": backlog.kept,
     }
 
 
