@@ -69,7 +69,10 @@ class BacklogRegistry:
         self._followers.setdefault(follower.topic, {})[follower.index] = follower
         if self._ask is not None:
             self._ask()
-        elif self._knows_all:
+            return
+        # not as it was last seen: groups may be about to be read anew
+        self._knows_all = self._source is not None and self._source.knows_all_offsets
+        if self._knows_all:
             self._tell_all(follower.topic, (follower,))
 
     def forget(self, follower: Follower) -> None:
