@@ -129,6 +129,13 @@ class OffsetAsker:
                 self._tell(gate, found)
 
     def _read_here(self, found: _Round) -> None:
+        """Read what groups have committed here, in the step in which it is told. Who is not this broker's any more has not answered."""
+        local, found.local = found.local, set()
+        found.answered -= local
+        for group_id in local:
+            self._look_here(group_id, found)
+        if not found.answered.issuperset(local):
+            found.lists_all = False
         for name in found.wanted:
             topic = self._image.topic(name)
             meant = (NO_TOPIC_ID, topic.topic_id if topic is not None else NO_TOPIC_ID)

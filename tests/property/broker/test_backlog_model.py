@@ -334,7 +334,7 @@ STEPS = st.sampled_from([0] * 9 + [1] * 5 + [2, 3, 4, 4, 4, 5, 6, 7]).flatmap(
 )
 
 
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(110), deadline=None)
 @given(CONFIGS, st.lists(st.tuples(STEPS, st.booleans()), min_size=30, max_size=60))
 def test_an_append_is_admitted_exactly_where_the_rule_admits_it(
     config: Config, steps: Sequence[tuple[Step, bool]]

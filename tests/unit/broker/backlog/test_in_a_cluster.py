@@ -11,7 +11,10 @@ from tests.support.machine_cluster import PORT, MemoryCluster, server_cluster
 from trio.testing import MockClock
 
 from penstock.broker import keys
+from penstock.broker.backlog.asking import OffsetAsker
 from penstock.broker.backlog.gate import BacklogGate
+from penstock.broker.backlog.registry import BacklogRegistry
+from penstock.broker.errors import ApiError
 from penstock.broker.groups.offsets_topic import partition_for
 from penstock.broker.keys import PartitionState, TopicRecord
 from penstock.broker.partition import Partition
@@ -176,3 +179,43 @@ async def test_all_groups_are_those_of_all_coordinators(autojump_clock: MockCloc
         assert made.gate().rule.counted_groups == {names[0]: 30, names[1]: 20, names[2]: 10}
         assert await producer.produce(20) == (NONE, 0)
         assert await producer.produce(1) == (FULL, 0)
+
+
+class ClosingGroups:
+    """A coordinator that has a group when it is asked first, and has lost it when its offsets are read."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def leader_of(self, group_id: str) -> int:
+        """It is this broker."""
+        return LEADER
+
+    def shard(self, group_id: str) -> object:
+        """Raises ApiError from the second time on."""
+        self.looks += 1
+        if self.looks > 1:
+            raise ApiError(ErrorCode.NOT_COORDINATOR)
+        return object()
+
+    def offsets_of(self, topic: str) -> list[object]:
+        """Nothing: the shard is closed."""
+        return []
+
+
+async def test_a_group_that_moves_away_while_others_are_asked_keeps_its_last_offset(
+    autojump_clock: MockClock,
+) -> None:
+    async with scene() as made:
+        consumer = await made.client(COORDINATOR)
+        assert await consumer.commit(0) == NONE
+        await trio.sleep(1.5)
+        gate, broker = made.gate(), made.cluster.broker(LEADER)
+        registry = BacklogRegistry()
+        groups: Any = ClosingGroups()
+        asker = OffsetAsker(broker.environment, broker.config, broker.image, groups, registry)
+        registry.follow(gate)
+        with trio.move_on_after(0.5):
+            await asker.run()
+        assert groups.looks == 2
+        assert gate.rule.counted_groups == {"g": 0}
