@@ -10,9 +10,9 @@ comes meanwhile queues in the lane behind that job, and then in the line behind 
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from penstock.broker.backlog.bounds import BacklogBounds
-from penstock.broker.backlog.gate import BacklogGate, HeldBatch
 from penstock.broker.backlog.rule import Judgement, LogEnds
 from penstock.broker.partition_appends import ADMITTED, PartitionAppends
 from penstock.broker.partition_machine import Role
@@ -20,6 +20,9 @@ from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.produce import ProducePartitionResult
 from penstock.protocol.record_batch import BatchHeader
+
+if TYPE_CHECKING:
+    from penstock.broker.backlog.gate import BacklogGate, HeldBatch
 
 TIMED_OUT_MESSAGE = "the backlog is full, and had no room in half of the request's timeout"
 
@@ -35,6 +38,8 @@ class BoundedAppends(PartitionAppends):
         if gate is None:
             if bounds is None:
                 return
+            from penstock.broker.backlog.gate import BacklogGate  # loaded where there is a bound
+
             gate = self.gate = BacklogGate(
                 self.topic,
                 self.topic_id,
@@ -99,7 +104,7 @@ class BoundedAppends(PartitionAppends):
     def _log_ends(self, now_ms: int) -> LogEnds:
         return LogEnds(self.log.log_start_offset, self.log.log_end_offset, self.log.segments, now_ms)
 
-    def _judge(self, gate: BacklogGate, header: BatchHeader, now_ms: int) -> Judgement:
+    def _judge(self, gate: "BacklogGate", header: BatchHeader, now_ms: int) -> Judgement:
         """Whether the batch may be appended now, whoever waits."""
         judgement = gate.judge(header, self._log_ends(now_ms))
         if judgement is not Judgement.ADMITTED and self.log.repeats(header):
@@ -138,11 +143,11 @@ class BoundedAppends(PartitionAppends):
             return True
         # what stands there if the producer's patience ends first
         result.error_code = ErrorCode.REQUEST_TIMED_OUT
-        gate.hold(HeldBatch(bytearray(batch), header, acks, result, done, until))
+        gate.hold(bytearray(batch), header, acks, result, done, until)
         return False
 
     def _refuse_over(
-        self, gate: BacklogGate, header: BatchHeader, now_ms: int, result: ProducePartitionResult
+        self, gate: "BacklogGate", header: BatchHeader, now_ms: int, result: ProducePartitionResult
     ) -> None:
         count = header.last_offset_delta + 1
         text = gate.rule.explain(count, header.size_bytes, self._log_ends(now_ms))
@@ -188,7 +193,7 @@ class BoundedAppends(PartitionAppends):
         gate.is_emptying = True
         self.lane.enqueue(partial(self._empty_line, gate))
 
-    async def _empty_line(self, gate: BacklogGate) -> None:
+    async def _empty_line(self, gate: "BacklogGate") -> None:
         """Append the first of those that wait, as long as they are admitted."""
         try:
             while gate.held:
@@ -217,13 +222,13 @@ class BoundedAppends(PartitionAppends):
             gate.stir()
             self._drop_gate_at_rest()
 
-    def _refuse_first(self, gate: BacklogGate, error: PenstockError) -> None:
+    def _refuse_first(self, gate: "BacklogGate", error: PenstockError) -> None:
         if gate.held:
             first = gate.take_first()
             self._append_refused(error, first.result)
             first.done()
 
-    async def _append_held(self, held: HeldBatch, now_ms: int) -> None:
+    async def _append_held(self, held: "HeldBatch", now_ms: int) -> None:
         try:
             is_final = await self._append_in_turn(
                 memoryview(held.batch), held.header, now_ms, held.acks, held.result, held.done, ADMITTED
@@ -238,7 +243,7 @@ class BoundedAppends(PartitionAppends):
         if is_final:
             held.done()
 
-    def _give_up_held(self, held: HeldBatch) -> None:
+    def _give_up_held(self, held: "HeldBatch") -> None:
         """It waits no longer, and is in no log."""
         code = ErrorCode.REQUEST_TIMED_OUT
         if self.machine.role is not Role.LEADER or self.is_fenced:

@@ -19,10 +19,10 @@ Source: Kafka's `LogManager.cleanupLogs`, `UnifiedLog.deleteOldSegments`; KIP-10
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
-from penstock.broker.backlog.kept import KeptBack
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.deleted_files import DeletedFiles
 from penstock.broker.partition import Partition
@@ -35,6 +35,9 @@ from penstock.runtime.threads import Threads
 from penstock.storage.errors import LogClosed
 from penstock.storage.log import Log
 from penstock.storage.retention import CautiousClock, RetentionPlan, plan_for
+
+if TYPE_CHECKING:
+    from penstock.broker.backlog.kept import KeptBack
 
 log = logging.getLogger(__name__)
 
@@ -196,10 +199,14 @@ class Retention:
         return count
 
 
-def _kept_back(partition: Partition, limit: int, found: RetentionPlan | None, now_ms: int) -> KeptBack | None:
+def _kept_back(
+    partition: Partition, limit: int, found: RetentionPlan | None, now_ms: int
+) -> "KeptBack | None":
     """What would go besides if nothing were kept for a group. Worker; raises as `plan_for`."""
     if limit >= partition.high_watermark:
         return None
+    from penstock.broker.backlog.kept import KeptBack  # loaded where something is kept
+
     wanted = plan_for(partition.log, partition.high_watermark, now_ms)
     first = 0 if found is None else found.segment_count
     if wanted is None or wanted.segment_count <= first:

@@ -150,8 +150,17 @@ class BacklogGate:
             return True
         return self.holds and self.rule.fits_alone(header.last_offset_delta + 1, header.size_bytes)
 
-    def hold(self, held: HeldBatch) -> None:
-        """Let it wait behind those that do."""
+    def hold(
+        self,
+        batch: bytearray,
+        header: BatchHeader,
+        acks: int,
+        result: ProducePartitionResult,
+        done: Callable[[], None],
+        until: float,
+    ) -> None:
+        """Let a batch wait behind those that do, until then (monotonic seconds)."""
+        held = HeldBatch(batch, header, acks, result, done, until)
         self.held_bytes.hold(held.held_bytes)
         self.held.append(held)
         if held.until < self._next_until:
