@@ -299,6 +299,23 @@ async def test_half_of_the_timeout_ends_the_wait_with_nothing_appended(
         assert broker.partition().log.log_end_offset == 10
 
 
+async def test_who_is_behind_one_that_has_waited_in_vain_goes_on_without_waiting_for_a_commit(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with memory_broker() as broker:
+        calls = await bounded(broker, backlog_max_records="10", backlog_policy="hold")
+        await calls.commit(offsets={0: 0})
+        await produce(broker, 9)
+        large = broker.produce("orders", raw(3), timeout_ms=1000)
+        small = broker.produce("orders", raw(1), timeout_ms=60_000)
+        codes = [
+            (await broker.answer(one)).responses[0].partition_responses[0].error_code
+            for one in (large, small)
+        ]
+        assert codes == [TIMED_OUT, NONE]
+        assert trio.current_time() < 1
+
+
 async def test_a_batch_that_is_larger_than_the_bound_is_refused_by_every_policy() -> None:
     async with memory_broker() as broker:
         calls = await bounded(broker, backlog_max_records="10", backlog_policy="hold")
