@@ -57,6 +57,7 @@ long: $(VENV)/.test ## groups under churn, kills and power cuts in full counts (
 	REPAIR_SURVIVALS=all REPAIR_EXAMPLES=3000 $(BIN)/pytest -q -rA --no-header \
 		tests/unit/storage/test_repair.py tests/property/storage/test_repair_model.py
 	LEADER_KILLS=100 CLUSTER_FAULTS=100 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 tests/faults/cluster
+	REDRIVE_CHURNS=300 $(BIN)/pytest -q -rA --no-header tests/unit/consumer/test_redrive.py
 	ETCD_FAULT_RUNS=1000 $(BIN)/pytest -q -rA --no-header tests/property/runtime/test_etcd_faults.py
 	COMPACTION_EXAMPLES=3000 COMPACTION_SECOND_EVERY=1 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \
 		tests/property/storage/test_compaction_model.py tests/unit/storage/test_segment_swap.py

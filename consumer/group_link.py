@@ -234,7 +234,10 @@ class GroupLink:
             if state is None:
                 continue
             place = self._handout.come_back_from(state)
-            if place.offset >= 0 and self._committed.get(tp) != place.offset:
+            committed = self._committed.get(tp, -1)
+            if place.offset <= committed <= self._handout.handed_out(state).offset:
+                continue  # of what is in hand the user has committed some: that is not taken back
+            if place.offset >= 0 and committed != place.offset:
                 changed[tp] = OffsetAndMetadata(place.offset, leader_epoch=place.leader_epoch)
         if changed and self._offsets is not None:
             self._commit_count += 1

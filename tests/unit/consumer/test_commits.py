@@ -204,6 +204,21 @@ def test_breaking_off_a_loop_repeats_its_last_record() -> None:
     in_virtual_time(run)
 
 
+def test_an_automatic_commit_takes_back_what_was_committed_by_hand() -> None:
+    async def run(server: MemoryServer) -> None:
+        async with member(server) as consumer:
+            batch = await consumer.next_batch(max_records=10)
+            await consumer.commit({TP: 7})
+            await trio.sleep(20)
+            assert await committed(server) == 7
+            consumer.seek(TP, 3)
+            await trio.sleep(20)
+            assert await committed(server) == 3, "whoever seeks back asks for it"
+            assert batch.next_offset == 10
+
+    in_virtual_time(run)
+
+
 def test_a_consumer_that_was_never_entered_waits_for_ever() -> None:
     async def run(server: MemoryServer) -> None:
         consumer = Consumer(server.bootstrap, TOPIC, environment=server.client("member"))

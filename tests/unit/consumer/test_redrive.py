@@ -1,5 +1,7 @@
 """Records that fail, against a whole broker, in virtual time."""
 
+import os
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -71,7 +73,13 @@ async def redriving(
     **options: object,
 ) -> AsyncGenerator[Redrive]:
     environment = server.client(name)
-    consumer = Consumer(server.bootstrap, environment=environment, group=group, auto_offset_reset=reset)  # type: ignore[arg-type]
+    consumer = Consumer(
+        server.bootstrap,
+        environment=environment,
+        group=group,
+        auto_offset_reset=reset,  # type: ignore[arg-type]
+        session_timeout_ms=6_000,
+    )
     async with (
         consumer,
         Producer(server.bootstrap, environment) as producer,
@@ -317,3 +325,45 @@ def test_a_redrive_that_would_lose_records_is_made(
     consumer = Consumer("localhost", **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=message):
         Redrive(consumer, Producer("localhost"), *topics, delays_s=delays_s)
+
+
+CHURNS = int(os.environ.get("REDRIVE_CHURNS", "1"))
+
+
+@pytest.mark.parametrize("seed", range(CHURNS))
+def test_members_that_come_go_and_die_lose_a_record_that_failed(seed: int) -> None:
+    chance = random.Random(seed)
+    values = [b"%d" % number for number in range(40)]
+    done: set[bytes | None] = set()
+
+    async def handle(record: ConsumerRecord) -> None:
+        await trio.sleep(chance.random() * 0.1)
+        if record.value in values[::10] or chance.random() < 0.3:
+            raise ValueError
+        done.add(record.value)
+
+    async def live(server: MemoryServer, name: str) -> None:
+        async with redriving(server, name, delays_s=(1, 5)) as redrive:
+            with trio.move_on_after(chance.uniform(1, 15)):
+                await redrive.run(handle)
+            if chance.random() < 0.5:
+                server.hosts[name].freeze()
+        server.hosts[name].crash()
+
+    async def live_again(server: MemoryServer, name: str) -> None:
+        for life in range(3):
+            await live(server, f"{name}{life}")
+
+    async def run(server: MemoryServer) -> None:
+        await produce(server, *values)
+        async with trio.open_nursery() as nursery:
+            for name in ("one", "two"):
+                nursery.start_soon(live_again, server, name)
+        async with redriving(server, delays_s=(1, 5)) as redrive:
+            with trio.move_on_after(60):  # the dead are out of the group after 6 s
+                await redrive.run(handle)
+        dead = {record.value for record in await all_of(server, "orders.dlq")}
+        assert done | dead == set(values)
+        assert dead >= set(values[::10])
+
+    in_virtual_time(run)
