@@ -1,5 +1,6 @@
 """The checkers find what they are for: each is shown the fault that it guards against."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.support.cluster.ledger import (
     key_of,
     value_of,
 )
+from tests.support.cluster.readers import has_left_by_itself
 from tests.support.cluster.replica_logs import check_chain, difference, read_log
 
 Log = dict[int, list[Stored]]
@@ -127,3 +129,34 @@ def test_a_difference_between_replicas_is_not_named() -> None:
 def test_a_broken_chain_of_batches_is_overlooked(log: bytes, told: str) -> None:
     with pytest.raises(AssertionError, match=told):
         check_chain("t-0", log.replace(b"\xff\xff\xff\xff\x02", b"\x00\x00\x00\x00\x02"))
+
+
+LEFT = ["assign", "did", "committed", "leaving", "revoke"]
+
+
+@pytest.mark.parametrize(
+    ("events", "members"),
+    [
+        (LEFT, {"it", "another"}),
+        (LEFT[:-1], {"another"}),
+        (LEFT[:-2], {"another"}),
+        ([*LEFT[:-1], "lose"], {"another"}),
+        (["assign", "revoke"], {"another"}),
+        ([], set[str]()),
+    ],
+    ids=[
+        "still a member",
+        "nothing given back",
+        "not asked",
+        "lost its partitions",
+        "only rebalanced",
+        "never joined",
+    ],
+)
+def test_a_member_that_did_not_leave_counts_as_one_that_left(events: list[str], members: set[str]) -> None:
+    assert has_left_by_itself(notes_of(LEFT), "it", {"another"})
+    assert not has_left_by_itself(notes_of(events), "it", members)
+
+
+def notes_of(events: list[str]) -> str:
+    return "".join(json.dumps({"event": event}) + "\n" for event in events)

@@ -127,6 +127,7 @@ def librdkafka(how: Membership, notes: Notes, stop: Stop) -> None:
             KafkaException
         ) as error:  # a KIP-848 member may keep a partition through a refusal: what was done is told again
             notes.write("refused", reason=str(error))
+    notes.write("leaving")
     consumer.close()
 
 

@@ -5,11 +5,13 @@ processes of `tests.support.churn.member`, and Java's verifiable consumer.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from tests.support.requirements import need
 
 ROOT = Path(__file__).parents[3]
 GROUP_SESSION_MS = 6_000
+LEAVE_S = 2.0
+"""What is gone from its group so soon has left it: its session is not over, nor is the time in which it must join again."""
 
 
 class Observer(Actor):
@@ -63,6 +67,30 @@ class Observer(Actor):
         self.done_count += 1
 
 
+def has_left_by_itself(notes: str, client_id: str, members: Collection[str]) -> bool:
+    """Whether a member gave back its partitions when it was asked to leave, and is none of the group's members any more.
+
+    A librdkafka member that has, and hangs, waits for no broker: it gives LeaveGroup's answer 5 s, then closes its connections and joins its
+    threads (rd_kafka_destroy), which may deadlock where brokers went from the metadata and came back (librdkafka's issues 4674 and 5476).
+    """
+    last = [json.loads(line)["event"] for line in notes.splitlines()[-2:]]
+    return last == ["leaving", "revoke"] and client_id not in members
+
+
+def native_stacks(pid: int) -> str:
+    """Where the threads of a process are, by gdb where there is one."""
+    gdb = shutil.which("gdb")
+    if gdb is None:
+        return "no gdb, no stacks"
+    told = subprocess.run(
+        [gdb, "-p", str(pid), "-batch", "-ex", "thread apply all bt 16"],
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    return told.stdout.decode(errors="replace")
+
+
 class Group:
     """A group that reads along. `clients`: names of `tests.support.churn.member`, or `java`. `protocol`: "classic" or "consumer" (KIP-848)."""
 
@@ -74,6 +102,7 @@ class Group:
         self._protocol = protocol
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        self._clients = clients
         self._processes = [self._start(client) for client in clients]
 
     def _start(self, client: str) -> "subprocess.Popen[bytes]":
@@ -135,11 +164,33 @@ class Group:
         return sum(map(len, self.acked_commits().values()))
 
     def stop(self) -> None:
-        """All leave; returns when they have ended."""
+        """All leave; returns when they have ended. AssertionError with all that tells why where one does not."""
         for process in self._processes:
             process.terminate()
-        for process in self._processes:
+        for client, process in zip(self._clients, self._processes, strict=True):
+            self._await_end(client, process)
+
+    def _await_end(self, client: str, process: "subprocess.Popen[bytes]") -> None:
+        has_left: bool | None = None
+        try:
+            if client == "librdkafka":
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(LEAVE_S)
+                    return
+                notes = (self._folder / client).with_suffix(".notes").read_text()
+                has_left = has_left_by_itself(notes, f"{client}-{process.pid}", self._client_ids())
             process.wait(30)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(
+                f"the {client} member of {self.group} does not end; left the group by itself: {has_left}\n"
+                f"{self.errors()}\n{native_stacks(process.pid)}"
+            ) from None
+
+    def _client_ids(self) -> set[str]:
+        """Those of the group's members, as its coordinator tells them."""
+        admin = librdkafka.admin.AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        described = admin.describe_consumer_groups([self.group])[self.group].result(30)
+        return {member.client_id for member in described.members}
 
     def close(self) -> None:
         """Kill what is left."""
