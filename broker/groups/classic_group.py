@@ -10,7 +10,8 @@ bytes. Invariants:
 
 Source: Kafka's GroupMetadataManager; KIP-345 and KIP-814 (static members), KIP-389 (group.max.size), KIP-394 (member ids first). Different
 from Kafka on purpose: nothing is stored for a group that never had a generation; ids given out and not come back with are bounded; who
-leaves while its sync waits is answered; a leader's second assignment for a generation is dropped.
+leaves while its sync waits is answered; a leader's second assignment for a generation is dropped; a sync in a stable group is a sign of
+life, as in Kafka's coordinator before 4.0, since clients count their sessions from it.
 """
 
 from collections.abc import Mapping
@@ -413,6 +414,7 @@ class ClassicGroup(ClassicRebalance):
             self._sync_deadline_ms = None
         if self.state is ClassicState.STABLE:
             self._reply_assigned(event.token, member)
+            self._keep_alive(member)  # the client counts its session from this request on
             return
         if member.sync_token is not None:
             self._actions.append(SyncReply(token=member.sync_token, error_code=ErrorCode.NOT_COORDINATOR))
