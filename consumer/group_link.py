@@ -73,6 +73,8 @@ class GroupLink:
         self._is_closing = False
         self._is_alone = False
         """The user's own task waits for the group to be left: nobody will come back."""
+        self._patience = trio.CancelScope()
+        """Around the wait of a `revoke` for the user; cancelled when nobody will come back any more."""
         self._committed: dict[TopicPartition, int] = {}
         self._lost_uncommitted: set[TopicPartition] = set()
         self._commit_wanted = Signal()
@@ -142,6 +144,8 @@ class GroupLink:
         membership = self._membership
         if membership is not None:
             self._is_alone = self._handout.is_held_here
+            if self._is_alone:
+                self._patience.cancel()
             try:
                 await membership.leave()
             finally:
@@ -151,6 +155,7 @@ class GroupLink:
     async def close(self) -> None:
         """The block is left: commit what was come back from, leave."""
         self._is_closing = True
+        self._patience.cancel()
         try:
             if self._membership is not None:
                 await self._membership.leave()
@@ -272,7 +277,8 @@ class GroupLink:
         """See `GroupListener`."""
         self._handout.stop(partitions)
         while not self._is_closing and not self._is_alone and self._handout.held_partition in partitions:
-            await self._handout.wait_come_back()
+            with trio.CancelScope() as self._patience:
+                await self._handout.wait_come_back()
         if self._auto_commit:
             try:
                 await self._commit_what_was_come_back_from(partitions)

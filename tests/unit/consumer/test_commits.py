@@ -1,7 +1,7 @@
 """What is committed and what is not, and who waits for whom: consumers against a whole broker, in virtual time."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -74,6 +74,11 @@ async def committed(server: MemoryServer) -> int | None:
     return None if found is None else found.offset
 
 
+async def take_two(consumer: Consumer) -> None:
+    """Done with the first, and the second in hand."""
+    assert [(await anext(consumer)).offset for _ in range(2)] == [0, 1]
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_asking_for_a_position_when_partitions_are_assigned_waits_for_ever(protocol: str) -> None:
     async def run(server: MemoryServer, protocol: str) -> None:
@@ -130,6 +135,51 @@ def test_unsubscribing_beside_a_stuck_user_never_ends() -> None:
             assert not nursery.child_tasks
 
     in_virtual_time(run)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("goes", ["by an error", "by another task", "by unsubscribing"])
+def test_who_goes_while_a_revoke_waits_for_them_holds_up_the_group(protocol: str, goes: str) -> None:
+    """Found by the churn of groups: the block was left ten seconds later, without a word of the partitions to anybody."""
+
+    async def run(server: MemoryServer, protocol: str) -> None:
+        revoked: list[TopicPartition] = []
+
+        async def on_revoked(partitions: frozenset[TopicPartition]) -> None:
+            revoked.extend(partitions)
+
+        async def hold(consumer: Consumer, task_status: trio.TaskStatus[None]) -> None:
+            await take_two(consumer)
+            task_status.started()
+            await trio.sleep_forever()
+
+        async def go() -> None:
+            async with (
+                member(server, protocol, on_revoked=on_revoked) as consumer,
+                trio.open_nursery() as nursery,
+            ):
+                if goes == "by another task":
+                    await nursery.start(hold, consumer)
+                else:
+                    await take_two(consumer)
+                consumer.subscribe("another")
+                await trio.sleep(10)
+                assert revoked == [], "it waits for the user"
+                begun.append(trio.current_time())
+                if goes == "by an error":
+                    raise ZeroDivisionError
+                if goes == "by unsubscribing":
+                    await consumer.unsubscribe()
+                nursery.cancel_scope.cancel()
+
+        begun: list[float] = []
+        with pytest.RaisesGroup(ZeroDivisionError) if goes == "by an error" else nullcontext():
+            await go()
+        assert trio.current_time() < begun[0] + 1
+        assert revoked == [TP]
+        assert await committed(server) == 1, "the one in hand is not known to be done"
+
+    in_virtual_time(run, protocol)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
