@@ -31,6 +31,11 @@ BACKEND = PROJECT["build-system"]["requires"][0]
 PAGES = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")
 LIMIT_S = 30
 BUILD_LIMIT_S = 300
+NEED_EXTRA = [
+    (f"penstock.offline.{name}", "numpy")
+    for name in ("arrow_files", "arrow_tables", "columns", "json_columns")
+]
+"""What only `penstock[parquet]` has, and what is missing without it."""
 COMPILED = ("penstock.consumer.decoding", "penstock.consumer.runs", "penstock.protocol.record_writer")
 
 
@@ -189,12 +194,18 @@ for name in sys.argv[1:]:
     package = importlib.import_module(name)
     print(package.__file__)
     for module in pkgutil.iter_modules(package.__path__, name + "."):
-        if module.name != "penstock.testing.pytest_plugin":  # pytest itself loads it
+        if module.name == "penstock.testing.pytest_plugin":  # pytest itself loads it
+            continue
+        try:
             importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            assert (module.name, error.name) in NEED_EXTRA, (module.name, error.name)
+            NEED_EXTRA.remove((module.name, error.name))
+assert not NEED_EXTRA, f"loaded without the extra: {NEED_EXTRA}"
 assert importlib.util.find_spec("pytest") is None, "the venv is not clean"
 """
     packages = SETUPTOOLS["packages"]
-    done = installed.run("python", "-W", "error", "-c", program, *packages)
+    done = installed.run("python", "-W", "error", "-c", f"NEED_EXTRA = {NEED_EXTRA}\n{program}", *packages)
     assert done.returncode == 0, done.stderr
     files = [Path(line) for line in done.stdout.splitlines()]
     assert len(files) == len(packages)

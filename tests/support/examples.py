@@ -2,7 +2,7 @@
 
 import os
 
-SHARE = float(os.environ.get("EXAMPLES", "0.4"))
+SHARE = float(os.environ.get("EXAMPLES", "0.3"))
 
 
 def examples(count: int) -> int:

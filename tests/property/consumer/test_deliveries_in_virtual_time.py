@@ -22,7 +22,7 @@ from penstock.consumer.consumer import Consumer
 from penstock.errors import PenstockError
 from penstock.producer.producer import Producer
 
-EXAMPLES = int(os.environ.get("PENSTOCK_CHURN_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("PENSTOCK_CHURN_EXAMPLES", "9"))
 TOPIC, GROUP = "delivered", "delivering"
 PARTITION_COUNT = 3
 HEAL_LIMIT_S = 300.0

@@ -26,7 +26,7 @@ from penstock.errors import PenstockError
 from penstock.producer.producer import Producer
 from penstock.protocol.group_records import RecordKind, decode_offset_key, decode_offset_value
 
-EXAMPLES = int(os.environ.get("CHURN_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("CHURN_EXAMPLES", "9"))
 TOPIC, GROUP = "churned", "churning"
 PARTITION_COUNT = 24
 MEMBERS_MAX = 12
