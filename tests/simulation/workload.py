@@ -90,7 +90,7 @@ class History:
         self.assignments = Assignments(report)
         self.commits = Commits(report)
         self.processed: dict[tuple[str, str], int] = {}
-        """How far each group has come, by partition."""
+        """How far each group has come, by partition: what was acked to a member, or found to be committed."""
         self.admin_count = 0
         self.reader_positions: dict[str, int] = {}
 
@@ -368,6 +368,15 @@ class Workload:
                     continue
                 offset = value.offset if isinstance(value, OffsetAndMetadata) else 0
                 history.commits.fetched(group, place, offset, acked[place])
+                history.processed[group, place] = max(offset, history.processed.get((group, place), 0))
+
+    def clerk(self) -> Callable[[Environment], Awaitable[None]]:
+        """Looks once more at what is committed: a last commit's answer may have been lost, and who has all of a partition commits no more."""
+        return self._program(self._look_again)
+
+    async def _look_again(self, environment: Environment) -> None:
+        async with Admin(self.cluster.bootstrap, environment) as admin:
+            await self.look_at_commits(admin)
 
 
 __all__ = ["GROUPS", "TOPICS", "History", "Topic", "Workload", "place_of"]
