@@ -33,6 +33,7 @@ def kill_all(cluster: Cluster, topic: str, load: Traffic) -> None:
 
 
 def replace_the_disk(cluster: Cluster, topic: str, load: Traffic) -> None:
+    load.await_known(cluster.brokers)
     broker = cluster.brokers[cluster.leader_of(topic, 0)]
     broker.kill()
     broker.empty_disk()

@@ -7,7 +7,7 @@ with traffic(cluster, topic, PARTITIONS, folder, clients=("librdkafka", "java"))
     load.check(cluster)
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,14 @@ class Traffic:
             have = {writer.name: f"{writer.acked_count} of {wanted[writer.name]}" for writer in told}
             seen = f"{self.observer.done_count} of {wanted_seen}"
             raise AssertionError(f"{late}; acked: {have}; the observer saw {seen}") from None
+
+    def await_known(self, brokers: Collection[int]) -> None:
+        """Wait until aiokafka knows these brokers. One that knows only the first that was up again waits for that one for ever, should it die."""
+        told = [writer for writer in self.writers if isinstance(writer, AiokafkaWriter)]
+        until(
+            lambda: all(writer.known_brokers >= set(brokers) for writer in told),
+            "all brokers known to aiokafka",
+        )
 
     def finish(self) -> None:
         """Stop writing and wait until all that was sent is acked, and seen by all readers."""

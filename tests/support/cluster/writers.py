@@ -131,6 +131,8 @@ class AiokafkaWriter(Writer):
     def __init__(self, bootstrap: str, topic: str, folder: Path, name: str = "aiokafka") -> None:
         super().__init__(bootstrap, topic, name)
         self._log_path = folder / f"{name}.log"
+        self.known_brokers: frozenset[int] = frozenset()
+        """Whom it can ask. It never goes back to its bootstrap addresses: the last Metadata is all that it knows."""
 
     def run_once(self) -> None:
         asyncio.run(self._write())
@@ -149,6 +151,7 @@ class AiokafkaWriter(Writer):
         waiting: set[asyncio.Task[None]] = set()
         async with producer:
             while not self.stopping.is_set():
+                self.known_brokers = frozenset(broker.nodeId for broker in producer.client.cluster.brokers())
                 if self.has_room:
                     number = self.ledger.next_number()
                     sent = await producer.send(
