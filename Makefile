@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types unit long simulate generate bench compiled clean
+.PHONY: help run test lint types mypy pyright unit long simulate generate bench compiled clean
 
 help: ## print this menu
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -23,19 +23,24 @@ run: $(VENV)/.run ## start a broker on localhost:9092 with its data in ./penstoc
 	$(BIN)/penstock serve --data-dir ./penstock-data
 
 test: $(VENV)/.test ## lint, types and all tests
-	$(MAKE) --no-print-directory lint types unit
+	$(MAKE) --no-print-directory -j2 --output-sync=target lint mypy pyright
+	$(MAKE) --no-print-directory unit
 
 lint: $(VENV)/.test ## ruff and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-types: $(VENV)/.test ## mypy and pyright, both strict
+types: mypy pyright ## mypy and pyright, both strict
+
+mypy: $(VENV)/.test
 	$(BIN)/mypy
+
+pyright: $(VENV)/.test
 	$(BIN)/pyright --warnings
 
-unit: $(VENV)/.test ## the tests alone, three at a time: some only wait
-	$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+unit: $(VENV)/.test ## the tests alone, four at a time: some only wait
+	$(BIN)/pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
 simulate: $(VENV)/.test ## clusters of brokers under faults in virtual time: HOURS=1 simulated hours of fresh seeds, one process a core
 	$(BIN)/python -m tests.simulation.run --hours $(or $(HOURS),1)
