@@ -151,6 +151,7 @@ class BoundedAppends(PartitionAppends):
     ) -> None:
         count = header.last_offset_delta + 1
         text = gate.rule.explain(count, header.size_bytes, self._log_ends(now_ms))
+        gate.refused_batches += 1
         gate.refused_records += count
         self._gaps.skip(self._monotonic())
         result.error_code = ErrorCode.POLICY_VIOLATION

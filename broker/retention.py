@@ -117,7 +117,8 @@ class Retention:
             if gate is not None:
                 group = gate.rule.slowest_group if gate.rule.is_known else None
                 name = f"{partition.topic}-{partition.index}"
-                gate.kept_lines.tell(name, kept_back, group, limit, self._clock.monotonic())
+                now = self._clock.monotonic()
+                gate.kept_lines.tell(name, kept_back, group, limit, now, self._clock.wall_ms())
         return plans
 
     async def _roll(self, partition: Partition) -> bool:

@@ -1,6 +1,6 @@
 """Where the partitions of topics stand, and how far a group is behind: one look at a cluster.
 
-Owns what is asked, in which order, and how the figures follow from each other. Knows nothing of tables.
+Owns what is asked, in which order, and how the figures follow from each other. Knows nothing of tables. Of bounded backlogs `topic_backlog` asks.
 
 Invariant: committed offsets are read before the ends of the logs, so that a group which keeps up never shows a negative lag.
 """
@@ -8,6 +8,8 @@ Invariant: committed offsets are read before the ends of the logs, so that a gro
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from penstock.cli import topic_backlog
+from penstock.cli.topic_backlog import Backlogs
 from penstock.client.admin import Admin
 from penstock.client.admin_values import EARLIEST, LATEST, FoundOffset
 from penstock.client.errors import BrokerError, UnknownGroup, UnknownTopic, UnsupportedByBroker
@@ -19,6 +21,7 @@ from penstock.client.group_values import (
     OffsetAndMetadata,
 )
 from penstock.client.metadata import TopicMetadata, TopicPartition
+from penstock.client.placement_values import PartitionBacklog
 from penstock.runtime.clock import Clock
 
 _REMEMBERED_TIMES_MAX = 10_000
@@ -72,6 +75,8 @@ class Standing:
     group: GroupDescription | None
     partitions: Sequence[PartitionStanding]
     groups: Sequence[GroupStanding] = ()
+    backlogs: Backlogs = field(default_factory=dict[TopicPartition, PartitionBacklog])
+    """Of those partitions whose backlog is bounded."""
     errors: Sequence[BrokerError] = field(default=())
 
     @property
@@ -115,16 +120,23 @@ class Looker:
         group = None if isinstance(described, BrokerError) else described
         owners: Mapping[TopicPartition, GroupMember] = {} if group is None else group.owners
         topics = self.topics or sorted({key.topic for key in (*committed, *owners)})
-        partitions, unknown = await self._partitions_of(topics)
+        partitions, backlogs, unknown = await self._partitions_of(topics)
         errors += unknown
         standings, more = await self._stand(partitions, committed, owners)
         errors += more
         if not self.topics:  # what was committed for a topic stays a while after the topic is gone
             errors = [error for error in errors if not isinstance(error, UnknownTopic)]
-        return Standing(self.clock.wall_ms(), self.clock.monotonic(), group, standings, errors=errors)
+        return Standing(
+            self.clock.wall_ms(),
+            self.clock.monotonic(),
+            group,
+            standings,
+            backlogs=backlogs,
+            errors=errors,
+        )
 
     async def _look_at_topics(self) -> Standing:
-        partitions, errors = await self._partitions_of(self.topics)
+        partitions, backlogs, errors = await self._partitions_of(self.topics)
         committed: dict[GroupListing, Mapping[TopicPartition, int]] = {}
         for listing in await self._groups():
             offsets, _ = _settled(await self.admin.list_group_offsets(listing.group_id, partitions))
@@ -133,7 +145,13 @@ class Looker:
         standings, more = await self._stand(partitions, {}, {})
         groups = [await self._group_standing(each, offsets, standings) for each, offsets in committed.items()]
         return Standing(
-            self.clock.wall_ms(), self.clock.monotonic(), None, standings, groups, [*errors, *more]
+            self.clock.wall_ms(),
+            self.clock.monotonic(),
+            None,
+            standings,
+            groups,
+            backlogs,
+            [*errors, *more],
         )
 
     async def _groups(self) -> Sequence[GroupListing]:
@@ -163,15 +181,16 @@ class Looker:
             longest_ms if behind else 0,
         )
 
-    async def _partitions_of(self, topics: Iterable[str]) -> tuple[list[TopicPartition], list[BrokerError]]:
+    async def _partitions_of(
+        self, topics: Iterable[str]
+    ) -> tuple[list[TopicPartition], Backlogs, list[BrokerError]]:
         outcomes = await self.admin.describe_topics(topics)
+        found = [topic for topic in outcomes.values() if isinstance(topic, TopicMetadata)]
         partitions = [
-            TopicPartition(name, index)
-            for name, topic in outcomes.items()
-            if isinstance(topic, TopicMetadata)
-            for index in sorted(topic.partitions)
+            TopicPartition(topic.name, index) for topic in found for index in sorted(topic.partitions)
         ]
-        return partitions, [topic for topic in outcomes.values() if isinstance(topic, BrokerError)]
+        errors = [topic for topic in outcomes.values() if isinstance(topic, BrokerError)]
+        return partitions, await topic_backlog.ask(self.admin, found), errors
 
     async def _stand(
         self,

@@ -102,6 +102,9 @@ def command(
     With --group also what the group has committed, its lag in records and in time, and which member has the partition;
     of all its topics, also the partitions that it has committed nothing for, or of the topics named. Without --group also which groups consume the topics.
 
+    Of partitions with a bounded backlog, or that keep what is not consumed, also how much of the bound is used up, which group is
+    the slowest, how many records were refused, and what retention keeps for that group. Only Penstock's brokers tell it.
+
     The time lag is the age of the first record that is not consumed. A partition without a committed offset counts for
     --max-lag with all that is in its log.
     """
@@ -161,6 +164,9 @@ class _View:
         if standing.groups:
             click.echo()
             print_table(*offsets_view.group_table(standing.groups))
+        if standing.backlogs:
+            click.echo()
+            print_table(*offsets_view.backlog_table(standing))
 
 
 async def _watch(looker: Looker, view: _View, every_s: float) -> None:
@@ -210,6 +216,8 @@ async def _watch_on_terminal(
         ]
         if standing.groups:
             parts += [Text(), rich_table(*offsets_view.group_table(standing.groups), console.width)]
+        if standing.backlogs:
+            parts += [Text(), rich_table(*offsets_view.backlog_table(standing), console.width)]
         state = f", {standing.group.state}" if standing.group is not None else ""
         title = f"group {view.group_id}{state}" if with_group else ""
         taken_at = time_text(standing.taken_at_ms, with_ms=False)

@@ -6,6 +6,7 @@ Owns the look only.
 import sys
 from collections.abc import Sequence
 
+from penstock.cli import topic_backlog
 from penstock.cli.lag import GroupStanding, PartitionStanding, Standing
 from penstock.cli.moments import span_text, time_text
 from penstock.cli.output import Column
@@ -131,6 +132,11 @@ def group_table(groups: Sequence[GroupStanding]) -> Table:
     ]
 
 
+def backlog_table(standing: Standing) -> Table:
+    """One row for each partition whose backlog is bounded."""
+    return topic_backlog.table(standing.backlogs, with_topic=True)
+
+
 def as_json(standing: Standing, rates: Rates | None, group_id: str | None) -> dict[str, object]:
     """All of a look as one object."""
     picture: dict[str, object] = {"time": time_text(standing.taken_at_ms)}
@@ -150,6 +156,7 @@ def as_json(standing: Standing, rates: Rates | None, group_id: str | None) -> di
         total |= _rate_as_json(rates.total, with_group)
     picture["partitions"] = [
         _partition_as_json(each, None if rates is None else rates.partitions[each.partition], with_group)
+        | {"backlog": topic_backlog.as_json(standing.backlogs.get(each.partition))}
         for each in partitions
     ]
     picture["total"] = total
@@ -204,4 +211,4 @@ def _group_as_json(each: GroupStanding) -> dict[str, object]:
     }
 
 
-__all__ = ["as_json", "group_table", "member_text", "partition_table"]
+__all__ = ["as_json", "backlog_table", "group_table", "member_text", "partition_table"]

@@ -13,7 +13,6 @@ from penstock.cli.asking import (
     end,
     json_option,
     raise_error,
-    real_ports,
     with_admin,
 )
 from penstock.cli.deletion import ask_before_deletion, tell_of_deletion
@@ -182,8 +181,7 @@ def describe(
         return
     if not names:
         raise CalledWrongly("name a topic, or ask for partitions that lack something")
-    now_ms = real_ports(environment).clock.wall_ms()
-    found = with_admin(bootstrap, environment, lambda admin: topic_description.ask(admin, names, now_ms))
+    found = with_admin(bootstrap, environment, lambda admin: topic_description.ask(admin, names))
     topic_description.show(found.topics, all_configs=all_configs, as_json=as_json)
     end(found.errors)
 

@@ -1,110 +1,153 @@
-"""How full the bounded backlogs of topics are, and what is kept for who is behind, as `penstock topic describe` tells.
+"""How full the bounded backlogs of topics are, what their bounds have refused, and what retention keeps for who is behind.
 
-Owns the questions to the cluster and the table. What counts is the broker's rule (`docs/peak-shaving.md`), applied to what it answers one after the other:
-on a topic in use the figures are those of the moment, not exact.
+Owns the question to the leaders, and the look, for `penstock offsets` and `penstock topic describe`. The figures are the leaders' own, those
+that they admit batches by, each of one moment.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from penstock.cli.output import Column
+from penstock.cli.moments import span_text, time_text
+from penstock.cli.output import Column, bytes_text
 from penstock.client.admin import Admin
-from penstock.client.admin_values import ConfigEntry, FoundOffset
-from penstock.client.group_values import OffsetAndMetadata
-from penstock.client.metadata import TopicPartition
+from penstock.client.errors import BrokerError, UnsupportedByBroker
+from penstock.client.metadata import TopicMetadata, TopicPartition
+from penstock.client.placement_values import PartitionBacklog
 
-_ALL_GROUPS = "*"
-_NO_BOUND = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """What the slowest counted group has left of a partition."""
-
-    group: str
-    unconsumed: int
-    """Records, by offsets."""
-    max_records: int | None
-    kept: int | None
-    """Of these, the ones that retention would be rid of by time; None where it keeps nothing for anybody."""
+Backlogs = Mapping[TopicPartition, PartitionBacklog]
+Cell = Callable[[PartitionBacklog], object]
 
 
-async def ask(
-    admin: Admin,
-    topic: str,
-    configs: Mapping[str, ConfigEntry],
-    ends: Mapping[int, tuple[int, int]],
-    now_ms: int,
-) -> dict[int, Backlog]:
-    """The backlogs of a topic by partition; none where no group counts. `ends` are the start and end offsets of its partitions.
-
-    Raises BrokerError.
-    """
-    groups = _names(configs)
-    if _ALL_GROUPS in groups:
-        groups = [listing.group_id for listing in await admin.list_groups()]
-    partitions = [TopicPartition(topic, index) for index in ends]
-    slowest: dict[int, tuple[int, str]] = {}
-    for group_id in groups:
-        for place, committed in (await admin.list_group_offsets(group_id, partitions)).items():
-            if isinstance(committed, OffsetAndMetadata):
-                found = (committed.offset, group_id)
-                slowest[place.partition] = min(found, slowest.get(place.partition, found))
-    expired = await _expired(admin, partitions, configs, now_ms) if slowest else None
-    backlogs: dict[int, Backlog] = {}
-    max_records = _number(configs, "backlog.max.records")
-    for index, (offset, group_id) in slowest.items():
-        start, end = ends[index]
-        first = max(offset, start)
-        kept = None if expired is None else max(expired.get(index, end) - first, 0)
-        backlogs[index] = Backlog(group_id, max(end - first, 0), max_records, kept)
-    return backlogs
+async def ask(admin: Admin, topics: Iterable[TopicMetadata]) -> Backlogs:
+    """What the leaders tell of the partitions with a bounded backlog. Nothing of brokers that don't tell: Apache Kafka's, or out of reach."""
+    by_leader: dict[int, list[TopicPartition]] = {}
+    for topic in topics:
+        for partition in topic.partitions.values():
+            if partition.leader >= 0:
+                place = TopicPartition(topic.name, partition.index)
+                by_leader.setdefault(partition.leader, []).append(place)
+    found: dict[TopicPartition, PartitionBacklog] = {}
+    for node_id, partitions in by_leader.items():
+        try:
+            folders = (await admin.describe_log_dirs([node_id], partitions))[node_id]
+        except UnsupportedByBroker:
+            continue
+        if not isinstance(folders, BrokerError):
+            for folder in folders:
+                found |= folder.backlogs
+    return dict(sorted(found.items()))
 
 
-async def _expired(
-    admin: Admin, partitions: Sequence[TopicPartition], configs: Mapping[str, ConfigEntry], now_ms: int
-) -> dict[int, int] | None:
-    """By partition the first offset that retention.ms spares; missing where there is none. None where nothing is kept for anybody."""
-    keeps = configs.get("retention.keep.unconsumed")
-    retention_ms = _number(configs, "retention.ms")
-    if keeps is None or keeps.value != "true" or retention_ms is None:
-        return None
-    found = await admin.list_offsets(dict.fromkeys(partitions, max(now_ms - retention_ms, 0)))
-    return {
-        place.partition: each.offset
-        for place, each in found.items()
-        if isinstance(each, FoundOffset) and each.offset >= 0
-    }
-
-
-def _names(configs: Mapping[str, ConfigEntry]) -> list[str]:
-    entry = configs.get("backlog.groups")
-    return [name.strip() for name in (entry.value or "").split(",") if name.strip()] if entry else []
-
-
-def _number(configs: Mapping[str, ConfigEntry], name: str) -> int | None:
-    entry = configs.get(name)
-    if entry is None or entry.value is None:
-        return None
-    number = int(entry.value)
-    return None if number == _NO_BOUND else number
-
-
-def table(backlogs: Mapping[int, Backlog]) -> tuple[list[Column], list[Sequence[object]]]:
-    """Columns and rows, by partition."""
-    columns = [
-        Column("PARTITION", is_number=True),
-        Column("UNCONSUMED", is_number=True),
-        Column("OF AT MOST", is_number=True),
-        Column("BY GROUP"),
-    ]
+def table(backlogs: Backlogs, *, with_topic: bool) -> tuple[list[Column], list[Sequence[object]]]:
+    """Columns and rows, by partition. A column is there where one of the partitions has something for it."""
+    chosen: list[tuple[Column, Cell]] = []
+    for is_wanted, column, cell in _COLUMNS:
+        if any(is_wanted(each) for each in backlogs.values()):
+            chosen.append((column, cell))
+    columns = [Column("PARTITION", is_number=True), *(column for column, _ in chosen)]
     rows: list[Sequence[object]] = [
-        (index, each.unconsumed, each.max_records, each.group) for index, each in sorted(backlogs.items())
+        (place.partition, *(cell(each) for _, cell in chosen)) for place, each in backlogs.items()
     ]
-    if any(each.kept is not None for each in backlogs.values()):
-        columns.append(Column("KEPT PAST RETENTION", is_number=True))
-        rows = [(*row, each.kept) for row, (_, each) in zip(rows, sorted(backlogs.items()), strict=True)]
+    if with_topic:
+        columns = [Column("TOPIC"), *columns]
+        rows = [(place.topic, *row) for place, row in zip(backlogs, rows, strict=True)]
     return columns, rows
 
 
-__all__ = ["Backlog", "ask", "table"]
+def _always(_: PartitionBacklog) -> bool:
+    return True
+
+
+def _bytes(count: int | None) -> str | None:
+    return None if count is None else bytes_text(count)
+
+
+def _kept(each: PartitionBacklog) -> str | None:
+    if each.kept_since_ms is None:
+        return None
+    return bytes_text(each.kept_bytes)
+
+
+_COLUMNS: Sequence[tuple[Callable[[PartitionBacklog], bool], Column, Cell]] = (
+    (_always, Column("UNCONSUMED", is_number=True), lambda each: each.records),
+    (
+        lambda each: each.max_records is not None,
+        Column("OF AT MOST", is_number=True, spared=2),
+        lambda each: each.max_records,
+    ),
+    (
+        lambda each: each.max_bytes is not None,
+        Column("BYTES", is_number=True),
+        lambda each: _bytes(each.size_bytes),
+    ),
+    (
+        lambda each: each.max_bytes is not None,
+        Column("MAX BYTES", is_number=True, spared=5),
+        lambda each: _bytes(each.max_bytes),
+    ),
+    (
+        lambda each: each.max_age_ms is not None,
+        Column("AGE", is_number=True, spared=4),
+        lambda each: span_text(each.age_ms),
+    ),
+    (
+        lambda each: each.max_age_ms is not None,
+        Column("MAX AGE", is_number=True, spared=6),
+        lambda each: span_text(each.max_age_ms),
+    ),
+    (_always, Column("BY GROUP"), lambda each: each.group),
+    (
+        lambda each: each.policy == "reject" or each.refused_records > 0,
+        Column("REFUSED", is_number=True),
+        lambda each: each.refused_records,
+    ),
+    (
+        lambda each: each.policy != "reject" or each.held_batches > 0,
+        Column("HELD", is_number=True, spared=3),
+        lambda each: _bytes(each.held_bytes),
+    ),
+    (
+        lambda each: each.timed_out_batches > 0,
+        Column("TIMED OUT", is_number=True, spared=7),
+        lambda each: each.timed_out_batches,
+    ),
+    (
+        lambda each: each.throttled_ms > 0,
+        Column("THROTTLED", is_number=True, spared=8),
+        lambda each: span_text(each.throttled_ms),
+    ),
+    (lambda each: each.keeps_unconsumed, Column("KEPT FOR IT", is_number=True), _kept),
+    (
+        lambda each: each.kept_since_ms is not None,
+        Column("KEPT SINCE", spared=9),
+        lambda each: None if each.kept_since_ms is None else time_text(each.kept_since_ms, with_ms=False),
+    ),
+)
+
+
+def as_json(backlog: PartitionBacklog | None) -> dict[str, object] | None:
+    """One partition's; None where nothing bounds it."""
+    if backlog is None:
+        return None
+    return {
+        "group": backlog.group,
+        "policy": backlog.policy,
+        "unconsumed": backlog.records,
+        "max_records": backlog.max_records,
+        "bytes": backlog.size_bytes,
+        "max_bytes": backlog.max_bytes,
+        "age_ms": backlog.age_ms,
+        "max_age_ms": backlog.max_age_ms,
+        "refused_batches": backlog.refused_batches,
+        "refused_records": backlog.refused_records,
+        "held_batches": backlog.held_batches,
+        "held_bytes": backlog.held_bytes,
+        "timed_out_batches": backlog.timed_out_batches,
+        "throttled_ms": backlog.throttled_ms,
+        "keeps_unconsumed": backlog.keeps_unconsumed,
+        "kept_segments": backlog.kept_segments,
+        "kept_bytes": backlog.kept_bytes,
+        "kept_since": None if backlog.kept_since_ms is None else time_text(backlog.kept_since_ms),
+    }
+
+
+__all__ = ["Backlogs", "as_json", "ask", "table"]

@@ -12,7 +12,7 @@ import click
 from penstock.cli import topic_backlog
 from penstock.cli.asking import counted
 from penstock.cli.output import Column, print_json, print_table, topic_id_text
-from penstock.cli.topic_backlog import Backlog
+from penstock.cli.topic_backlog import Backlogs
 from penstock.cli.topic_health import Lack, ids
 from penstock.client.admin import Admin
 from penstock.client.admin_values import (
@@ -43,8 +43,8 @@ class TopicDescription:
     start_offsets: Mapping[int, int]
     end_offsets: Mapping[int, int]
     configs: Mapping[str, ConfigEntry]
-    backlogs: Mapping[int, Backlog]
-    """Of partitions where a group of `backlog.groups` has committed something."""
+    backlogs: Backlogs
+    """Of partitions whose backlog is bounded, or kept until it is consumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ class Found:
     errors: Sequence[BrokerError]
 
 
-async def ask(admin: Admin, names: Iterable[str], now_ms: int) -> Found:
-    """Ask for the named topics; `now_ms` is the wall clock's."""
+async def ask(admin: Admin, names: Iterable[str]) -> Found:
+    """Ask for the named topics."""
     outcomes = list((await admin.describe_topics(names)).values())
     topics = [outcome for outcome in outcomes if isinstance(outcome, TopicMetadata)]
     errors = [outcome for outcome in outcomes if isinstance(outcome, BrokerError)]
@@ -69,6 +69,7 @@ async def ask(admin: Admin, names: Iterable[str], now_ms: int) -> Found:
     starts = await admin.list_offsets(dict.fromkeys(led, EARLIEST))
     ends = await admin.list_offsets(dict.fromkeys(led, LATEST))
     configs = await admin.describe_configs([ConfigResource.topic(topic.name) for topic in topics])
+    backlogs = await topic_backlog.ask(admin, topics)
     errors += [outcome for outcome in ends.values() if isinstance(outcome, BrokerError)]
     descriptions: list[TopicDescription] = []
     for topic in topics:
@@ -77,13 +78,8 @@ async def ask(admin: Admin, names: Iterable[str], now_ms: int) -> Found:
             errors.append(entries)
             entries = {}
         first, behind = _offsets(topic.name, starts), _offsets(topic.name, ends)
-        backlogs: Mapping[int, Backlog] = {}
-        try:
-            both = {index: (first[index], behind[index]) for index in first if index in behind}
-            backlogs = await topic_backlog.ask(admin, topic.name, entries, both, now_ms)
-        except BrokerError as error:
-            errors.append(error)
-        descriptions.append(TopicDescription(topic, first, behind, entries, backlogs))
+        own = {place: each for place, each in backlogs.items() if place.topic == topic.name}
+        descriptions.append(TopicDescription(topic, first, behind, entries, own))
     return Found(descriptions, errors)
 
 
@@ -136,7 +132,7 @@ def _show(topic: TopicDescription, all_configs: bool) -> None:
         click.echo(f"\nunder-replicated: {len(lacking)} of {counted(len(partitions), 'partition')}")
     if topic.backlogs:
         click.echo()
-        print_table(*topic_backlog.table(topic.backlogs))
+        print_table(*topic_backlog.table(topic.backlogs, with_topic=False))
     configs = _shown_configs(topic, all_configs)
     if configs:
         click.echo()
@@ -185,7 +181,9 @@ def _as_json(topic: TopicDescription, all_configs: bool) -> dict[str, object]:
                 "offline_replicas": list(partition.offline_replicas),
                 "start_offset": topic.start_offsets.get(partition.index),
                 "end_offset": topic.end_offsets.get(partition.index),
-                "backlog": _backlog_json(topic.backlogs.get(partition.index)),
+                "backlog": topic_backlog.as_json(
+                    topic.backlogs.get(TopicPartition(metadata.name, partition.index))
+                ),
             }
             for _, partition in sorted(metadata.partitions.items())
         ],
@@ -193,17 +191,6 @@ def _as_json(topic: TopicDescription, all_configs: bool) -> dict[str, object]:
             entry.name: {"value": entry.value, "source": entry.source.name.lower()}
             for entry in _shown_configs(topic, all_configs)
         },
-    }
-
-
-def _backlog_json(backlog: Backlog | None) -> dict[str, object] | None:
-    if backlog is None:
-        return None
-    return {
-        "group": backlog.group,
-        "unconsumed": backlog.unconsumed,
-        "max_records": backlog.max_records,
-        "kept_past_retention": backlog.kept,
     }
 
 

@@ -8,7 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from penstock.client.admin_messages import BROKER_TIMEOUT_MS
 from penstock.client.errors import BrokerError, broker_error
 from penstock.client.metadata import Address, Node, TopicPartition
-from penstock.client.placement_values import BrokerListing, ClusterDescription, LogDirectory, Reassignment
+from penstock.client.placement_values import (
+    BrokerListing,
+    ClusterDescription,
+    LogDirectory,
+    PartitionBacklog,
+    Reassignment,
+)
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
 
@@ -66,6 +72,12 @@ def read_log_dirs(answer: Message, node_id: int) -> list[LogDirectory] | BrokerE
                 for partition in topic.partitions
                 if not partition.is_future_key
             },
+            backlogs={
+                TopicPartition(topic.name, partition.partition_index): _backlog(partition.backlog)
+                for topic in entry.topics
+                for partition in topic.partitions
+                if partition.backlog is not None
+            },
         )
         for entry in answer.results
     ]
@@ -73,6 +85,29 @@ def read_log_dirs(answer: Message, node_id: int) -> list[LogDirectory] | BrokerE
 
 def _size(told: int) -> int | None:
     return None if told < 0 else told
+
+
+def _backlog(told: Message) -> PartitionBacklog:
+    return PartitionBacklog(
+        group=told.group,
+        policy=told.policy,
+        records=_size(told.records),
+        max_records=_size(told.max_records),
+        size_bytes=_size(told.size_bytes),
+        max_bytes=_size(told.max_bytes),
+        age_ms=_size(told.age_ms),
+        max_age_ms=_size(told.max_age_ms),
+        refused_batches=told.refused_batches,
+        refused_records=told.refused_records,
+        held_batches=told.held_batches,
+        held_bytes=told.held_bytes,
+        timed_out_batches=told.timed_out_batches,
+        throttled_ms=told.throttled_ms,
+        keeps_unconsumed=told.keeps_unconsumed,
+        kept_segments=told.kept_segments,
+        kept_bytes=told.kept_bytes,
+        kept_since_ms=_size(told.kept_since_ms),
+    )
 
 
 def alter_reassignments_request(

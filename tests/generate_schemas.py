@@ -57,6 +57,36 @@ EMPTY_BY_DEFAULT = {
     "DescribeTopicPartitionsResponsePartition.last_known_elr",
 }
 
+OWN_TAG_MIN = 10_000
+"""Tags from here on are Penstock's own, which Kafka's clients skip as they skip all that they do not know."""
+
+# What Penstock tells besides: rows at the end of a structure, and structures.
+OWN_FIELDS = {
+    "DescribeLogDirsPartition": (("backlog", "DescribeLogDirsBacklog", "2+", None, "2+", OWN_TAG_MIN),),
+}
+OWN_STRUCTS = {
+    "DescribeLogDirsBacklog": (
+        ("group", "string", "2+", None, "2+"),
+        ("policy", "string", "2+", ""),
+        ("max_records", "int64", "2+", -1),
+        ("max_bytes", "int64", "2+", -1),
+        ("max_age_ms", "int64", "2+", -1),
+        ("keeps_unconsumed", "bool", "2+", False),
+        ("records", "int64", "2+", -1),
+        ("size_bytes", "int64", "2+", -1),
+        ("age_ms", "int64", "2+", -1),
+        ("refused_batches", "int64", "2+", 0),
+        ("refused_records", "int64", "2+", 0),
+        ("held_batches", "int64", "2+", 0),
+        ("held_bytes", "int64", "2+", 0),
+        ("timed_out_batches", "int64", "2+", 0),
+        ("throttled_ms", "int64", "2+", 0),
+        ("kept_segments", "int64", "2+", 0),
+        ("kept_bytes", "int64", "2+", 0),
+        ("kept_since_ms", "int64", "2+", -1),
+    ),
+}
+
 KioField = dataclasses.Field[Any]
 introspect: Any = importlib.import_module("kio.serial._introspect")  # private, and typed only in part
 
@@ -180,6 +210,11 @@ def row_source(owner: str, row: Row, last: int) -> str:
     return "        (" + ", ".join(map(literal, parts)) + "),"
 
 
+def own_row_source(row: Iterable[object]) -> str:
+    """One line of a table that kio does not know."""
+    return "        (" + ", ".join(map(literal, row)) + "),"
+
+
 def literal(value: object) -> str:
     """`repr` with double quotes."""
     return f'"{value}"' if isinstance(value, str) else repr(value)
@@ -202,7 +237,13 @@ def direction_source(api_key: int, versions: list[int], entity: Direction) -> li
     for struct_name, rows in tables.items():
         lines.append(f'    "{struct_name}": (')
         lines += [row_source(struct_name, row, versions[-1]) for row in rows]
+        lines += [own_row_source(row) for row in OWN_FIELDS.get(struct_name, ())]
         lines.append("    ),")
+    for owner in OWN_FIELDS.keys() & tables.keys():
+        for _, struct_name, *_ in OWN_FIELDS[owner]:
+            lines.append(f'    "{struct_name}": (')
+            lines += [own_row_source(row) for row in OWN_STRUCTS[struct_name]]
+            lines.append("    ),")
     return [*lines, "}"]
 
 

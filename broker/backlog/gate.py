@@ -78,8 +78,14 @@ class BacklogGate:
         """Until when what is known is good enough to refuse by, where other brokers are asked (monotonic seconds)."""
         self.is_emptying = False
         """Whether a job of the lane is at work on those held."""
+        self.refused_batches = 0
+        """Told POLICY_VIOLATION, since this broker has the bounds; so are all counts."""
         self.refused_records = 0
-        """Since the bounds were set."""
+        """In those."""
+        self.timed_out_batches = 0
+        """Held, and told REQUEST_TIMED_OUT."""
+        self.throttled_s = 0.0
+        """What producers were made to wait by `backlog.policy=throttle`."""
         self.kept_lines = KeptLines()
         self._clock = clock
         self._spawn = spawn
@@ -106,11 +112,13 @@ class BacklogGate:
         return bool(self.held) and self.held_bytes.is_spent
 
     def throttle_s(self, ends: LogEnds) -> float:
-        """How long whoever has just produced is to wait before it produces again."""
+        """How long whoever has just produced is to wait before it produces again; counted as waited."""
         if self.bounds.policy is not BacklogPolicy.THROTTLE:
             return 0.0
         beyond_half = min(max(2 * self.rule.fill(ends) - 1, 0.0), 1.0)
-        return THROTTLE_MAX_S * beyond_half * beyond_half
+        wait_s = THROTTLE_MAX_S * beyond_half * beyond_half
+        self.throttled_s += wait_s
+        return wait_s
 
     def change(self, bounds: BacklogBounds) -> None:
         """Other bounds hold from now on; `told_all` is to follow where other groups count."""
@@ -193,6 +201,7 @@ class BacklogGate:
                 for held in [held for held in self.held if held.until <= now]:
                     self.held.remove(held)
                     self.held_bytes.hold(-held.held_bytes)
+                    self.timed_out_batches += 1
                     self._give_up(held)
                 self.stir()
                 self._news = trio.Event()

@@ -21,17 +21,23 @@ class KeptBack:
 class KeptLines:
     """Tells of one partition: when it begins, when another group is the slowest, once an hour while it lasts, and when it is over."""
 
-    __slots__ = ("_group", "_next", "kept")
+    __slots__ = ("_group", "_next", "kept", "since_ms")
 
     def __init__(self) -> None:
         self.kept: KeptBack | None = None
         """As of the last check."""
+        self.since_ms = 0
+        """When a check has found something kept first, while it is so (wall clock)."""
         self._group: str | None = None
         self._next = 0.0
 
-    def tell(self, name: str, kept: KeptBack | None, group: str | None, offset: int, now: float) -> None:
-        """A check was made. `offset` is the first one that is kept; `now` is monotonic seconds."""
+    def tell(
+        self, name: str, kept: KeptBack | None, group: str | None, offset: int, now: float, now_ms: int
+    ) -> None:
+        """A check was made. `offset` is the first one that is kept; `now` is monotonic seconds, `now_ms` the wall clock's."""
         was_kept, self.kept = self.kept is not None, kept
+        if not was_kept:
+            self.since_ms = now_ms
         if kept is None:
             if was_kept:
                 log.info("%s: nothing is kept for want of consumption any more", name)

@@ -223,6 +223,11 @@ class BacklogRule:
         """The offset to look up after MUST_LOOK."""
         return max(self.least_offset or 0, log_start_offset)
 
+    def place_at(self, offset: int, segments: Sequence[Sized]) -> Place | None:
+        """What is known of that very offset, while the log has these segments."""
+        place = self._place
+        return place if place is not None and place.offset == offset and place.segments is segments else None
+
     def look(self, place: Place) -> None:
         """The log was looked at; nothing was appended meanwhile."""
         self._place = place

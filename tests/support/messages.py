@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from kio.schema.index import api_key_map, schema_name_map
 from kio.serial import entity_reader, entity_writer
 from kio.static.constants import EntityType
-from tests.generate_schemas import field_name
+from tests.generate_schemas import OWN_TAG_MIN, field_name
 
 from penstock.protocol.api import SERVED, ApiKey
 from penstock.protocol.message import Message
@@ -66,8 +66,18 @@ def messages(draw: st.DrawFn, schema: Schema, element_count_max: int = 3) -> Mes
 
 
 def _draw_struct(draw: st.DrawFn, schema: Schema, name: str, count_max: int) -> Message:
-    values = {field.name: _draw_field(draw, schema, field, count_max) for field in schema.fields[name]}
+    values = {
+        field.name: default_value(schema, field)
+        if is_own(field)
+        else _draw_field(draw, schema, field, count_max)
+        for field in schema.fields[name]
+    }
     return Message(**values, **{field.name: default_value(schema, field) for field in schema.absent[name]})
+
+
+def is_own(field: Field) -> bool:
+    """Whether the field is Penstock's, of which kio knows nothing."""
+    return field.tag is not None and field.tag >= OWN_TAG_MIN
 
 
 def _draw_field(draw: st.DrawFn, schema: Schema, field: Field, count_max: int) -> object:
@@ -242,7 +252,7 @@ class Kio:
         for theirs in dataclasses.fields(entity):
             ours = field_name(theirs)
             values[ours] = self._field(getattr(entity, theirs.name), known[ours])
-        for field in self.schema.absent[struct_name]:
+        for field in [*self.schema.absent[struct_name], *filter(is_own, known.values())]:
             values[field.name] = default_value(self.schema, field)
         return Message(**values)
 

@@ -28,6 +28,7 @@ class Cluster:
                 ApiKey.METADATA: self.metadata,
                 ApiKey.LIST_OFFSETS: self.offsets,
                 ApiKey.DESCRIBE_CONFIGS: self.configs,
+                ApiKey.DESCRIBE_LOG_DIRS: self.may_not_see,
                 ApiKey.CREATE_TOPICS: self.create,
                 ApiKey.DELETE_TOPICS: self.delete,
                 ApiKey.CREATE_PARTITIONS: self.grow,
@@ -80,6 +81,9 @@ class Cluster:
                 for each in request.resources
             ]
         )
+
+    def may_not_see(self, version: int, request: Message) -> Message:
+        return Message(error_code=ErrorCode.CLUSTER_AUTHORIZATION_FAILED, results=[])
 
     def create(self, version: int, request: Message) -> Message:
         return Message(topics=[self.created(topic.name) for topic in request.topics])
