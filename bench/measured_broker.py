@@ -23,7 +23,7 @@ import trio
 
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.server import RunningBroker, serve
-from penstock.cli.serve import GC_THRESHOLD
+from penstock.cli.main import GC_THRESHOLD
 from penstock.runtime.files import File, FileLock, FileSystem
 from penstock.runtime.production import production_environment
 from penstock.storage.layout import LOG_SUFFIX

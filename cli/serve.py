@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-GC_THRESHOLD = 20_000
 _DEFAULT_LISTENER = "PLAINTEXT"
 
 
@@ -197,10 +196,8 @@ class _Process:
         defaults = TopicConfig.of(running.broker.topics.configs.broker_layers())
         click.echo(start_line(self._config, running.addresses, defaults, took_ms))
         sys.stdout.flush()
-        # What is there now stays: looking through it for garbage again and again would only cost. Requests leave no cycles behind, so
-        # the collector need not run every 700 objects either.
+        # What is there now stays: looking through it for garbage again and again would only cost.
         gc.freeze()
-        gc.set_threshold(GC_THRESHOLD)
 
 
 async def _stop_on_signal(signals: AsyncIterator[int], serving: trio.CancelScope) -> None:

@@ -15,8 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Final
 
-from crc32c import crc32c
-
+from penstock.protocol.checksum import crc32c
 from penstock.protocol.compression import Codec, compress
 from penstock.protocol.record_batch import (
     ATTRIBUTES_POSITION,

@@ -17,8 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from crc32c import crc32c
-
+from penstock.protocol.checksum import crc32c
 from penstock.protocol.compression import Codec, DecompressionTooLarge, compress, decompress
 from penstock.protocol.errors import DecodeError, ErrorCode, InvalidBatch
 from penstock.protocol.record_batch import (

@@ -20,8 +20,7 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping
 
-from crc32c import crc32c
-
+from penstock.protocol.checksum import crc32c
 from penstock.runtime.files import FileSystem, read_file, replace_file
 from penstock.storage.errors import CorruptFile
 from penstock.storage.layout import COMPACTION_CHECKPOINT, OFFSET_MAX

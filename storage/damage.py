@@ -14,8 +14,7 @@ Invariant: of a batch that was whole and had one bit flipped since, `was_never_w
 import struct
 from math import isqrt
 
-from crc32c import crc32c
-
+from penstock.protocol.checksum import crc32c
 from penstock.protocol.record_batch import (
     ATTRIBUTES_POSITION,
     CRC_POSITION,

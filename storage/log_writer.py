@@ -21,8 +21,7 @@ from contextlib import suppress
 from threading import Lock
 from typing import NoReturn
 
-from crc32c import crc32c
-
+from penstock.protocol.checksum import crc32c
 from penstock.protocol.record_batch import (
     LOG_APPEND_TIME_FLAG,
     BatchHeader,

@@ -13,8 +13,7 @@ Source: Kafka's `DefaultRecordBatch.writeEmptyHeader`.
 import itertools
 import struct
 
-from crc32c import crc32c
-
+from penstock.protocol.checksum import crc32c
 from penstock.protocol.record_batch import (
     ATTRIBUTES_POSITION,
     CRC_POSITION,

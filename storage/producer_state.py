@@ -24,8 +24,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from crc32c import crc32c
-
+from penstock.protocol.checksum import crc32c
 from penstock.protocol.record_batch import BatchHeader
 from penstock.runtime.files import Buffer
 from penstock.storage.errors import CorruptFile, InvalidProducerEpoch, OutOfOrderSequence

@@ -20,8 +20,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
-from crc32c import crc32c
-
+from penstock.protocol.checksum import crc32c
 from penstock.runtime.files import File, FileSystem, replace_file, write_all
 from penstock.storage.checkpoint import read_offset_checkpoint, write_offset_checkpoint
 from penstock.storage.data_directory import sync_repaired
