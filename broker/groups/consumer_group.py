@@ -45,7 +45,6 @@ from penstock.broker.groups.consumer_group_events import (
     ConsumerHeartbeatReply,
     CurrentAssignment,
     CurrentRecord,
-    DescribedMember,
     DescribeReply,
     DescribeRequested,
     Event,
@@ -94,6 +93,8 @@ class ConsumerGroup:
         self._topics_are_stale = True
         self._sessions = MemberTimers()
         self._revocations = MemberTimers()
+        self._unconfirmed: set[str] = set()
+        """Members that were told a change and have not said since that they own just that: the answer may have been lost."""
         self._waiting: deque[_Request] = deque()
         self._store_token: int | None = None
         self._stores_begun = 0
@@ -216,6 +217,7 @@ class ConsumerGroup:
             revokes = self.stored.current(member_id).state is MemberState.UNREVOKED_PARTITIONS
             if revokes and member_id not in self._revocations:
                 self._revocations.set(member_id, now_ms + metadata.rebalance_timeout_ms)
+                self._unconfirmed.add(member_id)
             elif not revokes:
                 self._revocations.clear(member_id)
 
@@ -378,9 +380,18 @@ class ConsumerGroup:
     def _give(
         self, beat: ConsumerHeartbeat, before: CurrentAssignment, now_ms: int
     ) -> ConsumerHeartbeatReply:
-        """Bring the member a step towards its target, and tell it."""
+        """Bring the member a step towards its target, and tell it what changed, until it says that it owns just that.
+
+        Kafka tells once, and a member that missed it must tell all that it has. librdkafka (2.16) does not when an answer took longer
+        than a heartbeat interval: it would hold on to what it must give up until its rebalance timeout.
+        """
         after = self._reconcile(beat, now_ms)
-        tells = beat.is_full or after.assigned != before.assigned
+        changed, knows = after.assigned != before.assigned, beat.owned == after.assigned
+        if knows:
+            self._unconfirmed.discard(beat.member_id)
+        elif changed and beat.member_epoch != JOIN_EPOCH:  # who missed that joins again
+            self._unconfirmed.add(beat.member_id)
+        tells = beat.is_full or changed or beat.member_id in self._unconfirmed
         return ConsumerHeartbeatReply(
             token=beat.token,
             member_id=beat.member_id,
@@ -573,25 +584,16 @@ class ConsumerGroup:
         self._put(MemberRecord(member_id, None))
         self._sessions.clear(member_id)
         self._revocations.clear(member_id)
+        self._unconfirmed.discard(member_id)
 
     # A look at it.
 
     def _describe(self, token: Token) -> DescribeReply:
-        members = tuple(
-            DescribedMember(
-                member_id=member_id,
-                metadata=metadata,
-                member_epoch=self.stored.current(member_id).member_epoch,
-                assigned=self.stored.current(member_id).assigned,
-                target=self.stored.target(member_id),
-            )
-            for member_id, metadata in sorted(self.stored.members.items())
-        )
         return DescribeReply(
             token=token,
             state=self.stored.state(),
             group_epoch=self.stored.epoch,
             target_epoch=self.stored.assignment_epoch,
             assignor=self.assignor,
-            members=members,
+            members=self.stored.described(),
         )

@@ -21,6 +21,7 @@ from penstock.broker.groups.consumer_group_events import (
     ConsumerGroupState,
     CurrentAssignment,
     CurrentRecord,
+    DescribedMember,
     GroupEpochRecord,
     MemberMetadata,
     MemberRecord,
@@ -183,6 +184,19 @@ class StoredGroup:
     def is_subscribed_to(self, topic: str) -> bool:
         """Whether some member wants the topic."""
         return any(topic in self.names_of(subscription) for subscription in self.subscriptions())
+
+    def described(self) -> tuple[DescribedMember, ...]:
+        """All members as they are shown, by member id."""
+        return tuple(
+            DescribedMember(
+                member_id=member_id,
+                metadata=metadata,
+                member_epoch=self.current(member_id).member_epoch,
+                assigned=self.current(member_id).assigned,
+                target=self.target(member_id),
+            )
+            for member_id, metadata in sorted(self.members.items())
+        )
 
     def tombstones(self) -> list[Record]:
         """What deletes the group; the group's own keys last, so that no prefix is a group that lost only those."""
