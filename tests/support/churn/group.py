@@ -85,6 +85,8 @@ class Churn:
 
     def run(self) -> None:
         """Chaos for the planned time, then rest."""
+        if "librdkafka" in self._plan.clients:
+            librdkafka.commit_beginnings(self._bootstrap, self._plan.group, self._plan.topic)
         try:
             self._start_member()
             end = time.monotonic() + self._plan.seconds

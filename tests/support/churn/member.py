@@ -70,7 +70,7 @@ class Stop:
 
 
 def librdkafka(how: Membership, notes: Notes, stop: Stop) -> None:
-    """confluent-kafka."""
+    """confluent-kafka. The group must have a commit of every partition: a position from anywhere else ends the member."""
     from confluent_kafka import Consumer, KafkaException, TopicPartition
 
     settings: dict[str, Any] = {
@@ -78,7 +78,7 @@ def librdkafka(how: Membership, notes: Notes, stop: Stop) -> None:
         "group.id": how.group,
         "client.id": how.client_id,
         "enable.auto.commit": False,
-        "auto.offset.reset": "earliest",
+        "auto.offset.reset": "error",
         "reconnect.backoff.ms": 20,
         "reconnect.backoff.max.ms": 200,
         "retry.backoff.ms": 20,
@@ -132,7 +132,13 @@ def librdkafka(how: Membership, notes: Notes, stop: Stop) -> None:
 
 
 def _is_trouble(message: Any) -> bool:
-    return message.error() is not None
+    """Whether it is no record. Raises KafkaException where the broker knows no such position, or none at all."""
+    from confluent_kafka import KafkaError, KafkaException
+
+    error = message.error()
+    if error is not None and error.code() == KafkaError._AUTO_OFFSET_RESET:
+        raise KafkaException(error)
+    return error is not None
 
 
 def aiokafka(how: Membership, notes: Notes, stop: Stop) -> None:

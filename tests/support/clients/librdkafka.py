@@ -4,7 +4,15 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
 from tests.support.clients import LIMIT_S
 from tests.support.deadline import until
 
@@ -91,3 +99,26 @@ def consume(bootstrap: str, topic: str, count: int, partition: int = 0) -> list[
         return [value_of(message) for message in read(consumer, count)]
     finally:
         consumer.close()
+
+
+def commit_beginnings(bootstrap: str, group: str, topic: str) -> None:
+    """Commit offset 0 of every partition for a group that has no members yet, so that none of its members looks for a beginning.
+
+    librdkafka 2.16 asks for the first offset anew half a second after an answer that a rebalance had overtaken, though it reads the
+    partition by then: it begins at 0 again, and its commits go back. So it does alone with its own mock of a broker, too.
+    """
+    client = admin.AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    count = len(client.list_topics(topic, timeout=LIMIT_S).topics[topic].partitions)
+    beginnings = [TopicPartition(topic, index, 0) for index in range(count)]
+
+    def committed() -> bool:
+        request = [ConsumerGroupTopicPartitions(group, beginnings)]
+        try:
+            done = client.alter_consumer_group_offsets(request)[group].result(LIMIT_S)
+        except KafkaException as error:
+            if error.args[0].retriable():
+                return False
+            raise
+        return all(place.error is None for place in done.topic_partitions)
+
+    until(committed, f"the beginnings of {topic} committed for {group}", limit_s=LIMIT_S)

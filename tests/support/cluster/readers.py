@@ -103,6 +103,8 @@ class Group:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._clients = clients
+        if "librdkafka" in clients:
+            librdkafka.commit_beginnings(bootstrap, self.group, topic)
         self._processes = [self._start(client) for client in clients]
 
     def _start(self, client: str) -> "subprocess.Popen[bytes]":
