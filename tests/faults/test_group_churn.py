@@ -1,6 +1,7 @@
 """Groups under churn: members join, leave, are killed and freeze at random while the topic is written to (PROPERTIES G1, G2).
 
-`CHURN_SECONDS=120` is the long run (`make long`); without it each run is short.
+`CHURN_SECONDS=120` is the long run (`make long`); without it each run is short. `CHURN_DEBUG=cgrp,topic,fetch` has librdkafka's members log so to
+`members/*.err` in the test's folder.
 """
 
 import os

@@ -223,10 +223,12 @@ class Churn:
         topic, count = self._plan.topic, self._plan.partition_count
 
         owners: dict[int, str] = {}
+        described: Any = None
 
         def at_rest() -> bool:
+            nonlocal described
             self._reap()
-            described: Any = admin.describe_consumer_groups([self._plan.group])[self._plan.group].result(30)
+            described = admin.describe_consumer_groups([self._plan.group])[self._plan.group].result(30)
             owned = [
                 (place.partition, f"{member.client_id} {member.member_id}")
                 for member in described.members
@@ -240,7 +242,10 @@ class Churn:
                 range(count)
             )
 
-        until(at_rest, "a stable group that owns every partition once", limit_s=HEAL_LIMIT_S)
+        try:
+            until(at_rest, "a stable group that owns every partition once", limit_s=HEAL_LIMIT_S)
+        except DeadlineExceeded as exceeded:
+            raise AssertionError(f"{exceeded}; it is {_told(described)}\n{self._errors()}") from exceeded
 
         def caught_up() -> bool:
             self._reap()
@@ -266,3 +271,16 @@ class Churn:
         found = admin.list_consumer_group_offsets(request)[self._plan.group].result(30)
         offsets = {place.partition: place.offset for place in found.topic_partitions}
         return [max(offsets.get(index, 0), 0) for index in range(self._plan.partition_count)]
+
+
+def _told(described: Any) -> str:
+    """The state of a group, with what each member has and (KIP-848) is to have."""
+    members = [
+        f"{member.client_id} {member.member_id}: {_indexes(member.assignment)} of {_indexes(member.target_assignment)}"
+        for member in described.members
+    ]
+    return "\n".join([str(described.state), *members])
+
+
+def _indexes(assignment: Any) -> list[int] | None:
+    return None if assignment is None else sorted(place.partition for place in assignment.topic_partitions)

@@ -20,6 +20,8 @@ POLL_S = 0.1
 JOIN_POLL_MS = 1_000
 """kafka-python 3.0.12 drops an assignment that comes between two polls where it joined again over new metadata: a poll sees a join through."""
 POLL_RECORDS = 20
+DEBUG = os.environ.get("CHURN_DEBUG", "")
+"""What librdkafka logs to its member's file of errors, `cgrp,topic,fetch` say; by default nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def librdkafka(how: Membership, notes: Notes, stop: Stop) -> None:
         "reconnect.backoff.ms": 20,
         "reconnect.backoff.max.ms": 200,
         "retry.backoff.ms": 20,
-        "log_level": 0,
+        **({"debug": DEBUG} if DEBUG else {"log_level": 0}),
     }
     if how.protocol == "consumer":
         settings |= {"group.protocol": "consumer"}
