@@ -18,7 +18,6 @@ from penstock.broker.backlog.held_bytes import HeldBytes
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.budget import ByteBudget
 from penstock.broker.cluster_principal import EVERYBODY, ClusterPrincipals
-from penstock.broker.cold_reads import ColdReads
 from penstock.broker.deleted_files import DeletedFiles
 from penstock.broker.fetch_sessions import FetchSessions
 from penstock.broker.groups.coordinator import GroupCoordinator
@@ -42,6 +41,7 @@ from penstock.runtime.threads import Threads
 from penstock.storage.data_directory import DataDirectory
 
 if TYPE_CHECKING:
+    from penstock.broker.cold_reads import ColdReads
     from penstock.broker.replication.fetchers import ReplicaFetchers
     from penstock.broker.replication.leader_throttle import LeaderThrottle
 
@@ -75,16 +75,27 @@ class Broker:
     retention: Retention
     cleaner: LogCleaner
     shares: FileShares
-    cold_reads: ColdReads = field(default_factory=ColdReads)
+    hot_bytes: int = 0
+    """Of all produce requests so far; whoever handles them adds to it."""
     cluster_principals: ClusterPrincipals = EVERYBODY
     fetchers: "ReplicaFetchers | None" = None
     leader_throttle: "LeaderThrottle | None" = None
     clock: Clock = field(init=False)
     threads: Threads = field(init=False)
+    _cold_reads: "ColdReads | None" = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.clock = self.environment.clock
         self.threads = self.environment.threads
+
+    @property
+    def cold_reads(self) -> "ColdReads":
+        """The turns of reads far from a log's end; there, and loaded, from the first of them on."""
+        if self._cold_reads is None:
+            from penstock.broker.cold_reads import ColdReads
+
+            self._cold_reads = ColdReads(self)
+        return self._cold_reads
 
     async def hand_over(self) -> None:
         """Give leadership away before a stop, in a cluster; takes at most `shutdown.timeout.ms`. To be called while requests are served."""

@@ -18,7 +18,7 @@ Invariants:
 
 import math
 from collections.abc import Hashable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from penstock.protocol.fetch import FetchPartition
 
@@ -42,6 +42,13 @@ TURN_KEPT_S = 1.0
 GETS_AHEAD = 2
 
 
+class Hot(Protocol):
+    """Who counts what is produced (`broker.Broker`)."""
+
+    hot_bytes: int
+    """Of all produce requests so far."""
+
+
 class ColdReads:
     """What is hot, and both classes."""
 
@@ -52,13 +59,12 @@ class ColdReads:
         "_window_start",
         "consumers",
         "followers",
-        "hot_bytes",
+        "hot",
         "hot_bytes_per_s",
     )
 
-    def __init__(self) -> None:
-        self.hot_bytes = 0
-        """Of all produce requests so far; whoever handles them adds to it."""
+    def __init__(self, hot: Hot) -> None:
+        self.hot = hot
         self.hot_bytes_per_s = 0.0
         self.followers = ColdClass(self, each_gets_ahead=True)
         self.consumers = ColdClass(self, each_gets_ahead=False)
@@ -69,7 +75,7 @@ class ColdReads:
 
     def makes_room(self, now: float) -> bool:
         """Whether there is hot traffic at `now`, in monotonic seconds."""
-        hot_bytes = self.hot_bytes
+        hot_bytes = self.hot.hot_bytes
         if hot_bytes != self._seen_bytes:
             self._seen_bytes = hot_bytes
             self._hot_until = now + HOT_S
@@ -78,6 +84,10 @@ class ColdReads:
             self.hot_bytes_per_s = (hot_bytes - self._window_bytes) / elapsed
             self._window_bytes, self._window_start = hot_bytes, now
         return now < self._hot_until
+
+    def fetch(self, cold_class: "ColdClass", reader: Hashable) -> "ColdFetch":
+        """A fetch of a reader of that class begins."""
+        return ColdFetch(self, cold_class, reader)
 
 
 class ColdClass:

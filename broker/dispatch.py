@@ -90,7 +90,7 @@ class Dispatcher:
         if known is not None and (records := known.records_in(frame)) is not None:
             if connection.repeat_misses:
                 connection.repeat_misses -= 1
-            self._broker.cold_reads.hot_bytes += len(frame)
+            self._broker.hot_bytes += len(frame)
             return produce_again(self._broker, known, frame, records, connection)
         try:
             header = read_request_header(frame)
@@ -100,7 +100,7 @@ class Dispatcher:
             log.info("%s: ApiVersions version %d: answered in version 0", connection.peer, error.api_version)
             return [unsupported_version_response(error.correlation_id)]
         if header.api_key == _PRODUCE:
-            self._broker.cold_reads.hot_bytes += len(frame)
+            self._broker.hot_bytes += len(frame)
             return produce(self._broker, header, frame, connection)
         if header.api_key == _FETCH:
             return fetch(self._broker, header, frame, ANONYMOUS, connection.listener)

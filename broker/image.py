@@ -13,13 +13,15 @@ Invariants:
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from penstock.broker import keys
 from penstock.broker.errors import CorruptMetadata
 from penstock.broker.keys import ControllerClaim, Endpoint, PartitionState
-from penstock.broker.quotas.entity import QuotaEntity, Quotas
 from penstock.runtime.metadata import Entry, Snapshot, WatchBatch, WatchEvent
+
+if TYPE_CHECKING:
+    from penstock.broker.quotas.entity import QuotaEntity, Quotas
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -201,7 +203,7 @@ class ClusterImage:
         return self._broker_configs.get(node_id, _NO_CONFIGS)
 
     @property
-    def quotas(self) -> Quotas:
+    def quotas(self) -> "Quotas":
         """What is set for whom; do not keep it over an await."""
         return self._quotas
 

@@ -19,11 +19,13 @@ import math
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from penstock.broker.errors import CorruptMetadata
 from penstock.broker.names import topic_name_fault
-from penstock.broker.quotas.entity import DEFAULT, QUOTA_NAMES, QuotaEntity
+
+if TYPE_CHECKING:
+    from penstock.broker.quotas.entity import QuotaEntity
 
 FORMAT_VERSION = 1
 
@@ -164,7 +166,7 @@ def broker_configs_key(broker: int | None) -> str:
     return f"{BROKER_CONFIGS_PREFIX}{DEFAULT_BROKER if broker is None else broker}"
 
 
-def quota_key(entity: QuotaEntity) -> str:
+def quota_key(entity: "QuotaEntity") -> str:
     """The quotas of one entity."""
     names = [
         f"{kind}/{_quoted(name)}"
@@ -204,8 +206,10 @@ def parse_broker_configs_key(key: str) -> int | None:
     return None if text == DEFAULT_BROKER else _decimal(key, text)
 
 
-def parse_quota_key(key: str) -> QuotaEntity:
+def parse_quota_key(key: str) -> "QuotaEntity":
     """The entity of a quota key."""
+    from penstock.broker.quotas.entity import QuotaEntity  # loaded where a quota is set
+
     match key[len(QUOTAS_PREFIX) :].split("/"):
         case ["users", user]:
             entity = QuotaEntity(_unquoted(key, user))
@@ -221,14 +225,14 @@ def parse_quota_key(key: str) -> QuotaEntity:
 
 
 def _quoted(name: str) -> str:
-    if name == DEFAULT:
+    if not name:  # `quotas.entity.DEFAULT`
         return DEFAULT_ENTITY
     return "".join(chr(byte) if byte in _PLAIN_BYTES else f"%{byte:02X}" for byte in name.encode())
 
 
 def _unquoted(key: str, text: str) -> str:
     if text == DEFAULT_ENTITY:
-        return DEFAULT
+        return ""
     first, *rest = text.split("%")
     try:
         return (
@@ -413,6 +417,8 @@ def encode_quotas(quotas: Mapping[str, float]) -> bytes:
 
 def decode_quotas(key: str, value: bytes) -> dict[str, float]:
     """The quotas of an entity by name: numbers above 0."""
+    from penstock.broker.quotas.entity import QUOTA_NAMES
+
     reader = _Reader(key, value, set(), frozenset(QUOTA_NAMES))
     return {name: reader.positive(name) for name in reader.fields}
 

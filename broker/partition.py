@@ -3,17 +3,18 @@
 Owns the order of everything that is done to one log. Decides nothing about replication: `partition_machine` does, and this module
 carries out its actions. Knows no request formats.
 
-`partition_appends` is its appending half, `partition_backlog` what bounds it. Syncs run beside appends, at most one for each log: one sync serves all that wait.
+`partition_appends` is its appending half, `backlog/partition_gate` what bounds it. Syncs run beside appends, at most one for each log: one sync serves all that wait.
 """
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import trio
 
 from penstock.broker.damage import ErrorLines
 from penstock.broker.log_syncs import LogSyncs
-from penstock.broker.partition_backlog import BoundedAppends
+from penstock.broker.partition_appends import PartitionAppends
 from penstock.broker.partition_machine import (
     AdvanceHighWatermark,
     Appended,
@@ -38,6 +39,9 @@ from penstock.runtime.files import StorageError
 from penstock.storage.errors import CorruptBatch
 from penstock.storage.log import Log, LogSlice
 
+if TYPE_CHECKING:
+    from penstock.broker.backlog.bounds import BacklogBounds
+
 log = logging.getLogger(__name__)
 
 GONE = -1
@@ -46,7 +50,7 @@ HIGH_WATERMARK_MOVED, LOG_START_MOVED = 0, -2
 """Told to followers' fetches when there is nothing new to read; the former answers only those of followers that consumers are sent to."""
 
 
-class Partition(BoundedAppends):
+class Partition(PartitionAppends):
     """A partition whose log is here."""
 
     def __init__(
@@ -111,7 +115,7 @@ class Partition(BoundedAppends):
             end = self.log.log_end_offset if as_replica else self.high_watermark
             return self.log.read(offset, max_bytes, end, resident_only=False)
 
-        return await self._run(read)
+        return await self.run(read)
 
     # Actions and waiters
 
@@ -148,7 +152,8 @@ class Partition(BoundedAppends):
             if isinstance(action, AdvanceHighWatermark):
                 self._advance_high_watermark(action.high_watermark)
             elif isinstance(action, BecomeLeader):
-                self.begin_gate()
+                if self.gate is not None:
+                    self.gate.begin()
                 if self._is_appending:  # in the epoch before: this one begins behind it
                     self._epoch_to_start = action.leader_epoch
                 else:
@@ -156,7 +161,8 @@ class Partition(BoundedAppends):
             elif isinstance(action, BecomeFollower | GoOffline):
                 self._epoch_to_start = None
                 self._acks.fail_all(self.refusal)
-                self.end_gate()
+                if self.gate is not None:
+                    self.gate.end()
                 for notify in tuple(self.fetch_waiters):
                     notify(GONE)
                 self.tell_replicas(GONE)
@@ -211,6 +217,37 @@ class Partition(BoundedAppends):
         machine.is_fenced = self._monotonic() >= self._lease.deadline
         self._do(machine.step(event))
 
+    # The backlog
+
+    def set_bounds(self, bounds: "BacklogBounds | None") -> None:
+        """What bounds the backlog from now on; None: nothing, and no group's commits matter."""
+        if self.gate is not None:
+            self.gate.replace_bounds(bounds)
+            self.drop_gate_at_rest()
+        elif bounds is not None:
+            from penstock.broker.backlog.partition_gate import PartitionGate  # loaded where there is a bound
+
+            self.gate = PartitionGate(self, bounds, self._services)
+            if self.is_leader:
+                self.gate.begin()
+
+    def drop_gate_at_rest(self) -> None:
+        """Ask nobody any more, if nothing is bounded and no batch waits."""
+        if self.gate is not None and self.gate.is_at_rest:
+            self.gate = None
+
+    @property
+    def deletable_end_offset(self) -> int:
+        """Up to where retention may delete: the high watermark, but nothing that `retention.keep.unconsumed` keeps. Any thread."""
+        gate = self.gate
+        return self.high_watermark if gate is None else gate.deletable_end_offset
+
+    def advance_log_start(self, offset: int) -> None:
+        """Let the log begin at `offset` from now on; below the present start it changes nothing. Raises OffsetOutOfRange past the end."""
+        self.log.advance_log_start_offset(offset)
+        if self.gate is not None:
+            self.gate.stir()
+
     # Syncs
 
     def synced(self, durable_end_offset: int) -> None:
@@ -240,7 +277,7 @@ class Partition(BoundedAppends):
 
         async def job() -> None:
             try:
-                await self._run(function)
+                await self.run(function)
             except StorageError as error:
                 self.note_storage_error(error)
                 raise

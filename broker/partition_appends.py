@@ -8,6 +8,7 @@ behind them run one by one on workers (the *lane*), and while any such job is qu
 
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
@@ -22,7 +23,7 @@ from penstock.broker.partition_machine import (
     Role,
     Synced,
 )
-from penstock.broker.partition_settings import PartitionServices, PartitionSettings
+from penstock.broker.partition_settings import HELD_OVERHEAD_BYTES, PartitionServices, PartitionSettings
 from penstock.broker.produce_limits import check_limits, check_size
 from penstock.broker.refused_gaps import RefusedGaps
 from penstock.broker.workers import run_storage
@@ -39,7 +40,7 @@ from penstock.storage.errors import NotRecalled, ProducerStateError, StaleLeader
 from penstock.storage.log import AppendInfo, Log
 
 if TYPE_CHECKING:
-    from penstock.broker.backlog.gate import BacklogGate
+    from penstock.broker.backlog.partition_gate import PartitionGate
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -47,8 +48,6 @@ Ts = TypeVarTuple("Ts")
 
 SLOW_APPEND_S = 0.005
 """An append that takes longer moves the log's appends to its lane until one is faster again (DESIGN section 5)."""
-HELD_OVERHEAD_BYTES = 1024
-"""What a batch that waits for the lane takes besides its own bytes: small batches would else cost far more than is counted."""
 REFUSAL_LINE_S = 10.0
 ACKS_ALL = -1
 ACKS_NONE = 0
@@ -58,13 +57,13 @@ ADMITTED = math.inf
 """In place of the end of a batch's patience: no bound of the backlog stops it any more."""
 
 
-class PartitionAppends:
+class PartitionAppends(ABC):
     """See the module. Used as `Partition` only."""
 
     syncs: LogSyncs
     high_watermark: int
     replica_waiters: set[Callable[[int], None]] | None
-    gate: "BacklogGate | None" = None
+    gate: "PartitionGate | None" = None
     """Asked about every batch; None where nothing bounds the backlog."""
 
     def __init__(
@@ -91,7 +90,7 @@ class PartitionAppends:
         self._refusal_count = 0
         self._next_refusal_line = 0.0
         self.is_lost = False  # its log has failed: others are to lead, and no ISR is to have it
-        self._gaps = RefusedGaps()
+        self.gaps = RefusedGaps()
         self._is_appending = False
         self._epoch_to_start: int | None = None
         self.prepared_epoch = -1
@@ -124,10 +123,10 @@ class PartitionAppends:
         """
         machine = self.machine
         if machine.role is not Role.LEADER:
-            result.error_code = self._gaps.refuse(self.refusal, self._monotonic())
+            result.error_code = self.gaps.refuse(self.refusal, self._monotonic())
             return True
         if acks == ACKS_ALL and not machine.has_enough_replicas:
-            result.error_code = self._gaps.refuse(ErrorCode.NOT_ENOUGH_REPLICAS, self._monotonic())
+            result.error_code = self.gaps.refuse(ErrorCode.NOT_ENOUGH_REPLICAS, self._monotonic())
             return True
         now_ms = self._wall_ms()
         try:
@@ -136,7 +135,7 @@ class PartitionAppends:
         except InvalidBatch as error:
             result.error_code = error.code
             result.error_message = str(error)
-            self._log_refusal(str(error))
+            self.log_refusal(str(error))
             return True
         if (
             self.lane.is_busy
@@ -146,11 +145,11 @@ class PartitionAppends:
             or self._needs_roll(header, now_ms)
         ):
             until = self._monotonic() + timeout_ms / 2000
-            self._append_later(bytearray(batch), header, acks, result, done, until=until)
+            self.append_later(bytearray(batch), header, acks, result, done, until=until)
             return False
         if self.gate is not None:
             until = self._monotonic() + timeout_ms / 2000
-            stopped = self._pass_gate(batch, header, now_ms, acks, result, done, until)
+            stopped = self.gate.stop(batch, header, now_ms, acks, result, done, until)
             if stopped is not None:
                 return stopped
         return self._append(batch, header, now_ms, acks, result, done)
@@ -188,7 +187,7 @@ class PartitionAppends:
             or self.prepared_epoch != self.machine.leader_epoch
             or self._needs_roll(header, now_ms)
         ):
-            self._append_later(
+            self.append_later(
                 bytearray(batch), header, ACKS_ALL, result, done, until=ADMITTED, own_epoch=leader_epoch
             )
             return False
@@ -211,7 +210,7 @@ class PartitionAppends:
         """Append on the event loop what no bound stops; same answer as `produce`."""
         started = self._monotonic()
         if started >= self._lease.deadline:
-            result.error_code = self._gaps.refuse(self.refusal, started)
+            result.error_code = self.gaps.refuse(self.refusal, started)
             return True
         self.machine.is_fenced = False
         try:
@@ -220,14 +219,14 @@ class PartitionAppends:
                 header,
                 leader_epoch=self.machine.leader_epoch,
                 now_ms=now_ms,
-                begins_at_zero=started < self._gaps.until,
+                begins_at_zero=started < self.gaps.until,
             )
             self._slow = self._monotonic() - started > SLOW_APPEND_S
         except NotRecalled:
-            self._append_later(bytearray(batch), header, acks, result, done, until=ADMITTED)
+            self.append_later(bytearray(batch), header, acks, result, done, until=ADMITTED)
             return False
         except PenstockError as error:
-            self._append_refused(error, result)
+            self.append_refused(error, result)
             return True
         return self._appended(info, header, acks, result, done)
 
@@ -267,7 +266,7 @@ class PartitionAppends:
         """Up to where acks=all is kept. The high watermark alone may be above what is durable after write.caching was turned off."""
         return min(self.high_watermark, self.machine.counted_end_offset)
 
-    def _log_refusal(self, reason: str) -> None:
+    def log_refusal(self, reason: str) -> None:
         """One line, and no more than one every ten seconds: a client that sends nothing else must not fill the log."""
         now = self._monotonic()
         self._refusal_count += 1
@@ -277,18 +276,18 @@ class PartitionAppends:
                 "%s-%d: refused a batch (%d so far): %s", self.topic, self.index, self._refusal_count, reason
             )
 
-    def _append_refused(self, error: PenstockError, result: ProducePartitionResult) -> None:
+    def append_refused(self, error: PenstockError, result: ProducePartitionResult) -> None:
         """Nothing was appended: say why, by Kafka's code."""
         result.error_message = str(error)
         match error:
             case InvalidBatch() | ProducerStateError():
-                result.error_code = self._gaps.code_of(error.code, self._monotonic())
+                result.error_code = self.gaps.code_of(error.code, self._monotonic())
             case StorageError():
-                result.error_code = self._gaps.refuse(ErrorCode.KAFKA_STORAGE_ERROR, self._monotonic())
+                result.error_code = self.gaps.refuse(ErrorCode.KAFKA_STORAGE_ERROR, self._monotonic())
                 self.note_storage_error(error)
                 self._slow = True  # a full disk takes its time to say so: the next append is a worker's
             case StaleLeaderEpoch():
-                result.error_code = self._gaps.refuse(ErrorCode.NOT_LEADER_OR_FOLLOWER, self._monotonic())
+                result.error_code = self.gaps.refuse(ErrorCode.NOT_LEADER_OR_FOLLOWER, self._monotonic())
             case _:
                 raise error
 
@@ -302,7 +301,7 @@ class PartitionAppends:
         """The code for a request that only a leader can answer, where this broker is none."""
         return ErrorCode.KAFKA_STORAGE_ERROR if self.is_offline else ErrorCode.NOT_LEADER_OR_FOLLOWER
 
-    def _append_later(
+    def append_later(
         self,
         batch: bytearray,
         header: BatchHeader,
@@ -356,17 +355,17 @@ class PartitionAppends:
         try:
             rewriter = None if own_epoch is not None else self.settings.rewriter
             if rewriter is not None and self.is_leader:
-                view, header = await self._run(rewriter, view, now_ms)
+                view, header = await self.run(rewriter, view, now_ms)
                 check_size(header, self.settings)
-            if await self._make_ready(header, now_ms) and own_epoch in (None, self.machine.leader_epoch):
-                return await self._append_in_turn(view, header, now_ms, acks, result, done, until)
+            if await self.make_ready(header, now_ms) and own_epoch in (None, self.machine.leader_epoch):
+                return await self.append_in_turn(view, header, now_ms, acks, result, done, until)
         except PenstockError as error:
-            self._append_refused(error, result)
+            self.append_refused(error, result)
             return True
-        result.error_code = self._gaps.refuse(self.refusal, self._monotonic())
+        result.error_code = self.gaps.refuse(self.refusal, self._monotonic())
         return True
 
-    async def _append_in_turn(
+    async def append_in_turn(
         self,
         view: memoryview,
         header: BatchHeader,
@@ -376,12 +375,12 @@ class PartitionAppends:
         done: Callable[[], None],
         until: float,
     ) -> bool:
-        """Append what `_make_ready` was just done for; same answer as `produce`. Raises what the log raises.
+        """Append what `make_ready` was just done for; same answer as `produce`. Raises what the log raises.
 
         `until` is how long the batch may wait for room in its backlog, monotonic seconds.
         """
-        if until != ADMITTED:
-            stopped = self._pass_gate(view, header, now_ms, acks, result, done, until)
+        if self.gate is not None and until != ADMITTED:
+            stopped = self.gate.stop(view, header, now_ms, acks, result, done, until)
             if stopped is not None:
                 return stopped
         if not self._slow:  # nothing in the way any more: the queue drains at the event loop's pace
@@ -390,10 +389,10 @@ class PartitionAppends:
         info = await self._append_slowly(view, header, now_ms)
         if self.is_leader:
             return self._appended(info, header, acks, result, done)
-        result.error_code = self._gaps.refuse(self.refusal, self._monotonic())
+        result.error_code = self.gaps.refuse(self.refusal, self._monotonic())
         return True
 
-    async def _make_ready(self, header: BatchHeader, now_ms: int) -> bool:
+    async def make_ready(self, header: BatchHeader, now_ms: int) -> bool:
         """What has to be done on a worker before the batch can be appended: the epoch's first time, a roll, a look for what its producer sent.
 
         False if this broker does not lead any more.
@@ -402,15 +401,15 @@ class PartitionAppends:
             epoch = self.machine.leader_epoch
             if self.prepared_epoch != epoch:
                 await self._open_active_file()
-                await self._run(self.log.prepare_append, epoch)
+                await self.run(self.log.prepare_append, epoch)
                 self.prepared_epoch = epoch
             elif self._needs_roll(header, now_ms):
-                await self._run(self.log.roll)
+                await self.run(self.log.roll)
                 self.step(Synced(self.log.durable_end_offset))
             elif self.log.must_recall(header):
-                await self._run(self.log.recall_producer, header)
-            elif self.gate is not None and self._must_look(header, now_ms):
-                await self._look()
+                await self.run(self.log.recall_producer, header)
+            elif self.gate is not None and self.gate.must_look(header, now_ms):
+                await self.gate.look()
             else:
                 return True
         return False
@@ -421,12 +420,12 @@ class PartitionAppends:
 
         def append() -> AppendInfo:
             return self.log.append_as_leader(
-                batch, header, leader_epoch=epoch, now_ms=now_ms, begins_at_zero=started < self._gaps.until
+                batch, header, leader_epoch=epoch, now_ms=now_ms, begins_at_zero=started < self.gaps.until
             )
 
         started = self._monotonic()
         with self.changing_log():
-            info = await self._run(append)
+            info = await self.run(append)
         self._slow = self._monotonic() - started > SLOW_APPEND_S
         self.machine.is_fenced = self.is_fenced
         return info
@@ -442,53 +441,35 @@ class PartitionAppends:
             if self._epoch_to_start is not None:
                 self._start_epoch(self._epoch_to_start)
 
-    async def _run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+    async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Have a worker run a function of the log. Raises what it raises. Cancellation: it runs to its end."""
         return await run_storage(self._services.threads, function, *args)
 
     # What `Partition` adds
 
+    @abstractmethod
     def step(self, event: Event) -> None:
         """Feed the machine and do what it says; past the lease's deadline it decides nothing as a leader."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tell_replicas(self, news: int) -> None:
         """Answer followers' fetches that wait, if what they wait for has come; `news` as `Partition.replica_waiters` says."""
-        raise NotImplementedError
 
+    @abstractmethod
     def note_storage_error(self, error: StorageError) -> None:
         """Log an error of the disk, not too often; if the log is offline by it, serve it no more."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _do(self, actions: tuple[object, ...]) -> None:
-        raise NotImplementedError
+        """Carry out what the machine says."""
 
-    def _pass_gate(
-        self,
-        batch: memoryview,
-        header: BatchHeader,
-        now_ms: int,
-        acks: int,
-        result: ProducePartitionResult,
-        done: Callable[[], None],
-        until: float,
-    ) -> bool | None:
-        """Ask what bounds the backlog: None if the batch may be appended now, else the answer of `produce`."""
-        raise NotImplementedError
-
-    def _must_look(self, header: BatchHeader, now_ms: int) -> bool:
-        """Whether only a look at the log tells if the backlog has room for the batch."""
-        raise NotImplementedError
-
-    async def _look(self) -> None:
-        """Look up in the log where its unconsumed part begins. Raises CorruptBatch, StorageError."""
-        raise NotImplementedError
-
+    @abstractmethod
     async def _open_active_file(self) -> None:
         """Have a place among the logs whose active file is open."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _start_epoch(self, leader_epoch: int) -> None:
-        raise NotImplementedError
+        """Note in the log that a leader epoch begins at its end."""
 
 
-__all__ = ["ACKS_ALL", "ACKS_NONE", "ADMITTED", "HELD_OVERHEAD_BYTES", "SLOW_APPEND_S", "PartitionAppends"]
+__all__ = ["ACKS_ALL", "ACKS_NONE", "ADMITTED", "SLOW_APPEND_S", "PartitionAppends"]

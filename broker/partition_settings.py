@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from penstock.broker.backlog.bounds import BacklogBounds
 from penstock.broker.backlog.held_bytes import HeldBytes
 from penstock.broker.backlog.registry import BacklogRegistry
 from penstock.broker.open_files import ActiveFiles
@@ -17,8 +16,12 @@ from penstock.runtime.threads import Threads
 from penstock.storage.log_config import LogConfig
 
 if TYPE_CHECKING:
+    from penstock.broker.backlog.bounds import BacklogBounds
     from penstock.broker.partition import Partition
     from penstock.broker.partition_events import ChangeIsr
+
+HELD_OVERHEAD_BYTES = 1024
+"""What a batch that waits, for the lane or for room, takes besides its own bytes: small batches would else cost far more than is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class PartitionSettings:
     flush_ms: int
     rewriter: Rewriter | InternalTopicGuard | None
     """Set where batches are changed on the way in: LogAppendTime, or a compression.type that is not the producer's."""
-    bounds: BacklogBounds | None = None
+    bounds: "BacklogBounds | None" = None
     """Set where it matters what groups have committed."""
 
 
@@ -96,4 +99,4 @@ class PartitionServices:
     """Counts batches that wait for room in a full backlog."""
 
 
-__all__ = ["NO_LEASE", "IsrKeeper", "Lease", "PartitionServices", "PartitionSettings"]
+__all__ = ["HELD_OVERHEAD_BYTES", "NO_LEASE", "IsrKeeper", "Lease", "PartitionServices", "PartitionSettings"]

@@ -1,8 +1,8 @@
 """A topic's effective config as what one partition needs of it."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from penstock.broker.backlog.bounds import BacklogBounds, BacklogPolicy
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.image import ClusterImage
 from penstock.broker.names import INTERNAL_TOPICS
@@ -10,6 +10,9 @@ from penstock.broker.partition_settings import PartitionSettings
 from penstock.broker.rewrite import InternalTopicGuard, Rewriter
 from penstock.broker.topic_config import TopicConfig
 from penstock.protocol.compression import Codec
+
+if TYPE_CHECKING:
+    from penstock.broker.backlog.bounds import BacklogBounds
 
 PRODUCER_CODEC = "producer"
 UNCOMPRESSED = "uncompressed"
@@ -58,7 +61,11 @@ def _settings(
     )
 
 
-def _bounds(effective: TopicConfig) -> BacklogBounds | None:
+def _bounds(effective: TopicConfig) -> "BacklogBounds | None":
+    if not effective.backlog_groups:
+        return None
+    from penstock.broker.backlog.bounds import BacklogBounds, BacklogPolicy  # loaded where there is a bound
+
     bounds = BacklogBounds(
         max_records=effective.backlog_max_records,
         max_bytes=effective.backlog_max_bytes,

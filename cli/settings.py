@@ -9,7 +9,6 @@ stronger source wins whichever name it uses.
 
 import functools
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -68,6 +67,8 @@ def from_environment(variables: Mapping[str, str]) -> Layer:
 
 def from_file(files: FileSystem, path: str) -> Layer:
     """The layer of a TOML file. Tables are parts of names: `retention.ms` in `[log]` is log.retention.ms. Raises SettingsError."""
+    import tomllib  # loaded where there is a file
+
     try:
         document = tomllib.loads(read_file(files, path).decode())
     except (FileNotFoundError, StorageError) as error:

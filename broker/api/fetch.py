@@ -15,7 +15,6 @@ KIP-320 (epochs), KIP-392, KIP-516, KIP-595, KIP-903, KIP-951.
 
 from typing import TYPE_CHECKING
 
-from penstock.broker.cold_reads import ColdFetch
 from penstock.broker.context import ANONYMOUS
 from penstock.broker.fetch_sessions import FetchPlan
 from penstock.broker.leader_hints import FETCH_CODES, FIRST_FETCH_VERSION, tell_leaders
@@ -40,6 +39,7 @@ from penstock.storage.log import LogSlice
 
 if TYPE_CHECKING:
     from penstock.broker.broker import Broker
+    from penstock.broker.cold_reads import ColdFetch
     from penstock.broker.partition import Partition
     from penstock.broker.quotas.throttling import FetchToll
     from penstock.broker.replication.follower_fetch import Follower
@@ -365,10 +365,10 @@ class FetchJob:
         if self._cold is None:
             cold_reads, session = self._broker.cold_reads, self.plan.session
             if follower is not None:
-                self._cold = ColdFetch(cold_reads, cold_reads.followers, follower.broker_id)
+                self._cold = cold_reads.fetch(cold_reads.followers, follower.broker_id)
             else:
                 reader = self if session is None else session.session_id
-                self._cold = ColdFetch(cold_reads, cold_reads.consumers, reader)
+                self._cold = cold_reads.fetch(cold_reads.consumers, reader)
         return self._cold.admits(entry, partition.log, self._broker.clock.monotonic())
 
     def leaves_out(self, partition: "Partition") -> bool:

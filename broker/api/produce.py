@@ -27,7 +27,6 @@ from penstock.protocol.produce import (
 from penstock.protocol.produce_again import RepeatedProduce, learn
 from penstock.protocol.record_batch import ATTRIBUTES_POSITION, CODEC_MASK, HEADER_SIZE_BYTES
 from penstock.protocol.tagged import NodeEndpoint
-from penstock.protocol.throttle import tell_produce_throttled
 
 if TYPE_CHECKING:
     from penstock.broker.broker import Broker
@@ -80,6 +79,10 @@ class PendingProduce(Reply):
         """The response to a request that came to its end at once."""
         response = _response(self._asked, self._version, self._correlation_id, results)
         if self.throttle_time_ms:
+            from penstock.protocol.throttle import (
+                tell_produce_throttled,  # loaded where producers are slowed down
+            )
+
             response = tell_produce_throttled(self._version, response, self.throttle_time_ms)
         return [response]
 
@@ -221,7 +224,7 @@ def _hold_back(
     assert partition.gate is not None
     if partition.gate.is_crowded:
         connection.is_crowded_by = partition.gate.held_bytes
-    throttle_s = partition.throttle_s()
+    throttle_s = partition.gate.producer_wait_s()
     if throttle_s:
         now = broker.clock.monotonic()
         until = connection.mute_for(throttle_s, now + max(timeout_ms, 0) / 2000)

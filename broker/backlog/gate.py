@@ -17,12 +17,11 @@ from penstock.broker.backlog.bounds import BacklogBounds, BacklogPolicy
 from penstock.broker.backlog.held_bytes import HeldBytes
 from penstock.broker.backlog.kept import KeptLines
 from penstock.broker.backlog.rule import BacklogRule, Judgement, LogEnds
+from penstock.broker.partition_settings import HELD_OVERHEAD_BYTES
 from penstock.protocol.produce import ProducePartitionResult
 from penstock.protocol.record_batch import BatchHeader
 from penstock.runtime.clock import Clock
 
-HELD_OVERHEAD_BYTES = 1024
-"""What a held batch takes besides its own bytes."""
 THROTTLE_MAX_S = 1.0
 """What one request costs its connection where the backlog is at its bound. From half of the bound on it grows with the square, from nothing."""
 

@@ -5,52 +5,12 @@ tables: the coordinator is asked for those through `OffsetSource`, and tells of 
 """
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from penstock.broker.backlog.ports import Committed, Follower, OffsetSource
 
 NO_TOPIC_ID = bytes(16)
-
-
-class Committed(Protocol):
-    """A commit, as far as it matters here (`groups.offset_table.CommittedOffset`)."""
-
-    @property
-    def offset(self) -> int:
-        """The offset of the first record that is not consumed."""
-        ...
-
-    @property
-    def topic_id(self) -> bytes:
-        """The topic that was meant; all zeros where nobody has said."""
-        ...
-
-
-class Follower(Protocol):
-    """One partition that must know (`backlog.gate.BacklogGate`)."""
-
-    topic: str
-    topic_id: bytes
-    index: int
-
-    def told(self, group_id: str, offset: int | None) -> None:
-        """A group has committed this offset, or (None) has none any more."""
-        ...
-
-    def told_all(self, offsets: dict[str, int]) -> None:
-        """All that groups have committed."""
-        ...
-
-
-class OffsetSource(Protocol):
-    """Who knows all that groups have committed (`groups.coordinator.GroupCoordinator`)."""
-
-    @property
-    def knows_all_offsets(self) -> bool:
-        """Whether `offsets_of` leaves nothing out."""
-        ...
-
-    def offsets_of(self, topic: str) -> Iterable[tuple[str, int, Committed]]:
-        """Group, partition and commit of all that is committed for a topic."""
-        ...
 
 
 class BacklogRegistry:
@@ -64,7 +24,7 @@ class BacklogRegistry:
         self._knows_all = False
         self._ask: Callable[[], None] | None = None
 
-    def follow(self, follower: Follower) -> None:
+    def follow(self, follower: "Follower") -> None:
         """Tell this partition from now on, and at once all that is known, if that is all there is."""
         self._followers.setdefault(follower.topic, {})[follower.index] = follower
         if self._ask is not None:
@@ -75,7 +35,7 @@ class BacklogRegistry:
         if self._knows_all:
             self._tell_all(follower.topic, (follower,))
 
-    def forget(self, follower: Follower) -> None:
+    def forget(self, follower: "Follower") -> None:
         """Tell this partition no more."""
         partitions = self._followers.get(follower.topic, {})
         if partitions.get(follower.index) is follower:
@@ -83,7 +43,7 @@ class BacklogRegistry:
             if not partitions:
                 del self._followers[follower.topic]
 
-    def set_source(self, source: OffsetSource) -> None:
+    def set_source(self, source: "OffsetSource") -> None:
         """Who is asked from now on."""
         self._source = source
         self.refresh()
@@ -114,15 +74,15 @@ class BacklogRegistry:
         if self._ask is not None:
             self._ask()
 
-    def followers(self) -> list[Follower]:
+    def followers(self) -> "list[Follower]":
         """All that are to be told."""
         return [follower for partitions in self._followers.values() for follower in partitions.values()]
 
-    def follows(self, follower: Follower) -> bool:
+    def follows(self, follower: "Follower") -> bool:
         """Whether it is to be told still."""
         return self._followers.get(follower.topic, {}).get(follower.index) is follower
 
-    def note(self, group_id: str, topic: str, index: int, committed: Committed | None) -> None:
+    def note(self, group_id: str, topic: str, index: int, committed: "Committed | None") -> None:
         """A commit has become visible, or (None) was deleted."""
         partitions = self._followers.get(topic)
         if partitions is None:
@@ -131,7 +91,7 @@ class BacklogRegistry:
         if follower is not None:
             follower.told(group_id, _meant(follower, committed))
 
-    def _tell_all(self, topic: str, followers: Iterable[Follower]) -> None:
+    def _tell_all(self, topic: str, followers: "Iterable[Follower]") -> None:
         assert self._source is not None
         by_index: dict[int, dict[str, Committed]] = {}
         for group_id, index, committed in self._source.offsets_of(topic):
@@ -142,11 +102,11 @@ class BacklogRegistry:
             follower.told_all({group: offset for group, offset in meant.items() if offset is not None})
 
 
-def _meant(follower: Follower, committed: Committed | None) -> int | None:
+def _meant(follower: "Follower", committed: "Committed | None") -> int | None:
     """The offset, if it is one of this very topic and not of an earlier one of its name."""
     if committed is None or committed.topic_id not in (follower.topic_id, NO_TOPIC_ID):
         return None
     return max(committed.offset, 0)
 
 
-__all__ = ["BacklogRegistry", "Committed", "Follower", "OffsetSource"]
+__all__ = ["NO_TOPIC_ID", "BacklogRegistry"]

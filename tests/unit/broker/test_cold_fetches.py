@@ -29,7 +29,7 @@ async def fill(broker: MemoryBroker, topic: str = "orders", batch_count: int = B
 
 def produce_something(broker: MemoryBroker) -> None:
     """Let there be hot traffic, as the dispatcher says it."""
-    broker.broker.cold_reads.hot_bytes += 100
+    broker.broker.hot_bytes += 100
 
 
 def size_of(parts: list[Message]) -> list[int]:

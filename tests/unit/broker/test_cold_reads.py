@@ -19,6 +19,10 @@ RUN_S = 20.0
 MB = 1_000_000
 
 
+class Hot:
+    hot_bytes = 0
+
+
 def read_for(
     cold_reads: ColdReads,
     cold_class: ColdClass,
@@ -35,7 +39,7 @@ def read_for(
         turn, reader = min((cold_class.turn_at(reader, now), reader) for reader in found)
         step = max(turn - now, 0.0)
         hot += step * hot_bytes_per_s + 1
-        cold_reads.hot_bytes = int(hot)
+        cold_reads.hot.hot_bytes = int(hot)
         now += step
         assert cold_reads.makes_room(now)
         now += read_s + FETCH_S + size_bytes * SEND_S_PER_BYTE
@@ -45,9 +49,9 @@ def read_for(
 
 
 def test_without_hot_traffic_no_room_is_made() -> None:
-    cold_reads = ColdReads()
+    cold_reads = ColdReads(Hot())
     assert not any(cold_reads.makes_room(now) for now in (0.0, 10.0, 1000.0))
-    cold_reads.hot_bytes += 1
+    cold_reads.hot.hot_bytes += 1
     assert cold_reads.makes_room(1000.5)
     assert cold_reads.makes_room(1000.5 + HOT_S * 0.9), "the producer may send another one at once"
     assert not cold_reads.makes_room(1000.5 + HOT_S)
@@ -55,21 +59,21 @@ def test_without_hot_traffic_no_room_is_made() -> None:
 
 @pytest.mark.parametrize("read_s", [0.0, 0.0005])
 def test_cold_reads_take_no_more_than_their_share_of_the_time(read_s: float) -> None:
-    cold_reads = ColdReads()
+    cold_reads = ColdReads(Hot())
     (size_bytes,) = read_for(cold_reads, cold_reads.followers, 1, read_s).values()
     busy_s = size_bytes / CHUNK_BYTES * (read_s + FETCH_S + CHUNK_BYTES * SEND_S_PER_BYTE)
     assert 0.8 * SHARE < busy_s / RUN_S <= SHARE * 1.01
 
 
 def test_a_slow_disk_does_not_starve_a_cold_reader() -> None:
-    cold_reads = ColdReads()
+    cold_reads = ColdReads(Hot())
     (size_bytes,) = read_for(cold_reads, cold_reads.consumers, 1, 0.005).values()
     assert size_bytes / RUN_S > FLOOR_BYTES_PER_S * 0.7, "5 ms of each 16 are the disk's"
 
 
 @pytest.mark.parametrize("followers", [1, 2, 3])
 def test_each_follower_gets_ahead_of_what_is_produced(followers: int) -> None:
-    cold_reads, hot_bytes_per_s = ColdReads(), 60.0 * MB
+    cold_reads, hot_bytes_per_s = ColdReads(Hot()), 60.0 * MB
     found = read_for(
         cold_reads,
         cold_reads.followers,
@@ -83,7 +87,7 @@ def test_each_follower_gets_ahead_of_what_is_produced(followers: int) -> None:
 
 
 def test_many_consumers_share_what_one_would_get() -> None:
-    alone, together = ColdReads(), ColdReads()
+    alone, together = ColdReads(Hot()), ColdReads(Hot())
     (one,) = read_for(alone, alone.consumers, 1, 0.0005).values()
     all_of_them = read_for(together, together.consumers, 10, 0.0005)
     assert sum(all_of_them.values()) == pytest.approx(one, rel=0.1)
@@ -91,7 +95,7 @@ def test_many_consumers_share_what_one_would_get() -> None:
 
 
 def test_readers_take_turns_in_the_order_in_which_they_came() -> None:
-    cold = ColdReads().consumers
+    cold = ColdReads(Hot()).consumers
     cold.turn_at("first", 10.0)
     cold.record("first", CHUNK_BYTES, 0.001, 10.0)
     turns = [cold.turn_at(name, 10.0) for name in ("second", "third", "first")]
@@ -102,7 +106,7 @@ def test_readers_take_turns_in_the_order_in_which_they_came() -> None:
 
 
 def test_a_follower_does_not_wait_for_consumers() -> None:
-    cold_reads = ColdReads()
+    cold_reads = ColdReads(Hot())
     cold_reads.consumers.turn_at("reader", 10.0)
     cold_reads.consumers.record("reader", CHUNK_BYTES, 1.0, 10.0)
     assert cold_reads.consumers.turn_at("reader", 10.0) > 10.0
@@ -110,7 +114,7 @@ def test_a_follower_does_not_wait_for_consumers() -> None:
 
 
 def test_turns_of_readers_that_have_gone_are_forgotten() -> None:
-    cold = ColdReads().consumers
+    cold = ColdReads(Hot()).consumers
     for number in range(50):
         cold.turn_at(number, 10.0)
     assert cold.waiting_count == 50

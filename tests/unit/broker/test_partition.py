@@ -8,8 +8,9 @@ from tests.support.memory_files import MemoryFiles
 from tests.support.partition_bench import ME, Sent, partition_bench, settle
 
 from penstock.broker.partition import GONE
-from penstock.broker.partition_appends import HELD_OVERHEAD_BYTES, SLOW_APPEND_S
+from penstock.broker.partition_appends import SLOW_APPEND_S
 from penstock.broker.partition_machine import Closed
+from penstock.broker.partition_settings import HELD_OVERHEAD_BYTES
 from penstock.broker.rewrite import Rewriter
 from penstock.protocol.compression import Codec
 from penstock.protocol.errors import ErrorCode
