@@ -32,6 +32,7 @@ from penstock.broker.listeners import (
     ListenerAddress,
     advertised_endpoints,
     check_advertised,
+    parse_address,
     parse_listeners,
     parse_protocol_map,
     security_protocol,
@@ -100,6 +101,12 @@ class BrokerConfig(MetadataConfig):
         "inter.broker.listener.name",
         "",
         "The listener by which other brokers reach this one; empty takes the first.",
+    )
+    metrics_listener_text: str = fixed_option(
+        "metrics.listener",
+        "",
+        "Where metrics are served over HTTP in Prometheus' text format, as host:port, under /metrics; empty: nowhere. Without authentication.",
+        own=True,
     )
     data_directories: tuple[str, ...] = fixed_option(
         "log.dirs",
@@ -342,6 +349,8 @@ class BrokerConfig(MetadataConfig):
     def check(self) -> None:
         """Check what one config alone can't tell. Raises ConfigError."""
         check_advertised(self.listeners, self.advertised_listeners, self.inter_broker_listener_name)
+        if self.metrics_listener_text:
+            parse_address("metrics.listener", self.metrics_listener_text)
         protocols = parse_protocol_map(self.protocol_map_texts)
         for listener in self.listeners:
             security_protocol(listener.name, protocols)
@@ -368,6 +377,12 @@ class BrokerConfig(MetadataConfig):
     def inter_broker_listener_name(self) -> str:
         """The listener for other brokers."""
         return self.inter_broker_listener.upper() or next((x.name for x in self.listeners), "")
+
+    @property
+    def metrics_listener(self) -> ListenerAddress | None:
+        """Where to listen for questions about metrics."""
+        text = self.metrics_listener_text
+        return parse_address("metrics.listener", text) if text else None
 
     @property
     def data_directory(self) -> str:

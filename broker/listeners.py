@@ -44,6 +44,14 @@ def _parse_listener(config_name: str, text: str) -> ListenerAddress:
     return ListenerAddress(name.upper(), host[1:-1] if bracketed else host, int(port))
 
 
+def parse_address(config_name: str, text: str) -> ListenerAddress:
+    """A `host:port` without a name. Raises ConfigError."""
+    try:
+        return _parse_listener(config_name, f"ADDRESS://{text}")
+    except ConfigError:
+        raise ConfigError(f"{config_name}: {shown(text)} is not of the form host:port") from None
+
+
 def parse_protocol_map(texts: Sequence[str]) -> dict[str, str]:
     """Security protocol by listener name. Raises ConfigError."""
     protocols: dict[str, str] = {}

@@ -38,6 +38,7 @@ class RunningBroker:
     broker: Broker
     addresses: dict[str, tuple[str, int]]
     """Host and port of each listener, by name."""
+    metrics_address: tuple[str, int] | None = None
 
 
 async def serve(
@@ -73,12 +74,13 @@ async def _serve_until(
     config: BrokerConfig,
     started: Callable[[RunningBroker], None],
 ) -> None:
-    listeners = await _listen(environment, config)
+    listeners, metrics = await _listen(environment, config)
+    every = [*listeners.values(), *((metrics,) if metrics is not None else ())]
     try:
         addresses = {name: listener.address for name, listener in listeners.items()}
 
         def open_listeners() -> None:
-            for listener in listeners.values():
+            for listener in every:
                 listener.open()
 
         async with open_broker(environment, config, addresses, stop, open_listeners) as broker:
@@ -90,22 +92,30 @@ async def _serve_until(
                 nursery.start_soon(broker.cleaner.run)
                 for name, listener in listeners.items():
                     nursery.start_soon(server.accept, name, listener, nursery)
-                started(RunningBroker(broker, addresses))
+                if metrics is not None:
+                    from penstock.broker.metrics.endpoint import MetricsEndpoint  # where somebody asks for it
+
+                    nursery.start_soon(MetricsEndpoint(broker).run, metrics)
+                started(RunningBroker(broker, addresses, None if metrics is None else metrics.address))
                 await stop.wait()
                 await broker.hand_over()
-                for listener in listeners.values():
+                for listener in every:
                     listener.close()
                 await server.drain()
                 nursery.cancel_scope.cancel()
     except* StartAbandoned:
         log.info("told to stop while waiting for the metadata store")
     finally:
-        for listener in listeners.values():
+        for listener in every:
             listener.close()
 
 
-async def _listen(environment: Environment, config: BrokerConfig) -> dict[str, Listener]:
-    """Hold all addresses first: a broker that can't listen must not touch the data.
+async def _listen(
+    environment: Environment, config: BrokerConfig
+) -> tuple[dict[str, Listener], Listener | None]:
+    """The listeners by name, and the one for metrics.
+
+    Hold all addresses first: a broker that can't listen must not touch the data.
 
     They are opened when it can answer, as Kafka's are: a client whose connection is taken and not answered waits for its request timeout, and
     some do nothing else meanwhile; a client that is refused asks another broker.
@@ -116,11 +126,14 @@ async def _listen(environment: Environment, config: BrokerConfig) -> dict[str, L
             listeners[address.name] = await environment.network.listen(
                 address.host, address.port, is_open=False
             )
+        metrics = config.metrics_listener
+        if metrics is None:
+            return listeners, None
+        return listeners, await environment.network.listen(metrics.host, metrics.port, is_open=False)
     except BaseException:
         for listener in listeners.values():
             listener.close()
         raise
-    return listeners
 
 
 class Server:

@@ -194,7 +194,7 @@ class _Process:
         took_ms = self._environment.clock.wall_ms() - self._begin_ms
         # As of the metadata store too: the default for all topics may have been altered since the first start.
         defaults = TopicConfig.of(running.broker.topics.configs.broker_layers())
-        click.echo(start_line(self._config, running.addresses, defaults, took_ms))
+        click.echo(start_line(self._config, running.addresses, defaults, took_ms, running.metrics_address))
         sys.stdout.flush()
         # What is there now stays: looking through it for garbage again and again would only cost.
         gc.freeze()
@@ -209,7 +209,11 @@ async def _stop_on_signal(signals: AsyncIterator[int], serving: trio.CancelScope
 
 
 def start_line(
-    config: BrokerConfig, addresses: dict[str, tuple[str, int]], defaults: TopicConfig, took_ms: int
+    config: BrokerConfig,
+    addresses: dict[str, tuple[str, int]],
+    defaults: TopicConfig,
+    took_ms: int,
+    metrics: tuple[str, int] | None = None,
 ) -> str:
     """The one line that says that the broker answers."""
     listeners = ", ".join(
@@ -223,6 +227,8 @@ def start_line(
     metadata = ""
     if config.is_clustered:
         metadata = f"node {config.node_id}, metadata in {config.metadata_store.partition('?')[0]}, "
+    if metrics is not None:
+        metadata += f"metrics at http://{metrics[0]}:{metrics[1]}/metrics, "
     return (
         f"penstock {__version__} listens on {listeners}, {metadata}data in {config.data_directory}, {durability}, "
         f"started in {took_ms / 1000:.2f} s"

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import trio
+
 from penstock.broker.backlog.bounds import UNBOUNDED, BacklogBounds
 from penstock.broker.backlog.look import find_place
 from penstock.broker.backlog.rule import Place
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from penstock.runtime.threads import Threads
 
 UNKNOWN = -1
-LOOKS_PER_HOP = 64
+PARTITIONS_PER_TURN = 64
+"""Of the event loop, and of a worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +73,16 @@ async def gather(
             places[partition] = known
         else:
             wanted.append((partition, first, bounds.max_age_ms != UNBOUNDED))
-    for start in range(0, len(wanted), LOOKS_PER_HOP):
-        places |= await threads.run(_look, wanted[start : start + LOOKS_PER_HOP])
-    return {
-        partition: _figures(partition, gate, places.get(partition), now_ms)
-        for partition in led
-        if (gate := partition.gate) is not None
-    }
+    for start in range(0, len(wanted), PARTITIONS_PER_TURN):
+        places |= await threads.run(_look, wanted[start : start + PARTITIONS_PER_TURN])
+    found: dict[Partition, BacklogFigures] = {}
+    for number, partition in enumerate(led):
+        if number % PARTITIONS_PER_TURN == PARTITIONS_PER_TURN - 1:
+            await trio.lowlevel.checkpoint()
+        gate = partition.gate
+        if gate is not None:
+            found[partition] = _figures(partition, gate, places.get(partition), now_ms)
+    return found
 
 
 def _first_unconsumed(partition: "Partition", gate: "BacklogGate") -> int | None:
