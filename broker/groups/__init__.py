@@ -9,6 +9,7 @@ A map for who opens the folder:
   `consumer_reconciliation.py` (one member's way to its target) and `consumer_group_state.py` (what is stored): one group of the consumer protocol
   (KIP-848) as a state machine. Pure. `consumer_group_events.py`: its events, actions and records.
 - `consumer_group_store.py`: those records in a shard's log, and the cluster's topics as the machine sees them. `topic_patterns.py`: RE2.
+- `coordinator.py`: which shards there are. `serving.py` and all of the above are loaded with the first one: a broker without groups starts without them.
 - `subscriptions.py`: the topics that a consumer's metadata names, as far as the coordinator must know them.
 
 Each partition of `__consumer_offsets` that this broker leads is a shard of groups: its log is the only truth, what is in memory is a replay of it.

@@ -10,23 +10,17 @@ leads it, it is read again after a while: a want of descriptors passes, and nobo
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import trio
 
 from penstock.broker.backlog.registry import BacklogRegistry
 from penstock.broker.broker_config import BrokerConfig
 from penstock.broker.errors import ApiError
-from penstock.broker.groups.classic_driver import ClassicDriver
-from penstock.broker.groups.classic_events import ClassicLimits, TimePassed
-from penstock.broker.groups.consumer_group_events import ConsumerGroupLimits
-from penstock.broker.groups.consumer_group_store import ConsumerGroupDriver
-from penstock.broker.groups.expiry import Expiry
-from penstock.broker.groups.loading import Replay, load
-from penstock.broker.groups.membership_driver import MembershipDriver
 from penstock.broker.groups.memory_budget import MemoryBudget
-from penstock.broker.groups.offset_table import CommittedOffset
 from penstock.broker.groups.offsets_topic import OFFSETS_TOPIC, partition_for
-from penstock.broker.groups.shard import GroupShard, ShardServices
+from penstock.broker.groups.shard_services import ShardServices
 from penstock.broker.image import ClusterImage, ImageDelta
 from penstock.broker.metadata_watch import MetadataWatch
 from penstock.broker.needed_topics import NeededTopics
@@ -34,6 +28,13 @@ from penstock.broker.partitions import PartitionManager
 from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode
 from penstock.runtime.environment import Environment
+
+if TYPE_CHECKING:
+    from penstock.broker.groups.classic_driver import ClassicDriver
+    from penstock.broker.groups.consumer_group_store import ConsumerGroupDriver
+    from penstock.broker.groups.offset_table import CommittedOffset
+    from penstock.broker.groups.serving import GroupServing
+    from penstock.broker.groups.shard import GroupShard
 
 log = logging.getLogger(__name__)
 
@@ -73,32 +74,11 @@ class GroupCoordinator:
         self._topics = topics
         self._partitions = partitions
         self._spawn = spawn
-        clock = environment.clock
-        self.classic = ClassicDriver(
-            ClassicLimits(
-                group_min_session_timeout_ms=config.group_min_session_timeout_ms,
-                group_max_session_timeout_ms=config.group_max_session_timeout_ms,
-                group_initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
-                group_max_size=config.group_max_size,
-            ),
-            clock,
-        )
-        self.consumer = ConsumerGroupDriver(
-            ConsumerGroupLimits(
-                session_timeout_ms=config.group_consumer_session_timeout_ms,
-                max_size=config.group_consumer_max_size,
-                assignors=tuple(config.group_consumer_assignors),
-            ),
-            image,
-            clock,
-        )
-        """The driver of KIP-848's groups."""
-        drivers: list[MembershipDriver] = [self.classic, self.consumer]
-        self.services = ShardServices(clock, drivers, config.group_max_count, backlogs)
+        self.services = ShardServices(environment.clock, config.group_max_count, backlogs)
         self.services.wake_timer = self._wake
         self.memory = MemoryBudget(config.group_memory_max_bytes, self._held_bytes, self.services.now_ms)
         """Asked before something new is kept."""
-        self._expiry = Expiry(self.services, image, config)
+        self._next_expiry_ms = self.services.now_ms() + config.offsets_retention_check_interval_ms
         self._shards: dict[int, GroupShard] = {}
         self._creating = trio.Lock()
         self._load_limit = trio.CapacityLimiter(PARALLEL_LOADS_MAX)
@@ -106,9 +86,26 @@ class GroupCoordinator:
         self._loaded = trio.lowlevel.ParkingLot()
         self._is_closed = False
 
+    @cached_property
+    def _serving(self) -> "GroupServing":
+        """What serves groups: loaded and made for the first shard."""
+        from penstock.broker.groups.serving import GroupServing
+
+        return GroupServing(self.services, self._image, self.config)
+
+    @property
+    def classic(self) -> "ClassicDriver":
+        """The driver of classic groups."""
+        return self._serving.classic
+
+    @property
+    def consumer(self) -> "ConsumerGroupDriver":
+        """The driver of KIP-848's groups."""
+        return self._serving.consumer
+
     # Looking up
 
-    def shard(self, group_id: str, *, allow_empty_id: bool = False) -> GroupShard:
+    def shard(self, group_id: str, *, allow_empty_id: bool = False) -> "GroupShard":
         """The shard of a group.
 
         Raises ApiError: INVALID_GROUP_ID, NOT_COORDINATOR, COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE.
@@ -133,7 +130,7 @@ class GroupCoordinator:
             )
         return shard
 
-    def shards(self) -> Iterable[GroupShard]:
+    def shards(self) -> "Iterable[GroupShard]":
         """All shards that are loaded and led."""
         return [shard for shard in self._shards.values() if shard.is_loaded and shard.is_current]
 
@@ -168,7 +165,7 @@ class GroupCoordinator:
             for index in range(topic.partition_count)
         )
 
-    def offsets_of(self, topic: str) -> Iterator[tuple[str, int, CommittedOffset]]:
+    def offsets_of(self, topic: str) -> "Iterator[tuple[str, int, CommittedOffset]]":
         """Group, partition and commit of all that is committed for a topic with groups that this broker answers for."""
         for shard in self.shards():
             for group_id, group in shard.groups.items():
@@ -201,10 +198,8 @@ class GroupCoordinator:
 
     def note(self, delta: ImageDelta) -> None:
         """The partition manager has acted on a change of the image."""
-        for topic in delta.topics_removed:
-            if topic.name != OFFSETS_TOPIC:
-                self._expiry.forget_topic(self.shards(), topic)
-        self.consumer.note(self.shards(), delta)
+        if self._shards:
+            self._serving.note(self.shards(), delta)
         self._reconcile()
 
     def _reconcile(self) -> None:
@@ -219,10 +214,10 @@ class GroupCoordinator:
         for index in range(topic.partition_count if topic is not None else 0):
             partition = self._partitions.by_name(OFFSETS_TOPIC, index)
             if partition is not None and partition.is_leader and index not in self._shards:
-                self._begin(GroupShard(partition, self.services), index)
+                self._begin(self._serving.new_shard(partition), index)
         self.services.backlogs.refresh()
 
-    def _begin(self, shard: GroupShard, index: int) -> None:
+    def _begin(self, shard: "GroupShard", index: int) -> None:
         self._shards[index] = shard
         partition = shard.partition
         if (
@@ -242,15 +237,11 @@ class GroupCoordinator:
 
         self._spawn(load_it)
 
-    async def _fails_to_load(self, shard: GroupShard, index: int) -> bool:
+    async def _fails_to_load(self, shard: "GroupShard", index: int) -> bool:
         """Load a shard; returns whether its log, which is still led here, could not be read. A bug is no reason to try again."""
         shard.failure, is_of_the_disk = None, False
-        replay = Replay(shard, self.classic, self.consumer)
         try:
-            buffer_bytes = self.config.offsets_load_buffer_size
-            await load(shard, replay, self._threads, buffer_bytes, self._load_limit)
-            if shard.is_loaded:
-                self._expiry.forget_gone_topics(shard)
+            await self._serving.load(shard, self._threads, self._load_limit)
         except (PenstockError, FileNotFoundError) as error:
             shard.failure, is_of_the_disk = str(error) or type(error).__name__, True
             log.error("%s-%d: its groups can't be loaded: %s", OFFSETS_TOPIC, index, error)
@@ -277,20 +268,17 @@ class GroupCoordinator:
         services = self.services
         while True:
             self._woken = trio.Event()
-            next_ms = min(services.deadlines.next_ms or self._expiry.next_ms, self._expiry.next_ms)
+            next_ms = min(services.deadlines.next_ms or self._next_expiry_ms, self._next_expiry_ms)
             with trio.move_on_after(max(next_ms - services.now_ms(), 0) / 1000):
                 await self._woken.wait()
             for steps, group in enumerate(tuple(services.deadlines.due(services.now_ms())), start=1):
-                self._tick(group.shard, group.group_id)
+                self._serving.tick(group.shard, group.group_id)
                 if steps % STEPS_PER_TURN == 0:
                     await trio.lowlevel.checkpoint()
-            if self._expiry.next_ms <= services.now_ms():
-                await self._expiry.run(self.shards())
-
-    def _tick(self, shard: GroupShard, group_id: str) -> None:
-        group = shard.groups.get(group_id)
-        if group is not None and group.membership is not None:
-            shard.try_step(group, TimePassed())
+            if self._next_expiry_ms <= services.now_ms():
+                self._next_expiry_ms = services.now_ms() + self.config.offsets_retention_check_interval_ms
+                if self._shards:
+                    await self._serving.expiry.run(self.shards())
 
     def close(self) -> None:
         """Answer whoever waits, and take no more requests. What was appended is still committed or not when the logs close."""
@@ -299,7 +287,7 @@ class GroupCoordinator:
             shard.close()
 
 
-def _is_loading(shard: GroupShard) -> bool:
+def _is_loading(shard: "GroupShard") -> bool:
     return not shard.is_loaded and shard.is_current and not shard.failure
 
 

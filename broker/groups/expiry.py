@@ -17,7 +17,8 @@ from penstock.broker.groups.classic_events import ClassicState
 from penstock.broker.groups.classic_group import ClassicGroup
 from penstock.broker.groups.group import Group
 from penstock.broker.groups.offset_table import NO_TOPIC_ID, CommittedOffset
-from penstock.broker.groups.shard import GroupShard, ShardServices
+from penstock.broker.groups.shard import GroupShard
+from penstock.broker.groups.shard_services import ShardServices
 from penstock.broker.groups.subscriptions import CONSUMER_PROTOCOL_TYPE
 from penstock.broker.image import ClusterImage, TopicImage
 from penstock.protocol.errors import ErrorCode
@@ -36,13 +37,9 @@ class Expiry:
         self._services = services
         self._image = image
         self._retention_ms = config.offsets_retention_minutes * _MINUTE_MS
-        self._interval_ms = config.offsets_retention_check_interval_ms
-        self.next_ms = services.now_ms() + self._interval_ms
-        """When the next round is due (monotonic ms)."""
 
     async def run(self, shards: Iterable[GroupShard]) -> None:
         """One round. Others get their turn in between."""
-        self.next_ms = self._services.now_ms() + self._interval_ms
         count = 0
         for shard in tuple(shards):
             for group in tuple(shard.groups.values()):

@@ -20,48 +20,19 @@ from typing import Any
 
 import trio
 
-from penstock.broker.backlog.registry import BacklogRegistry
 from penstock.broker.errors import ApiError
 from penstock.broker.groups.classic_events import GroupClosed, Token
-from penstock.broker.groups.deadlines import Deadlines
 from penstock.broker.groups.group import Group
-from penstock.broker.groups.membership_driver import MembershipDriver
 from penstock.broker.groups.offset_table import CommittedOffset
 from penstock.broker.groups.record_writer import Done, RecordPair, RecordWriter
+from penstock.broker.groups.shard_services import ShardServices
 from penstock.broker.partition import GONE, Partition
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.group_records import encode_offset_key
-from penstock.runtime.clock import Clock
 
 log = logging.getLogger(__name__)
 
 Waiter = Callable[[Any], None]
-
-
-class ShardServices:
-    """What all shards of a coordinator share."""
-
-    def __init__(
-        self,
-        clock: Clock,
-        drivers: Sequence[MembershipDriver],
-        group_max_count: int,
-        backlogs: BacklogRegistry | None = None,
-    ) -> None:
-        self.clock = clock
-        self.drivers = drivers
-        self.group_max_count = group_max_count
-        self.group_count = 0
-        """Groups of all shards."""
-        self.backlogs = backlogs or BacklogRegistry()
-        """Told of each commit in the step in which it becomes visible, and of each deletion when it is committed."""
-        self.last_token: Token = 0
-        self.wake_timer: Callable[[], None] = lambda: None
-        self.deadlines: Deadlines[Group] = Deadlines(lambda: self.wake_timer())
-
-    def now_ms(self) -> int:
-        """Monotonic ms, as the machines take it."""
-        return int(self.clock.monotonic() * 1000)
 
 
 class GroupShard:

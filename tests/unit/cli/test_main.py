@@ -36,12 +36,16 @@ NOT_AT_START = (
     "penstock.broker.backlog.partition_gate",
     "penstock.broker.backlog.ports",
     "penstock.broker.backlog.rule",
+    # what only consumer groups need
+    "penstock.broker.groups.classic",
+    "penstock.broker.groups.consumer",
+    "penstock.broker.groups.serving",
     # what only clients with quotas, and reads far from a log's end, need
     "penstock.broker.cold_reads",
     "penstock.broker.quotas",
     "penstock.protocol.throttle",
 )
-"""Modules and packages that a broker alone, without a bound or a quota, starts without: each that comes back makes every start slower."""
+"""Modules and packages that a broker alone, without groups, bounds or quotas, starts without: each that comes back makes every start slower."""
 Capture = pytest.CaptureFixture[str]
 
 
