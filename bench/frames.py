@@ -97,11 +97,13 @@ def _compact(text: bytes) -> bytes:
     return varint(len(text) + 1) + text
 
 
-def produce_request(topic: str, batch: bytes, *, acks: int = -1, timeout_ms: int = 30_000) -> bytes:
-    """One batch for partition 0 of a topic; correlation id 0."""
+def produce_request(
+    topic: str, batch: bytes, *, acks: int = -1, timeout_ms: int = 30_000, partition: int = 0
+) -> bytes:
+    """One batch for one partition of a topic; correlation id 0."""
     head = b"\0" + struct.pack(">hi", acks, timeout_ms)
-    partition = struct.pack(">i", 0) + varint(len(batch) + 1) + batch + b"\0"
-    return _request(0, PRODUCE_VERSION, head + b"\2" + _compact(topic.encode()) + b"\2" + partition + b"\0\0")
+    entry = struct.pack(">i", partition) + varint(len(batch) + 1) + batch + b"\0"
+    return _request(0, PRODUCE_VERSION, head + b"\2" + _compact(topic.encode()) + b"\2" + entry + b"\0\0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,9 +147,15 @@ class PartitionAppends(ABC):
             until = self._monotonic() + timeout_ms / 2000
             self.append_later(bytearray(batch), header, acks, result, done, until=until)
             return False
-        if self.gate is not None:
+        gate = self.gate
+        if gate is not None and (
+            gate.held
+            or not gate.rule.admits_surely(
+                self.log.log_end_offset + header.last_offset_delta + 1, header.size_bytes, self.log.segments
+            )
+        ):
             until = self._monotonic() + timeout_ms / 2000
-            stopped = self.gate.stop(batch, header, now_ms, acks, result, done, until)
+            stopped = gate.stop(batch, header, now_ms, acks, result, done, until)
             if stopped is not None:
                 return stopped
         return self._append(batch, header, now_ms, acks, result, done)

@@ -157,7 +157,8 @@ def produce(
             is_final = partition.produce(
                 entry.records, request.acks, result, pending.one_done, request.timeout_ms
             )
-            if partition.gate is not None and connection is not None:
+            gate = partition.gate
+            if gate is not None and (gate.held or gate.throttles) and connection is not None:
                 _hold_back(broker, connection, partition, pending, request.timeout_ms)
             if not is_final:
                 outstanding += 1
@@ -196,7 +197,8 @@ def produce_again(
     correlation_id = int.from_bytes(frame[4:8], "big", signed=True)
     pending = PendingProduce((broker, connection), known.version, correlation_id)
     is_final = partition.produce(records, known.acks, result, pending.one_done, known.timeout_ms)
-    if partition.gate is not None and connection is not None:
+    gate = partition.gate
+    if gate is not None and (gate.held or gate.throttles) and connection is not None:
         _hold_back(broker, connection, partition, pending, known.timeout_ms)
     if not is_final:
         if known.acks == 0:

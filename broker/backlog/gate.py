@@ -72,6 +72,7 @@ class BacklogGate:
         self.topic_id = topic_id
         self.index = index
         self.rule = BacklogRule(bounds)
+        self.throttles = bounds.policy is BacklogPolicy.THROTTLE
         self.held: deque[HeldBatch] = deque()
         self.fresh_until = -math.inf
         """Until when what is known is good enough to refuse by, where other brokers are asked (monotonic seconds)."""
@@ -112,7 +113,7 @@ class BacklogGate:
 
     def throttle_s(self, ends: LogEnds) -> float:
         """How long whoever has just produced is to wait before it produces again; counted as waited."""
-        if self.bounds.policy is not BacklogPolicy.THROTTLE:
+        if not self.throttles:
             return 0.0
         beyond_half = min(max(2 * self.rule.fill(ends) - 1, 0.0), 1.0)
         wait_s = THROTTLE_MAX_S * beyond_half * beyond_half
@@ -122,10 +123,10 @@ class BacklogGate:
     def change(self, bounds: BacklogBounds) -> None:
         """Other bounds hold from now on; `told_all` is to follow where other groups count."""
         rule = BacklogRule(bounds)
-        if bounds.groups == self.bounds.groups:
+        if bounds.groups == self.bounds.groups and self.rule.is_known:
             rule.replace(self.rule.counted_groups)
-            rule.is_known = self.rule.is_known
         self.rule = rule
+        self.throttles = bounds.policy is BacklogPolicy.THROTTLE
         self.stir()
 
     def forget(self) -> None:

@@ -17,6 +17,7 @@ can only make the bytes look like more, so it may admit and never refuse.
 """
 
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -74,7 +75,15 @@ class LogEnds(NamedTuple):
 class BacklogRule:
     """See the module."""
 
-    __slots__ = ("_offsets", "_place", "bounds", "is_known", "least_offset")
+    __slots__ = (
+        "_offsets",
+        "_place",
+        "_sure_bytes",
+        "bounds",
+        "is_known",
+        "least_offset",
+        "sure_end_offset",
+    )
 
     def __init__(self, bounds: BacklogBounds) -> None:
         self.bounds = bounds
@@ -84,6 +93,11 @@ class BacklogRule:
         """The least offset that a counted group has committed; None while no group counts."""
         self._offsets: dict[str, int] = {}
         self._place: Place | None = None
+        self.sure_end_offset: float = 0
+        """An append that ends there, or before, keeps the bound of records; 0 where that does not decide. Kept as commits come in."""
+        self._sure_bytes: int | None = None
+        """An append that makes the place's bytes no more than that keeps the bound of bytes; None where there is none."""
+        self._reckon()
 
     # What the groups have committed
 
@@ -99,15 +113,39 @@ class BacklogRule:
             self._offsets[group_id] = offset
             if least is None or offset <= least:
                 self.least_offset = offset
+                self._reckon()
                 return
         if before == least:
             self.least_offset = min(self._offsets.values(), default=None)
+            self._reckon()
 
     def replace(self, offsets: Mapping[str, int]) -> None:
         """All that is committed, of counted groups and others; `is_known` from now on."""
         self._offsets = {group: offset for group, offset in offsets.items() if self.bounds.counts(group)}
         self.least_offset = min(self._offsets.values(), default=None)
         self.is_known = True
+        self._reckon()
+
+    def _reckon(self) -> None:
+        """What `admits_surely` goes by."""
+        bounds, least, place = self.bounds, self.least_offset, self._place
+        if place is not None and least is not None and place.offset > least:
+            self._place = None  # a commit backwards
+        self._sure_bytes = None
+        if not bounds.is_bounded or (self.is_known and least is None):
+            self.sure_end_offset = math.inf
+        elif not self.is_known or least is None or bounds.max_age_ms != UNBOUNDED:
+            self.sure_end_offset = 0
+        else:
+            self.sure_end_offset = math.inf if bounds.max_records == UNBOUNDED else least + bounds.max_records
+            if bounds.max_bytes != UNBOUNDED:
+                self._sure_bytes = self._bytes_that_need_no_look
+
+    @property
+    def _bytes_that_need_no_look(self) -> int:
+        """Up to there an earlier place decides. Who is slowed from half of the bound on is to be slowed by what is exact."""
+        bounds = self.bounds
+        return bounds.max_bytes // 2 if bounds.policy is BacklogPolicy.THROTTLE else bounds.max_bytes
 
     @property
     def slowest_group(self) -> str | None:
@@ -124,6 +162,22 @@ class BacklogRule:
         return None if self.least_offset is None else max(self.least_offset, log_start_offset)
 
     # The judgement
+
+    def admits_surely(self, end_offset: int, size_bytes: int, segments: Sequence[Sized]) -> bool:
+        """Whether a batch of that size, after which the log ends there, is admitted by what is known already. False: ask `judge`.
+
+        This is what nearly all batches are asked that come to a bounded partition.
+        """
+        if end_offset > self.sure_end_offset:
+            return False
+        if self._sure_bytes is None:
+            return True
+        place = self._place
+        return (
+            place is not None
+            and place.segments is segments
+            and place.sealed_bytes + segments[-1].size_bytes + size_bytes <= self._sure_bytes
+        )
 
     def judge(self, count: int, size_bytes: int, ends: LogEnds) -> Judgement:
         """Whether a batch of `count` records and that size may be appended now."""
@@ -151,9 +205,7 @@ class BacklogRule:
         if bounds.max_bytes != UNBOUNDED:
             if place.segments is not ends.segments:
                 return Judgement.MUST_LOOK
-            is_slowed = bounds.policy is BacklogPolicy.THROTTLE
-            sure_bytes = bounds.max_bytes // 2 if is_slowed else bounds.max_bytes
-            if not is_exact and place.size_bytes + size_bytes > sure_bytes:
+            if not is_exact and place.size_bytes + size_bytes > self._bytes_that_need_no_look:
                 return Judgement.MUST_LOOK
         if bounds.max_age_ms != UNBOUNDED:
             if not is_exact:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from bench import beside_compaction, export, quotas, startup, unclean_start
+from bench import backlog, beside_compaction, export, quotas, startup, unclean_start
 from click.testing import CliRunner
 
 ONE_MEGABYTE = "0.001"
@@ -50,6 +50,18 @@ def test_a_start_after_a_kill_is_not_timed(tmp_path: Path) -> None:
     (row,) = json.loads(path.read_text())["rows"]
     assert row["log_bytes"] > row["added_before_the_kill_bytes"] > 0
     assert row["served_s"] >= row["first_answer_s"] > 0
+
+
+def test_bounds_on_many_partitions_are_not_timed(tmp_path: Path) -> None:
+    load = ["--rounds", "1", "--partitions", "3", "--seconds", "0.05", "--commit-s", "0.02", "--starts", "1"]
+    places = ["--data-dir", str(tmp_path), "--results", str(tmp_path)]
+    done = CliRunner().invoke(backlog.main, [*load, *places], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    (path,) = tmp_path.glob("*.json")
+    document = json.loads(path.read_text())
+    assert [row["variant"] for row in document["rows"]] == list(backlog.VARIANTS)
+    assert all(row["requests_per_s"] > 0 and row["cpu_us_per_request_ratio"] > 0 for row in document["rows"])
+    assert all(row["first_ack_ms"] >= row["first_answer_ms"] > 0 for row in document["starts"])
 
 
 def test_an_offender_is_not_held(tmp_path: Path) -> None:

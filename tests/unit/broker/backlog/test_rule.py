@@ -1,8 +1,9 @@
 """The rule of a bounded backlog by itself: the least offset, and when only a look at the log decides."""
 
+import random
 from collections.abc import Sequence
 
-from penstock.broker.backlog.bounds import BacklogBounds
+from penstock.broker.backlog.bounds import BacklogBounds, BacklogPolicy
 from penstock.broker.backlog.rule import BacklogRule, Judgement, LogEnds, Place
 
 
@@ -44,6 +45,50 @@ def test_the_least_offset_follows_commits_forwards_backwards_and_deletions() -> 
     for group, offset, least in steps:
         one.put(group, offset)
         assert one.least_offset == least, (group, offset)
+
+
+def test_what_is_admitted_surely_the_whole_rule_admits_too() -> None:
+    chance = random.Random(5)
+    sure = 0
+    for _ in range(3000):
+        records, size, age = (chance.choice((-1, chance.randrange(30))) for _ in range(3))
+        policy = chance.choice(list(BacklogPolicy))
+        bounds = BacklogBounds(records, 4 * size if size > 0 else size, age, groups=("*",), policy=policy)
+        one = BacklogRule(bounds)
+        active = Segment(40)
+        segments: tuple[Segment, ...] = (Segment(60), active)
+        end = 20
+        for _ in range(6):
+            match chance.randrange(5):
+                case 0:
+                    one.replace({"a": chance.randrange(end), "b": chance.randrange(end)})
+                case 1:
+                    one.put(chance.choice("ab"), chance.choice((None, chance.randrange(end))))
+                case 2 if one.is_known:
+                    offset = one.place_wanted(0)
+                    one.look(Place(offset, 60 - 5 * offset, 0, segments))
+                case 3:
+                    end, active.size_bytes = end + 2, active.size_bytes + 10
+                case _:
+                    segments = (*segments, active := Segment(0))
+            here = ends(end, segments=segments)
+            if one.admits_surely(end + 1, 5, segments):
+                sure += 1
+                assert one.judge(1, 5, here) is Judgement.ADMITTED, (bounds, here)
+    assert sure > 500
+
+
+def test_far_from_the_bound_nothing_more_is_asked() -> None:
+    one = rule(max_records=100, max_bytes=10_000)
+    one.put("g", 4)
+    assert not one.admits_surely(11, 10, SEGMENTS), "nobody has looked"
+    one.look(Place(4, -140, -1, SEGMENTS))
+    assert one.admits_surely(104, 10, SEGMENTS)
+    assert not one.admits_surely(105, 10, SEGMENTS)
+    assert not one.admits_surely(104, 9_141, SEGMENTS)
+    assert not one.admits_surely(104, 10, (Segment(1000),))
+    one.put("g", 3)
+    assert not one.admits_surely(11, 10, SEGMENTS), "a commit backwards"
 
 
 def test_an_earlier_place_admits_and_never_refuses() -> None:
