@@ -3,7 +3,8 @@
 Owns the decoding alone, without closures, generators or coroutines, so that it can be compiled (mypyc) as it stands. Does not know positions,
 compression or checksums.
 
-Invariants: no count and no length is believed: the records tile the bytes exactly, and offsets rise within the batch. Source: KIP-98, KIP-82.
+Invariants: no count and no length is believed: the records tile the bytes exactly, none has a negative length, and offsets rise within the
+batch. What breaks that is a DecodeError, as Java's client has its InvalidRecordException. Source: KIP-98, KIP-82, Kafka's `DefaultRecord`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -140,7 +141,8 @@ def decode_some(
 ) -> list[ConsumerRecord]:
     """The next `count` records, one by one, those of them whose offset deltas are wanted. IndexError where `data` ends before."""
     # One- and two-byte varints, which nearly all are, are read in line: a call for each takes twice the time. The low bit
-    # is a zigzag varint's sign, and the only negative length is that of null.
+    # is a zigzag varint's sign, and the only negative length is that of null. A record's own length is compared as it is encoded, twice what
+    # was read: so a negative one, which is odd, fits nothing, and that costs no comparison of its own.
     topic, partition, kind, epoch, base_offset, last_delta, base_timestamp, append_time, _ = source
     first_delta, end_delta = wanted.start, wanted.stop
     new, cls = _new_record, ConsumerRecord
@@ -157,8 +159,7 @@ def decode_some(
                 length, position = length + ((byte - 1) << 7), position + 1
             else:
                 length, position = long_varint(data, position - 1)
-        end = position + (length >> 1)
-        position += 1  # past the record's attributes, none of which is in use
+        begin, position = position, position + 1  # past the record's attributes, none of which is in use
         number, position = data[position], position + 1
         if number > 127:
             if (byte := data[position]) < 128:
@@ -190,8 +191,8 @@ def decode_some(
             start, position = position, position + (number >> 1)
             value = data[start:position]
         headers, position = read_headers(data, position) if data[position] else ((), position + 1)
-        if position != end or not previous < delta <= last_delta:
-            _bad_record(position, end)
+        if position - begin << 1 != length or not previous < delta <= last_delta:
+            _bad_record(position, begin + (length >> 1 ^ -(length & 1)))
         previous = delta
         if first_delta <= delta < end_delta:
             when = timestamp if append_time is None else append_time
@@ -241,7 +242,7 @@ def decode_some_values(
                 position += 1
             else:
                 delta, position = long_varint(data, position - 1)
-        if delta & 1:
+        if (delta | length) & 1:  # one is negative
             _bad_record(position, end)
         delta >>= 1
         number = data[position]
@@ -327,7 +328,7 @@ def record_starts(data: bytes, count: int) -> list[int]:
 
 def _bad_record(position: int, end: int) -> NoReturn:
     raise DecodeError(
-        f"a record that by its length ends at byte {end} was read to {position}, or its offset does not fit"
+        f"a record that by its length ends at byte {end} was read to {position}, or its length or its offset does not fit"
     )
 
 

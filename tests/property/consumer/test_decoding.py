@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.consumer.decoding import Progress, Source, decode_records, decode_some, decode_values
+from penstock.consumer.decoding import (
+    Progress,
+    Source,
+    decode_records,
+    decode_some,
+    decode_values,
+    record_starts,
+)
 from penstock.consumer.record import ConsumerRecord
 from penstock.protocol.compression import Codec
 from penstock.protocol.errors import DecodeError
@@ -178,6 +185,67 @@ def test_a_run_that_begins_at_the_last_offset_of_the_run_before_is_refused() -> 
 def test_a_run_far_behind_the_last_offset_of_its_batch_is_refused(last_delta: int) -> None:
     with pytest.raises(DecodeError):
         list(decode_records(body_of(range(20, 60)), source_of(0, last_delta, 0, 40), 0, 99))
+
+
+mixed_records = st.lists(
+    st.tuples(maybe_bytes, st.sampled_from([None, b"", b"v", b"v" * 70, b"v" * 9000]), headers),
+    min_size=1,
+    max_size=40,
+)
+
+
+@given(mixed_records, st.integers(1, 20), st.data())
+def test_a_record_of_negative_length_is_read_by_one_and_refused_by_another(
+    fields: list[tuple[bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]],
+    times: int,
+    data: st.DataObject,
+) -> None:
+    records = [Record(number, number, *field) for number, field in enumerate(fields * times)]
+    body = bytearray(encode_batch(records, codec=Codec.NONE)[HEADER_SIZE_BYTES:])
+    starts = record_starts(bytes(body), len(records))
+    assert readers_of(bytes(body), len(records)) == ALL_READERS
+    body[data.draw(st.sampled_from(starts))] ^= 1  # the sign of its length, all else as it was
+    assert readers_of(bytes(body), len(records)) == set()
+
+
+@given(mixed_records, st.data())
+def test_a_damaged_record_is_read_by_one_and_refused_by_another(
+    fields: list[tuple[bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]],
+    data: st.DataObject,
+) -> None:
+    records = [Record(number, number, *field) for number, field in enumerate(fields)]
+    body = bytearray(encode_batch(records, codec=Codec.NONE)[HEADER_SIZE_BYTES:])
+    start = data.draw(st.sampled_from(record_starts(bytes(body), len(records))))
+    for _ in range(data.draw(st.integers(1, 2))):
+        at = min(start + data.draw(st.integers(0, 12)), len(body) - 1)
+        body[at] = data.draw(st.sampled_from([0, 1, 2, 3, 127, 128, 255]) | st.integers(0, 255))
+    found = readers_of(bytes(body), len(records))
+    # whoever looks at less refuses less
+    assert found in (ALL_READERS, {"values", "lengths"}, {"lengths"}, set()), found
+
+
+ALL_READERS = {"records", "the protocol", "values", "lengths"}
+
+
+def readers_of(body: bytes, count: int) -> set[str]:
+    """Which of those that read records take these for `count` of them."""
+    source = source_of(0, count - 1, 0, count)
+    header = bytearray(encode_batch([Record(0, 0, None, None)], codec=Codec.NONE)[:HEADER_SIZE_BYTES])
+    header[8:12] = (HEADER_SIZE_BYTES - 12 + len(body)).to_bytes(4)
+    header[23:27], header[57:61] = (count - 1).to_bytes(4), count.to_bytes(4)
+    batch = memoryview(bytes(header) + body)
+    readers: dict[str, Callable[[], object]] = {
+        "records": lambda: decode_records(body, source, 0, 1 << 60),
+        "the protocol": lambda: decode_by_protocol(batch, output_max_bytes=1 << 30),
+        "values": lambda: decode_values(body, source, 0, 1 << 60),
+        "lengths": lambda: record_starts(body, count),
+    }
+    found: set[str] = set()
+    for name, read in readers.items():
+        with suppress(DecodeError):
+            read()
+            found.add(name)
+    return found
 
 
 def body_of(offsets: range) -> bytes:
