@@ -136,6 +136,10 @@ class PartitionGate(BacklogGate):
         return False
 
     def _refuse_over(self, header: BatchHeader, now_ms: int, result: ProducePartitionResult) -> None:
+        if self._partition.is_fenced:  # another may lead, and have the batch
+            code = self._partition.refusal
+            result.error_code = self._partition.gaps.refuse(code, self._clock.monotonic())
+            return
         count = header.last_offset_delta + 1
         text = self.rule.explain(count, header.size_bytes, self._log_ends(now_ms))
         self.refused_batches += 1

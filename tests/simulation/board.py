@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from tests.simulation.bugs import BUGS
-from tests.simulation.run import commit
-from tests.simulation.simulation import Options, simulate
+from tests.simulation.run import commit, fresh
+from tests.simulation.simulation import simulate
 
 
 class Found(NamedTuple):
@@ -32,7 +32,7 @@ class Found(NamedTuple):
 def search(bug: str, first: int, count: int) -> Found | None:
     """Try `count` seeds from `first` on until one finds the bug."""
     for seed in range(first, first + count):
-        options = Options(seed, bug=bug, stops_early=True)
+        options = replace(fresh(seed, bug=bug), stops_early=True)
         outcome = simulate(options)
         if outcome.violation_count and not simulate(replace(options, bug="")).violation_count:
             return Found(bug, seed, seed - first + 1, outcome.violations[0].property_name)

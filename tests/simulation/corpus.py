@@ -2,13 +2,23 @@
 
 from pathlib import Path
 
+from tests.simulation.simulation import Options
+
 FILE = Path(__file__).parent / "corpus.txt"
 
 
-def corpus() -> list[int]:
-    """The seeds, in the order of the file; what follows a `#` is why it is there."""
+def corpus() -> list[str]:
+    """The seeds, in the order of the file; what follows a `#` is why it is there. `7+backlog` has a topic with a bounded backlog."""
     lines = (line.partition("#")[0].strip() for line in FILE.read_text(encoding="utf-8").splitlines())
-    return [int(line) for line in lines if line]
+    return [line for line in lines if line]
 
 
-__all__ = ["corpus"]
+def options_of(entry: str, chaos_s: float) -> Options:
+    """What an entry of the corpus is run with."""
+    seed, _, what = entry.partition("+")
+    assert what in ("", "backlog"), entry
+    has_backlog = what == "backlog"  # dearer than the others, and so shorter
+    return Options(int(seed), min(chaos_s, 8.0) if has_backlog else chaos_s, has_backlog=has_backlog)
+
+
+__all__ = ["corpus", "options_of"]

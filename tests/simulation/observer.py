@@ -13,6 +13,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import trio
+from tests.simulation import bounded
+from tests.simulation.bounded import Bounded
 from tests.simulation.checkers.clients import LogStarts
 from tests.simulation.checkers.logs import CommittedBatches, Truncations
 from tests.simulation.checkers.metadata import Views
@@ -61,6 +63,9 @@ class _Seen:
     epoch: int
     high_watermark: int
     end_offset: int
+    start_offset: int
+    led_since_s: float | None = None
+    """Since when it leads, or led when it did so last."""
 
 
 class _OrderedSet(dict[Any, None]):
@@ -93,6 +98,8 @@ class Observer:
         self._truncations = Truncations(report)
         self._starts = LogStarts(report)
         self.views = Views(report)
+        self.bounded: Bounded | None = None
+        """Told of what leaders append to the bounded topic, and of where its logs begin."""
         self._seen: dict[Partition, _Seen] = {}
         self._ends: dict[tuple[int, bytes, int], End] = {}
         """Of replicas whose process is dead: what is left at least."""
@@ -127,11 +134,21 @@ class Observer:
             original_init(partition, *args, **more)
             partition.fetch_waiters, partition.replica_waiters = _OrderedSet(), _OrderedSet()
 
+        original_cut: Any = vars(Partition)["advance_log_start"]
+
+        def observed_cut(partition: Any, offset: int) -> None:
+            original_cut(partition, offset)
+            seen = self._seen.get(partition)
+            if seen is not None:
+                self._check_start(partition, seen)
+
+        setattr(Partition, "advance_log_start", observed_cut)  # noqa: B010
         setattr(Partition, "_do", observed)  # noqa: B010
         setattr(Partition, "__init__", ordered_init)  # noqa: B010
         try:
             yield
         finally:
+            setattr(Partition, "advance_log_start", original_cut)  # noqa: B010
             setattr(Partition, "_do", original)  # noqa: B010
             setattr(Partition, "__init__", original_init)  # noqa: B010
 
@@ -170,6 +187,7 @@ class Observer:
                 -1,
                 machine.high_watermark,
                 partition.log.log_end_offset,
+                partition.log.log_start_offset,
             )
         if machine.write_caching:
             self._caching.add(partition.topic_id)
@@ -177,6 +195,10 @@ class Observer:
             seen.epoch != machine.leader_epoch or seen.role is not Role.LEADER
         ):
             self._leaders.leads(seen.place, machine.leader_epoch, seen.replica)
+            seen.led_since_s = self.cluster.kernel.now
+            if self.bounded is not None and partition.topic == bounded.NAME:
+                self.bounded.leads(partition.index, partition.log.log_start_offset)
+        self._check_start(partition, seen)
         self._check_end(partition, seen)
         if partition.high_watermark != seen.high_watermark:
             self._moved(partition, seen)
@@ -202,7 +224,25 @@ class Observer:
         if end < seen.end_offset and partition.log is seen.log:
             self.cluster.kernel.note(f"truncation {seen.place} {seen.replica} {seen.end_offset} {end}")
             self._truncations.cut(seen.place, seen.replica, seen.end_offset, end, seen.high_watermark)
+        elif end > seen.end_offset and self.bounded is not None and partition.topic == bounded.NAME:
+            machine = partition.machine
+            led_since_s = seen.led_since_s
+            if (
+                led_since_s is not None
+                and machine.role is seen.role is Role.LEADER
+                and machine.leader_epoch == seen.epoch
+            ):
+                start = partition.log.log_start_offset
+                self.bounded.appended(partition.index, seen.replica, led_since_s, start, end)
         seen.log, seen.end_offset = partition.log, end
+
+    def _check_start(self, partition: Partition, seen: _Seen) -> None:
+        start = partition.log.log_start_offset
+        if start > seen.start_offset and self.bounded is not None and partition.topic == bounded.NAME:
+            self.bounded.cut(
+                partition.index, seen.replica, seen.led_since_s, start, leads=partition.is_leader
+            )
+        seen.start_offset = start
 
     def _moved(self, partition: Partition, seen: _Seen) -> None:
         machine = partition.machine
@@ -395,6 +435,7 @@ class Observer:
                 self._laggards.forget(seen.place)
             return
         self._check_reach(host, partition, seen)
+        self._check_start(partition, seen)
         self._starts.seen(seen.place, seen.replica, partition.log.log_start_offset, partition.high_watermark)
         if partition.is_leader:
             self._look_for_laggards(host, partition, seen)

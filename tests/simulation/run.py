@@ -13,10 +13,11 @@ import os
 import subprocess
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.simulation.simulation import Options, Outcome, simulate
 
@@ -61,6 +62,8 @@ def command_of(options: Options) -> str:
         words.append(f"--brokers {options.broker_count}")
     if options.faults is not None:
         words.append(f"--faults '{','.join(options.faults)}'")
+    if options.has_backlog:
+        words.append("--backlog")
     if options.bug:
         words.append(f"--bug '{options.bug}'")
     return " ".join(words)
@@ -73,8 +76,14 @@ def told(outcome: Outcome) -> str:
     return "\n".join([*lines, f"    {command_of(outcome.options)}"])
 
 
-def run_many(hours: float, jobs: int, first: int, chaos_s: float) -> Totals:
-    """Fresh seeds until so many simulated hours are done."""
+def fresh(seed: int, chaos_s: float = 20.0, *, bug: str = "") -> Options:
+    """What a fresh seed is run with: a third of them has a bounded topic, by a draw of its own."""
+    has_backlog = zlib.crc32(f"{seed}/backlog".encode()) % 3 == 0
+    return Options(seed, chaos_s, bug=bug, has_backlog=has_backlog)
+
+
+def run_many(hours: float, jobs: int, first: int, chaos_s: float, *, has_backlog: bool = False) -> Totals:
+    """Fresh seeds until so many simulated hours are done. `has_backlog`: all of them with a bounded topic."""
     totals = Totals()
     seeds = _count_from(first)
     started = time.monotonic()
@@ -82,7 +91,9 @@ def run_many(hours: float, jobs: int, first: int, chaos_s: float) -> Totals:
         running: set[Future[Outcome]] = set()
         while running or totals.simulated_s < hours * 3600:
             while len(running) < jobs and totals.simulated_s < hours * 3600:
-                running.add(pool.submit(simulate, Options(next(seeds), chaos_s)))
+                options = fresh(next(seeds), chaos_s)
+                options = replace(options, has_backlog=has_backlog or options.has_backlog)
+                running.add(pool.submit(simulate, options))
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 outcome = future.result()
@@ -116,6 +127,9 @@ def main() -> int:
     parser.add_argument("--chaos", type=float, default=20.0, help="simulated seconds with faults")
     parser.add_argument("--brokers", type=int, help="how many; by default the seed says")
     parser.add_argument("--faults", help="which, separated by commas; by default the seed says")
+    parser.add_argument(
+        "--backlog", action="store_true", help="with a bounded topic; fresh seeds: all of them"
+    )
     parser.add_argument("--bug", default="", help="a planted bug")
     parser.add_argument("--hours", type=float, default=1.0, help="simulated hours, where no seed is given")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
@@ -123,11 +137,20 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.seed is None:
         print(f"commit {commit()}, seeds from {arguments.first} on, {arguments.jobs} at a time", flush=True)
-        totals = run_many(arguments.hours, arguments.jobs, arguments.first, arguments.chaos)
+        totals = run_many(
+            arguments.hours, arguments.jobs, arguments.first, arguments.chaos, has_backlog=arguments.backlog
+        )
         print(totals.told())
         return 1 if totals.failures else 0
     faults = None if arguments.faults is None else tuple(f for f in arguments.faults.split(",") if f)
-    options = Options(arguments.seed, arguments.chaos, arguments.brokers, faults, arguments.bug)
+    options = Options(
+        arguments.seed,
+        arguments.chaos,
+        arguments.brokers,
+        faults,
+        arguments.bug,
+        has_backlog=arguments.backlog,
+    )
     outcome = simulate(options, print if arguments.trace else None)
     totals = Totals()
     totals.add(outcome)

@@ -4,6 +4,7 @@ outcome = simulate(Options(seed=7))
 """
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,6 +13,7 @@ from functools import partial
 from typing import cast
 
 import trio
+from tests.simulation.bounded import Bounded
 from tests.simulation.checkers.clients import Sequences
 from tests.simulation.checkers.logs import LogSeen, check_converged, check_prefixes
 from tests.simulation.checkers.report import Report, Violation
@@ -22,13 +24,16 @@ from tests.simulation.logs_read import producer_of, records_of, whole_log
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.observer import Observer
 from tests.simulation.operating import Operator
-from tests.simulation.workload import GROUPS, TOPICS, History, Workload, place_of
+from tests.simulation.topics import place_of
+from tests.simulation.workload import GROUPS, History, Workload
 
 from penstock.errors import PenstockError
 
 START_LIMIT_S = 60.0
 LOOK_AGAIN_LIMIT_S = 5.0
 HEAL_LIMIT_S = 60.0
+CALM_AGAIN_S = 5.0
+"""After healing brokers start again, and groups find their coordinators."""
 LAG_TIME_S = 2.0
 LAG_SLACK_S = 8.0
 LOOK_S = 0.25
@@ -52,6 +57,8 @@ class Options:
     bug: str = ""
     stops_early: bool = False
     """End at the first violation."""
+    has_backlog: bool = False
+    """Whether there is a topic with a bounded backlog."""
 
 
 @dataclass(slots=True)
@@ -127,6 +134,9 @@ class Simulation:
         self._operator = Operator(self.cluster, self.observer)
         self.history = History(self.report)
         self.workload = Workload(self.cluster, self.history, self.random)
+        self._bounded: Bounded | None = None
+        if options.has_backlog:
+            self._bounded = self.observer.bounded = self.workload.bound(self.kernel.random("backlog"))
         self.nemesis: Nemesis | None = None
         self._keeping_up = trio.CancelScope()
         self._has_ended = False
@@ -153,6 +163,7 @@ class Simulation:
                 "admin": self.history.admin_count,
                 "elections": self.observer.election_count,
                 "ISR changes": self.observer.isr_change_count,
+                "refused": 0 if self._bounded is None else self._bounded.refused.count,
                 "turns": self.kernel.turn_count,
                 "notes": self.kernel.noted_count,
             },
@@ -223,12 +234,16 @@ class Simulation:
             self.cluster.start_client(nursery, name, program)
         for host in self.cluster.brokers:
             host.before_death.append(partial(self._look_at, host, nursery))
+        if self._bounded is not None and nemesis.chosen:
+            self._bounded.calm_since_s = math.inf
         nursery.start_soon(self._keep_up, nemesis)
         await nemesis.rage(self.kernel.now + self.options.chaos_s)
         if not nemesis.chosen:
             await trio.sleep(self.options.chaos_s)
         self._check_prefixes()
         nemesis.heal()
+        if self._bounded is not None:
+            self._bounded.calm_since_s = self.kernel.now + CALM_AGAIN_S
         await trio.sleep(1.0)
         self.workload.is_quiet.set()
         await self._settle(nursery)
@@ -318,7 +333,7 @@ class Simulation:
         for host in self.cluster.clients:
             if host.name.startswith("p") and host.is_up:
                 return f"producer {host.name} waits for acks"
-        for topic in TOPICS:
+        for topic in self.workload.topics:
             for index in range(topic.partition_count):
                 end = self._end_of(topic.name, index)
                 place = place_of(topic.name, index)
@@ -358,7 +373,9 @@ class Simulation:
 
     def _compacts(self, topic_id: bytes) -> bool:
         name = self.observer.names[topic_id]
-        return name == "__consumer_offsets" or any(t.is_compacted and t.name == name for t in TOPICS)
+        return name == "__consumer_offsets" or any(
+            t.is_compacted and t.name == name for t in self.workload.topics
+        )
 
     def _check_prefixes(self) -> None:
         """D7, in the middle of it all."""
@@ -368,7 +385,9 @@ class Simulation:
                 check_prefixes(self.report, self.observer.place(topic_id, index), logs)
 
     def _check_end(self) -> None:
-        contents: dict[str, dict[str, list[tuple[int, str]]]] = {topic.name: {} for topic in TOPICS}
+        contents: dict[str, dict[str, list[tuple[int, str]]]] = {
+            topic.name: {} for topic in self.workload.topics
+        }
         starts: dict[str, int] = {}
         for topic_id, index in self._places():
             logs = self._logs(topic_id, index)
@@ -382,13 +401,25 @@ class Simulation:
                 if self.observer.is_kept(topic_id):
                     self.observer.committed.check_end(place, seen)
             self._read_end(topic_id, index, logs, contents, starts)
-        for topic in TOPICS:
+        for topic in self.workload.topics:
             produced = self.history.produced[topic.name]
             if topic.is_compacted:
                 continue
             if topic.is_caching and any(name.startswith("power") for name in self._faults()):
                 produced.is_kept = False
             produced.check_end(contents[topic.name], starts)
+        if self._bounded is not None:
+            self._bounded.refused.check_end(self._values_by_replica(self._bounded.topic.name))
+
+    def _values_by_replica(self, name: str) -> dict[str, list[str]]:
+        return {
+            f"{host}'s {place_of(name, index)}": [
+                (value or b"").decode() for raw in raws for _, _, value in records_of(raw)
+            ]
+            for topic_id, index in self._places()
+            if self.observer.names[topic_id] == name
+            for host, (_, raws) in self._logs(topic_id, index).items()
+        }
 
     def _faults(self) -> list[str]:
         return [] if self.nemesis is None else [name for name, count in self.nemesis.counts.items() if count]
@@ -416,7 +447,9 @@ class Simulation:
                 number = int((value or b"").decode().split(":")[1])
                 latest[(key or b"").decode()] = (number, offset)
             self.history.latest.check_end(place, latest)
-        elif self.observer.is_kept(topic_id) and not any(t.has_retention and t.name == name for t in TOPICS):
+        elif self.observer.is_kept(topic_id) and not any(
+            t.has_retention and t.name == name for t in self.workload.topics
+        ):
             Sequences(self.report).check_log(place, [producer_of(raw) for raw in raws])
 
 

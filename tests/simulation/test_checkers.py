@@ -1,8 +1,10 @@
 """Each checker is shown a history that must not be, and one that may: a checker that never says no shows nothing."""
 
+import math
 from collections.abc import Callable
 
 import pytest
+from tests.simulation.checkers.backlogs import NO_OFFSET, Backlogs, CommittedOffsets, LeadersStarts, Refused
 from tests.simulation.checkers.clients import (
     ConsumedRecords,
     LatestValues,
@@ -288,6 +290,46 @@ def viewed(known: int, *, at: int) -> History:
     return history
 
 
+def bounded(*operations: tuple[float, float, float], since: float, end: int = 15) -> History:
+    """(began, acked, offset) of each commit of the only group, then an append up to `end` by who knows what was acked before `since`; the bound is 10."""
+
+    def history(report: Report) -> None:
+        committed = CommittedOffsets()
+        for began, acked, offset in operations:
+            committed.begin("g", "t-0", offset, began).acked_s = acked
+        checker = Backlogs(report, committed, ("g",), 10)
+        checker.appended("t-0", "b1", since, 0, end)
+
+    return history
+
+
+def kept(consumed: int) -> History:
+    def history(report: Report) -> None:
+        committed = CommittedOffsets()
+        committed.begin("g", "t-0", consumed, 1).acked_s = 2
+        Backlogs(report, committed, ("g",), 10).cut("t-0", "b1", 3, 7)
+
+    return history
+
+
+def follower_begins_at(offset: int) -> History:
+    def history(report: Report) -> None:
+        starts = LeadersStarts(report)
+        starts.leads("t-0", 7)
+        starts.follows("t-0", "b2", offset)
+
+    return history
+
+
+def refused_and(*values: str) -> History:
+    def history(report: Report) -> None:
+        refused = Refused(report)
+        refused.refuse("p:3")
+        refused.check_end({"b1": values})
+
+    return history
+
+
 @pytest.mark.parametrize(
     ("history", "name"),
     [
@@ -328,6 +370,12 @@ def viewed(known: int, *, at: int) -> History:
         (commit_from_nowhere, "G2"),
         (viewed(1, at=2), "M1"),
         (viewed(1, at=4), "M1"),
+        (bounded((1, 2, 4), since=3), "B1"),
+        (bounded((1, 2, 9), (3, 4, 4), since=5), "B1"),
+        (bounded((1, 2, NO_OFFSET), (3, 4, 4), since=5), "B1"),
+        (kept(6), "K3"),
+        (follower_begins_at(8), "K3"),
+        (refused_and("p:2", "p:3"), "B2"),
     ],
 )
 def test_a_history_that_must_not_be_is_found(history: History, name: str) -> None:
@@ -363,6 +411,15 @@ def test_a_history_that_must_not_be_is_found(history: History, name: str) -> Non
         commit_found,
         viewed(2, at=2),
         viewed(3, at=3),
+        bounded((1, 2, 5), since=3),
+        bounded(since=3),
+        bounded((1, 2, 4), since=2),
+        bounded((1, 2, 9), (3, 4, 4), since=4),
+        bounded((1, math.inf, 9), (3, 4, 4), since=5),
+        bounded((1, 2, 4), (3, math.inf, NO_OFFSET), since=5),
+        kept(7),
+        follower_begins_at(7),
+        refused_and("p:2"),
     ],
 )
 def test_a_history_that_may_be_is_left_in_peace(history: History) -> None:

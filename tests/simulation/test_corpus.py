@@ -10,31 +10,31 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.simulation.corpus import corpus
-from tests.simulation.run import told
-from tests.simulation.simulation import Options, Outcome, simulate
+from tests.simulation.corpus import corpus, options_of
+from tests.simulation.run import fresh, told
+from tests.simulation.simulation import Outcome, simulate
 
 ROOT = Path(__file__).parents[2]
 FRESH_SEEDS = int(os.environ.get("SIMULATION_SEEDS", "0"))
 CHAOS_S = 15.0
 SEEDS = corpus()
 DIGEST_OF = (
-    "import sys; from tests.simulation.simulation import Options, simulate; "
-    f"print(*(simulate(Options(int(seed), {CHAOS_S})).digest for seed in sys.argv[1:]))"
+    "import sys; from tests.simulation.corpus import options_of; from tests.simulation.simulation import simulate; "
+    f"print(*(simulate(options_of(seed, {CHAOS_S})).digest for seed in sys.argv[1:]))"
 )
 
-_outcomes: dict[int, Outcome] = {}
+_outcomes: dict[str, Outcome] = {}
 
 
-def outcome_of(seed: int) -> Outcome:
+def outcome_of(seed: str) -> Outcome:
     """Of a seed of the corpus, run once in this process."""
     if seed not in _outcomes:
-        _outcomes[seed] = simulate(Options(seed, CHAOS_S))
+        _outcomes[seed] = simulate(options_of(seed, CHAOS_S))
     return _outcomes[seed]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_cluster_keeps_its_promises_whatever_happens_to_it(seed: int) -> None:
+def test_a_cluster_keeps_its_promises_whatever_happens_to_it(seed: str) -> None:
     outcome = outcome_of(seed)
     assert not outcome.violation_count, told(outcome)
 
@@ -46,7 +46,7 @@ def test_the_corpus_covers_ten_minutes_twenty_seeds_and_every_property() -> None
     checked = Counter[str]()
     for outcome in outcomes:
         checked.update(outcome.checked)
-    wanted = "D1 D2 D3 D4 D5 D6 D7 D9 D13 T1 T2 C1 G1 G2 K1 K2 M1 M2"
+    wanted = "D1 D2 D3 D4 D5 D6 D7 D9 D13 T1 T2 C1 G1 G2 K1 K2 K3 M1 M2 B1 B2"
     assert min(checked[name] for name in wanted.split()) > 20, checked
     assert sum(sum(outcome.faults.values()) for outcome in outcomes) >= 300
 
@@ -72,6 +72,6 @@ def test_another_seed_is_another_trace() -> None:
 
 def test_fresh_seeds() -> None:
     first = int.from_bytes(os.urandom(4), "big")
-    outcomes = [simulate(Options(first + number, CHAOS_S)) for number in range(FRESH_SEEDS)]
+    outcomes = [simulate(fresh(first + number, CHAOS_S)) for number in range(FRESH_SEEDS)]
     failures = [told(outcome) for outcome in outcomes if outcome.violation_count]
     assert not failures, "\n".join(failures)

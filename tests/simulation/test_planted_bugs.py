@@ -25,7 +25,9 @@ def test_planted_bug_is_found(name: str) -> None:
     bug = BUGS[name]
     seen = set[str]()
     for seed in (bug.seed, *range(1, MORE_SEEDS)):
-        outcome = simulate(Options(seed, faults=bug.faults, bug=name, stops_early=True))
+        outcome = simulate(
+            Options(seed, faults=bug.faults, bug=name, stops_early=True, has_backlog=bug.has_backlog)
+        )
         seen.update(violation.property_name for violation in outcome.violations)
         if seen.intersection(bug.found_by):
             return

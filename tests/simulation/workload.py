@@ -5,14 +5,27 @@ Every record's value is unique and names its producer and number, so that a log 
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from random import Random
 
 import trio
+from tests.simulation.bounded import Bounded
 from tests.simulation.checkers.clients import ConsumedRecords, LatestValues, ProducedRecords
 from tests.simulation.checkers.groups import Assignments, Commits
 from tests.simulation.checkers.report import Report
 from tests.simulation.cluster import Cluster
+from tests.simulation.topics import (
+    BACKOFF_S,
+    BURST_CHANCE,
+    DELIVERY_TIMEOUT_MS,
+    IN_FLIGHT_MAX,
+    KEYS,
+    REQUEST_TIMEOUT_MS,
+    SESSION_TIMEOUT_MS,
+    TOPICS,
+    Topic,
+    lasting,
+    place_of,
+)
 
 from penstock.client.admin import Admin
 from penstock.client.admin_values import ConfigChange, ConfigResource, NewTopic
@@ -24,53 +37,7 @@ from penstock.producer.batch import Delivery
 from penstock.producer.producer import Producer
 from penstock.runtime.environment import Environment
 
-
-@dataclass(frozen=True, slots=True)
-class Topic:
-    """A topic of the workload, and what holds for it."""
-
-    name: str
-    partition_count: int = 1
-    acks: str = "all"
-    configs: dict[str, str] = field(default_factory=dict[str, str])
-
-    @property
-    def is_compacted(self) -> bool:
-        return "compact" in self.configs.get("cleanup.policy", "")
-
-    @property
-    def is_caching(self) -> bool:
-        return self.configs.get("write.caching") == "true"
-
-    @property
-    def has_retention(self) -> bool:
-        return "retention.bytes" in self.configs
-
-
-TOPICS = (
-    Topic("kept", 2),
-    Topic("cached", 1, configs={"write.caching": "true"}),
-    Topic("plain", 1, acks="leader"),
-    Topic(
-        "short",
-        1,
-        configs={"retention.bytes": "6000", "segment.bytes": "3000", "file.delete.delay.ms": "500"},
-    ),
-    Topic(
-        "latest",
-        1,
-        configs={"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1", "segment.bytes": "3000"},
-    ),
-)
 GROUPS = {"billing": "classic", "audit": "consumer"}
-SESSION_TIMEOUT_MS = 6_000
-REQUEST_TIMEOUT_MS = 8_000
-DELIVERY_TIMEOUT_MS = 25_000
-IN_FLIGHT_MAX = 8
-KEYS = 5
-BURST_CHANCE = 0.6
-"""That a producer sends on at once: what comes at once is one batch, and costs the simulation little."""
-BACKOFF_S = 0.5
 COMMON_CONFIGS = {"min.insync.replicas": "2"}
 
 
@@ -103,11 +70,6 @@ class History:
         return self.produced["kept"]
 
 
-def place_of(topic: str, partition: int) -> str:
-    """A partition's name in the histories of clients."""
-    return f"{topic}-{partition}"
-
-
 class Workload:
     """See the module. `programs` are what runs where."""
 
@@ -118,6 +80,7 @@ class Workload:
         self.is_quiet = trio.Event()
         """Set when producers are to stop sending."""
         self.think_s = random.choice((0.2, 0.5, 1.0))
+        self.bounded: Bounded | None = None
         self._numbers: Counter[str] = Counter()
         self._lives: dict[str, str] = {}
 
@@ -127,31 +90,30 @@ class Workload:
         for number, topic in enumerate(TOPICS):
             for copy in range(2 if topic.name == "kept" else 1):
                 name = f"p{number}{'ab'[copy]}"
-                found[name] = self._program(self.produce, name, topic)
+                found[name] = lasting(self.produce, name, topic)
         for group, protocol in GROUPS.items():
             for number in range(2):
                 name = f"{group}-{number}"
-                found[name] = self._program(self.consume_in_group, name, group, protocol)
-        found["reader"] = self._program(self.read, "reader")
+                found[name] = lasting(self.consume_in_group, name, group, protocol)
+        found["reader"] = lasting(self.read, "reader")
+        if self.bounded is not None:
+            found |= self.bounded.programs()
         return found
+
+    @property
+    def topics(self) -> tuple[Topic, ...]:
+        """All that this run has."""
+        return TOPICS if self.bounded is None else (*TOPICS, self.bounded.topic)
+
+    def bound(self, random: Random) -> Bounded:
+        """Have a topic with a bounded backlog, too."""
+        bounded = self.bounded = Bounded(self.cluster, self.history.report, random, self.is_quiet)
+        self.history.produced[bounded.topic.name] = bounded.produced
+        return bounded
 
     def excuse(self, name: str) -> None:
         """That client has died or is frozen."""
         self.history.assignments.excuse(self._lives.get(name, ""))
-
-    def _program(
-        self, method: Callable[..., Awaitable[None]], *args: object
-    ) -> Callable[[Environment], Awaitable[None]]:
-        async def program(environment: Environment) -> None:
-            while True:
-                try:
-                    await method(environment, *args)
-                    return
-                except* PenstockError:
-                    pass
-                await trio.sleep(BACKOFF_S)
-
-        return program
 
     # Topics
 
@@ -166,7 +128,7 @@ class Workload:
                     replication_factor=replication,
                     configs=COMMON_CONFIGS | topic.configs,
                 )
-                for topic in TOPICS
+                for topic in self.topics
             }
             while wanted:
                 outcomes = await admin.create_topics(wanted.values())
@@ -372,11 +334,11 @@ class Workload:
 
     def clerk(self) -> Callable[[Environment], Awaitable[None]]:
         """Looks once more at what is committed: a last commit's answer may have been lost, and who has all of a partition commits no more."""
-        return self._program(self._look_again)
+        return lasting(self._look_again)
 
     async def _look_again(self, environment: Environment) -> None:
         async with Admin(self.cluster.bootstrap, environment) as admin:
             await self.look_at_commits(admin)
 
 
-__all__ = ["GROUPS", "TOPICS", "History", "Topic", "Workload", "place_of"]
+__all__ = ["GROUPS", "History", "Workload"]

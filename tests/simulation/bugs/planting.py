@@ -28,6 +28,8 @@ class Bug:
     """A seed that finds it."""
     found_by: tuple[str, ...] = ()
     """The property that is seen not to hold with that seed."""
+    has_backlog: bool = False
+    """Whether its seeds have a topic with a bounded backlog. Fresh seeds have one by chance, as ever."""
 
     @contextmanager
     def planted(self) -> Generator[None]:

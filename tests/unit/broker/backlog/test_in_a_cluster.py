@@ -115,6 +115,21 @@ async def test_held_batches_go_out_soon_after_a_commit_elsewhere(autojump_clock:
         assert trio.current_time() - started < 0.1
 
 
+async def test_who_may_be_deposed_refuses_nothing_for_good(autojump_clock: MockClock) -> None:
+    """Its successor may have the batch: POLICY_VIOLATION would say that it is in no log."""
+    async with scene() as made:
+        producer, consumer = await made.client(LEADER), await made.client(COORDINATOR)
+        assert await consumer.commit(0) == NONE
+        await trio.sleep(1.5)
+        assert await producer.produce(BOUND) == (NONE, 0)
+        assert await producer.produce(1) == (FULL, 0)
+        broker = made.cluster.members[LEADER].broker
+        assert broker is not None
+        assert made.gate().fresh_until > trio.current_time()
+        broker.registration.deadline = trio.current_time()
+        assert (await producer.produce(1))[0] == ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+
 @pytest.mark.parametrize("groups", ["g", "*"])
 async def test_a_new_leader_admits_nothing_before_it_was_told(groups: str, autojump_clock: MockClock) -> None:
     async with scene(offsets=((COORDINATOR, OTHER),), backlog_groups=groups) as made:
