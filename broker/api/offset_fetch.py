@@ -3,7 +3,8 @@
 - Nothing committed, an unknown group, an unknown topic or partition: offset -1 without an error, as in Kafka; by id (version 10) an unknown topic
   is UNKNOWN_TOPIC_ID.
 - A null list of topics asks for all (from version 2 on). From version 8 on several groups at once (KIP-709).
-- `require_stable` is accepted: there are no transactions yet whose offsets could be unstable.
+- `require_stable`: there are no transactions yet whose offsets could be unstable. But a group that is not here is not said to have committed nothing while
+  it may come back, since a deletion is not committed: COORDINATOR_LOAD_IN_PROGRESS.
 - Version 9 and up: a member of a KIP-848 group says its epoch, and is refused when that is stale.
 - A group, topic or partition that is asked for twice is told once: an answer is not to be a thousand times its request.
 - The empty group id is allowed, as for OffsetCommit.
@@ -39,11 +40,11 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
         once = {wanted.group_id: wanted for wanted in reversed(request.groups)}
         groups: list[Message] = []
         for wanted in reversed(once.values()):
-            groups.append(_group(broker, version, wanted))
+            groups.append(_group(broker, version, wanted, request.require_stable))
             await trio.lowlevel.checkpoint()
         return Message(groups=groups)
     wanted = Message(group_id=request.group_id, topics=request.topics, member_id=None, member_epoch=NO_EPOCH)
-    answer = _group(broker, version, wanted)
+    answer = _group(broker, version, wanted, request.require_stable)
     if answer.error_code and version < FIRST_VERSION_WITH_ALL:
         for topic in answer.topics:
             for partition in topic.partitions:
@@ -51,10 +52,13 @@ async def handle(broker: "Broker", context: RequestContext, request: Message) ->
     return Message(topics=answer.topics, error_code=answer.error_code)
 
 
-def _group(broker: "Broker", version: int, wanted: Message) -> Message:
+def _group(broker: "Broker", version: int, wanted: Message, is_stable: bool) -> Message:
     code, group = ErrorCode.NONE, None
     try:
-        group = broker.groups.shard(wanted.group_id, allow_empty_id=True).groups.get(wanted.group_id)
+        shard = broker.groups.shard(wanted.group_id, allow_empty_id=True)
+        group = shard.groups.get(wanted.group_id)
+        if is_stable and shard.may_come_back(wanted.group_id):
+            raise ApiError(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
         if group is not None:
             _check_member(group, wanted)
     except ApiError as error:

@@ -5,6 +5,7 @@ it was told last: it may refuse early, and never late (but for what the next loo
 is once a second, every `HELD_INTERVAL_S` while batches wait for room, at once where a partition has come to be led, and before an append is refused by what is older than `FRESH_S`.
 
 - A partition is told first when all whose commits count for it have answered; later on, of those that have. Who does not answer keeps its last offset.
+- What was asked before a leadership began is not told to it, and who may come back (its deletion is not committed) has not answered.
 - Groups of which this broker is the coordinator are read in place, at the end, so that no answer overtakes their commits.
 - `*` means all groups there are. Each leader of a partition of `__consumer_offsets` is asked first for a group that nobody has, which it answers for only
   when it has read that partition, and then for its list. Where a leader changes meanwhile, the answer counts as incomplete.
@@ -112,6 +113,7 @@ class OffsetAsker:
     async def _ask(self, gates: Collection[BacklogGate]) -> None:
         wanted: dict[str, list[int]] = {}
         named: set[str] = set()
+        leaderships = {gate: gate.leadership for gate in gates}
         for gate in gates:
             wanted.setdefault(gate.topic, []).append(gate.index)
             named.update(group for group in gate.bounds.groups if group != ALL_GROUPS)
@@ -124,8 +126,8 @@ class OffsetAsker:
             if any(ALL_GROUPS in gate.bounds.groups for gate in gates):
                 await self._list_and_fetch(found)
         self._read_here(found)
-        for gate in gates:
-            if self._registry.follows(gate):
+        for gate, leadership in leaderships.items():
+            if gate.leadership == leadership and self._registry.follows(gate):
                 self._tell(gate, found)
 
     def _read_here(self, found: _Round) -> None:
@@ -221,8 +223,10 @@ class OffsetAsker:
 
     def _look_here(self, group_id: str, found: _Round) -> None:
         try:
-            self._groups.shard(group_id)
+            shard = self._groups.shard(group_id)
         except ApiError:
+            return
+        if shard.may_come_back(group_id):
             return
         found.answered.add(group_id)
         found.local.add(group_id)
@@ -230,7 +234,7 @@ class OffsetAsker:
     async def _fetch_from(self, node_id: int, group_ids: Collection[str], found: _Round) -> None:
         topics = [Message(name=name, partition_indexes=indexes) for name, indexes in found.wanted.items()]
         asked = [Message(group_id=group_id, topics=topics) for group_id in group_ids]
-        request = Message(groups=asked, require_stable=False)
+        request = Message(groups=asked, require_stable=True)
         answer = await self._request(
             node_id,
             ApiKey.OFFSET_FETCH,

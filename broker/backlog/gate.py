@@ -73,6 +73,8 @@ class BacklogGate:
         self.index = index
         self.rule = BacklogRule(bounds)
         self.throttles = bounds.policy is BacklogPolicy.THROTTLE
+        self.leadership = 0
+        """Another number for each time that this broker leads the partition."""
         self.held: deque[HeldBatch] = deque()
         self.fresh_until = -math.inf
         """Until when what is known is good enough to refuse by, where other brokers are asked (monotonic seconds)."""
@@ -132,6 +134,7 @@ class BacklogGate:
     def forget(self) -> None:
         """What was told counts no more: leadership has begun or gone."""
         self.rule = BacklogRule(self.bounds)
+        self.leadership += 1
         self.fresh_until = -math.inf
 
     # Told by the registry

@@ -47,6 +47,7 @@ class GroupShard:
         self.is_closed = False
         self.failure: str | None = None
         """Why loading ended, where the log can't be read."""
+        self._deletions = 0
         self._writer = RecordWriter(partition, self.leader_epoch, services.clock)
         self._waiting: dict[Token, Waiter] = {}
         self._moved = trio.Event()
@@ -99,7 +100,10 @@ class GroupShard:
             done(ErrorCode.NONE)
             return
 
+        self._deletions += 1
+
         def finished(code: ErrorCode) -> None:
+            self._deletions -= 1
             if not code:
                 for topic, index, _ in group.offsets:
                     self.services.backlogs.note(group.group_id, topic, index, None)
@@ -108,6 +112,10 @@ class GroupShard:
             done(code)
 
         self.append([(key, None) for key in keys], finished)
+
+    def may_come_back(self, group_id: str) -> bool:
+        """Whether a group that is not here may have been, and its deletion is not committed."""
+        return self._deletions > 0 and group_id not in self.groups
 
     def _bring_back(self, group: Group) -> None:
         """Its offsets, that is: a membership that may be deleted has no members, so nothing of it is missed."""

@@ -1,6 +1,7 @@
 """Bounded backlogs whose groups have their coordinator at another broker. Whole brokers in virtual time."""
 
-from collections.abc import AsyncGenerator
+import math
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,7 +20,9 @@ from penstock.broker.groups.offsets_topic import partition_for
 from penstock.broker.keys import PartitionState, TopicRecord
 from penstock.broker.partition import Partition
 from penstock.client.connection import ConnectionSettings, open_connection
+from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
+from penstock.protocol.message import Message
 from penstock.runtime.metadata import Put
 
 NONE, FULL, TIMED_OUT = ErrorCode.NONE, ErrorCode.POLICY_VIOLATION, ErrorCode.REQUEST_TIMED_OUT
@@ -196,22 +199,53 @@ async def test_all_groups_are_those_of_all_coordinators(autojump_clock: MockCloc
         assert await producer.produce(1) == (FULL, 0)
 
 
-class ClosingGroups:
-    """A coordinator that has a group when it is asked first, and has lost it when its offsets are read."""
+@pytest.mark.parametrize("groups", ["g", "*"])
+@pytest.mark.parametrize("coordinator", [LEADER, COORDINATOR])
+async def test_a_group_counts_until_its_deletion_is_committed(
+    coordinator: int, groups: str, autojump_clock: MockClock
+) -> None:
+    """It comes back where the deletion can't be, and what was admitted meanwhile would be over its bound."""
+    async with scene(offsets=((coordinator, OTHER),), backlog_groups=groups) as made:
+        consumer = await made.client(coordinator)
+        assert await consumer.commit(0) == NONE
+        await trio.sleep(1.5)
+        made.cluster.cut(OTHER)
+        async with trio.open_nursery() as nursery:
+            delete = Message(groups_names=["g"])
+            nursery.start_soon(consumer.connection.request, ApiKey.DELETE_GROUPS, delete)
+            await trio.sleep(2.5)
+            assert made.gate().rule.counted_groups == {"g": 0}
+            made.gate().forget()
+            await trio.sleep(1.5)
+            assert not made.gate().rule.is_known, "nor is it told to whoever begins to lead"
+        await made.cluster.until(lambda: made.gate().rule.is_known, "the deletion is committed")
+        assert made.gate().rule.counted_groups == {}
 
-    def __init__(self) -> None:
+
+class ClosingGroups:
+    """A coordinator that has a group when it is asked first (`looked` is called then), and has lost it after so many looks."""
+
+    def __init__(self, looks_max: float = 1, looked: Callable[[], None] = lambda: None) -> None:
         self.looks = 0
+        self._looks_max = looks_max
+        self._looked = looked
 
     def leader_of(self, group_id: str) -> int:
         """It is this broker."""
         return LEADER
 
     def shard(self, group_id: str) -> object:
-        """Raises ApiError from the second time on."""
+        """Raises ApiError when it was looked at as often as it may be."""
         self.looks += 1
-        if self.looks > 1:
+        if self.looks == 1:
+            self._looked()
+        if self.looks > self._looks_max:
             raise ApiError(ErrorCode.NOT_COORDINATOR)
-        return object()
+        return self
+
+    def may_come_back(self, group_id: str) -> bool:
+        """Nobody was deleted."""
+        return False
 
     def offsets_of(self, topic: str) -> list[object]:
         """Nothing: the shard is closed."""
@@ -234,3 +268,19 @@ async def test_a_group_that_moves_away_while_others_are_asked_keeps_its_last_off
             await asker.run()
         assert groups.looks == 2
         assert gate.rule.counted_groups == {"g": 0}
+
+
+async def test_what_was_asked_before_a_leadership_began_is_not_told_to_it(autojump_clock: MockClock) -> None:
+    async with scene() as made:
+        consumer = await made.client(COORDINATOR)
+        assert await consumer.commit(0) == NONE
+        await trio.sleep(1.5)
+        gate, broker = made.gate(), made.cluster.broker(LEADER)
+        registry = BacklogRegistry()
+        groups: Any = ClosingGroups(math.inf, gate.forget)
+        asker = OffsetAsker(broker.environment, broker.config, broker.image, groups, registry)
+        registry.follow(gate)
+        with trio.move_on_after(0.4):
+            await asker.run()
+        assert groups.looks == 2
+        assert not gate.rule.is_known
