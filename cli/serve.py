@@ -7,6 +7,7 @@ once, which loses nothing that was acked either, but the next start has to recov
 """
 
 import gc
+import importlib
 import logging
 import os
 import re
@@ -178,6 +179,7 @@ class _Process:
         self._environment = environment
         self._config = config
         self._begin_ms = begin_ms
+        self._is_up = trio.Event()
 
     async def run(self) -> None:
         """Serve until a signal says stop."""
@@ -185,6 +187,7 @@ class _Process:
             async with trio.open_nursery() as watching:
                 with trio.CancelScope() as serving:
                     watching.start_soon(_stop_on_signal, signals, serving)
+                    watching.start_soon(self._load_for_groups)
                     await serve(self._environment, self._config, started=self._started)
                 watching.cancel_scope.cancel()
         log.info("stopped")
@@ -198,6 +201,12 @@ class _Process:
         sys.stdout.flush()
         # What is there now stays: looking through it for garbage again and again would only cost.
         gc.freeze()
+        self._is_up.set()
+
+    async def _load_for_groups(self) -> None:
+        """A start does without what only groups need, and the first group finds it there: a worker loads it beside the first requests."""
+        await self._is_up.wait()
+        await self._environment.threads.run(importlib.import_module, "penstock.broker.groups.serving")
 
 
 async def _stop_on_signal(signals: AsyncIterator[int], serving: trio.CancelScope) -> None:
