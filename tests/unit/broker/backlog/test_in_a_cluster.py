@@ -198,7 +198,7 @@ class ClosingGroups:
             raise ApiError(ErrorCode.NOT_COORDINATOR)
         return object()
 
-    def offsets_of(self, topic: str) -> list[object]:
+    def offsets_of(self, topic: str, partition: int | None = None) -> list[object]:
         """Nothing: the shard is closed."""
         return []
 
