@@ -42,8 +42,8 @@ class OffsetSource(Protocol):
         """Whether `offsets_of` leaves nothing out."""
         ...
 
-    def offsets_of(self, topic: str) -> Iterable[tuple[str, int, Committed]]:
-        """Group, partition and commit of all that is committed for a topic."""
+    def offsets_of(self, topic: str, partition: int | None = None) -> Iterable[tuple[str, int, Committed]]:
+        """Group, partition and commit of all that is committed for a topic, or for one partition of it."""
         ...
 
 

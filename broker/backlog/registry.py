@@ -4,7 +4,7 @@ Owns the table of bounded partitions by topic. A commit of a topic that is not i
 tables: the coordinator is asked for those through `OffsetSource`, and tells of each change in the same step in which it becomes visible.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,9 +30,10 @@ class BacklogRegistry:
         if self._ask is not None:
             self._ask()
             return
-        # not as it was last seen: groups may be about to be read anew
-        self._knows_all = self._source is not None and self._source.knows_all_offsets
-        if self._knows_all:
+        # not as it was last seen: groups may be about to be read anew, or have been
+        knew_all = self._knows_all
+        self.refresh()
+        if knew_all and self._knows_all:
             self._tell_all(follower.topic, (follower,))
 
     def forget(self, follower: "Follower") -> None:
@@ -91,10 +92,12 @@ class BacklogRegistry:
         if follower is not None:
             follower.told(group_id, _meant(follower, committed))
 
-    def _tell_all(self, topic: str, followers: "Iterable[Follower]") -> None:
+    def _tell_all(self, topic: str, followers: "Sequence[Follower]") -> None:
         assert self._source is not None
         by_index: dict[int, dict[str, Committed]] = {}
-        for group_id, index, committed in self._source.offsets_of(topic):
+        # a thousand partitions that begin one after the other would else look at a million offsets
+        only = followers[0].index if len(followers) == 1 else None
+        for group_id, index, committed in self._source.offsets_of(topic, only):
             by_index.setdefault(index, {})[group_id] = committed
         for follower in followers:
             found = by_index.get(follower.index, {})

@@ -165,12 +165,17 @@ class GroupCoordinator:
             for index in range(topic.partition_count)
         )
 
-    def offsets_of(self, topic: str) -> "Iterator[tuple[str, int, CommittedOffset]]":
-        """Group, partition and commit of all that is committed for a topic with groups that this broker answers for."""
+    def offsets_of(
+        self, topic: str, partition: int | None = None
+    ) -> "Iterator[tuple[str, int, CommittedOffset]]":
+        """Group, partition and commit of all that is committed for a topic, or one partition of it, with groups that this broker answers for."""
         for shard in self.shards():
             for group_id, group in shard.groups.items():
-                for index, committed in group.offsets.of_topic(topic):
-                    yield group_id, index, committed
+                if partition is None:
+                    for index, committed in group.offsets.of_topic(topic):
+                        yield group_id, index, committed
+                elif (found := group.offsets.get(topic, partition)) is not None:
+                    yield group_id, partition, found
 
     async def ensure_topic(self, group_ids: Collection[str]) -> None:
         """Make `__consumer_offsets` where it is not there, and wait a while until this broker can serve those of the groups that are its own.

@@ -247,7 +247,7 @@ class ClosingGroups:
         """Nobody was deleted."""
         return False
 
-    def offsets_of(self, topic: str) -> list[object]:
+    def offsets_of(self, topic: str, partition: int | None = None) -> list[object]:
         """Nothing: the shard is closed."""
         return []
 

@@ -38,9 +38,12 @@ class Source:
     def __init__(self) -> None:
         self.knows_all_offsets = False
         self.offsets: list[tuple[str, int, Commit]] = []
+        self.told_count = 0
 
-    def offsets_of(self, topic: str) -> Iterable[tuple[str, int, Commit]]:
-        return self.offsets if self.knows_all_offsets else []
+    def offsets_of(self, topic: str, partition: int | None = None) -> Iterable[tuple[str, int, Commit]]:
+        told = [each for each in self.offsets if partition in (None, each[1])]
+        self.told_count += len(told)
+        return told if self.knows_all_offsets else []
 
 
 def test_who_follows_is_told_when_the_source_knows_all_and_not_before() -> None:
@@ -68,6 +71,27 @@ def test_who_comes_to_lead_while_groups_are_read_anew_is_told_when_that_is_done(
     source.knows_all_offsets = True
     registry.refresh()
     assert follower.log == [{"g": 5}]
+
+
+def test_who_waited_is_told_also_where_a_newcomer_finds_out_first_that_all_is_known() -> None:
+    registry, source, early, late = BacklogRegistry(), Source(), Told(), Told(1)
+    source.offsets = [("g", 0, Commit(5)), ("g", 1, Commit(9))]
+    registry.set_source(source)
+    registry.follow(early)
+    source.knows_all_offsets = True
+    registry.follow(late)
+    registry.refresh()
+    assert (early.log, late.log) == ([{"g": 5}], [{"g": 9}])
+
+
+def test_partitions_that_begin_one_after_the_other_look_at_their_own_offsets_only() -> None:
+    registry, source = BacklogRegistry(), Source()
+    source.offsets = [("g", index, Commit(5)) for index in range(100)]
+    source.knows_all_offsets = True
+    registry.set_source(source)
+    for index in range(100):
+        registry.follow(Told(index))
+    assert source.told_count == 100
 
 
 def test_commits_are_told_to_their_partition_alone_and_to_nobody_who_has_left() -> None:
