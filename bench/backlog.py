@@ -3,8 +3,8 @@
     .venv/bin/python -m bench.backlog [--rounds 7] [--partitions 1000] [--seconds 2]
 
 One topic, whose configs change between the slices of a round: without a bound, with a bound in records, in bytes, and in age, all far away. Frames with one
-record of 100 B go to the partitions in turn, several in flight, while a group commits the ends of all partitions every second (also where
-nothing is bounded). Shown are medians, and ratios of medians with the lowest and highest of a single round; of the CPU time also the least, which a busy
+record of 100 B go to the partitions in turn, several in flight, while a group commits the ends of all partitions, each time that every partition has got four
+(also where nothing is bounded; by requests and not by time, so that a request has its share of the commits' cost at any rate). Shown are medians, and ratios of medians with the lowest and highest of a single round; of the CPU time also the least, which a busy
 machine disturbs least.
 
 Then starts, in turns: of a folder with as many partitions without a bound, and of one with bounds and a group that has committed to all. To the first
@@ -65,7 +65,7 @@ class Load:
 
     address: tuple[str, int]
     partitions: int
-    commit_s: float
+    commit_requests: int
     ends: list[int] = field(init=False)
     """What was acked by partition."""
 
@@ -112,7 +112,7 @@ class Load:
         sent: list[float] = []
         with Meter(server_pid) as meter:
             begin = time.perf_counter()
-            commit_at = begin + self.commit_s
+            commit_at = self.commit_requests
             first = self._next
             self._send(WINDOW, sent)
             buffer = bytearray()
@@ -135,9 +135,9 @@ class Load:
                 del buffer[: done * size]
                 if now - begin < seconds or len(latencies) < least:
                     self._send(done, sent)
-                if now >= commit_at:
+                if len(latencies) >= commit_at:
                     self.commit()
-                    commit_at = now + self.commit_s
+                    commit_at += self.commit_requests
             self._end_commit()
         return Slice(
             len(latencies) / meter.seconds,
@@ -233,14 +233,14 @@ def measure(
     partitions: int,
     rounds: int,
     seconds: float,
-    commit_s: float,
+    commit_requests: int,
 ) -> dict[str, list[Slice]]:
     """Each variant once in each round, beginning with another one each time; one round before them warms up."""
     names = list(VARIANTS)
     found: dict[str, list[Slice]] = {name: [] for name in names}
     with running(folder, cores) as broker, on_cores(drivers):
         topic = Topic(broker.bootstrap, partitions)
-        load = Load(broker.address, partitions, commit_s)
+        load = Load(broker.address, partitions, commit_requests)
         try:
             load.run(0, broker.pid, least=partitions)
             load.commit(wait=True)
@@ -267,7 +267,7 @@ def start_times(
         with running(folder / name, cores) as broker:
             topic = Topic(broker.bootstrap, partitions)
             topic.bound(configs)
-            load = Load(broker.address, partitions, LIMIT_S)
+            load = Load(broker.address, partitions, 4 * partitions)
             load.run(0, broker.pid, least=partitions)
             load.commit(wait=True)
             load.close()
@@ -346,7 +346,7 @@ def _ratio(row: Mapping[str, Any], metric: str) -> str:
 @click.option("--rounds", default=7, help="Rounds that count; one before them warms up.")
 @click.option("--partitions", default=1000, help="Of the topic.")
 @click.option("--seconds", default=2.0, help="Of each slice.")
-@click.option("--commit-s", default=1.0, help="How often the group commits to all partitions.")
+@click.option("--per-commit", default=4, help="Requests to each partition between two commits to all.")
 @click.option("--starts", default=7, help="Starts of each folder that count; 0 leaves them out.")
 @click.option("--broker-cores", default="0", help="Cores of the broker.")
 @click.option("--driver-cores", default="1", help="Cores of the load.")
@@ -356,7 +356,7 @@ def main(
     rounds: int,
     partitions: int,
     seconds: float,
-    commit_s: float,
+    per_commit: int,
     starts: int,
     broker_cores: str,
     driver_cores: str,
@@ -367,7 +367,10 @@ def main(
     cores = [int(part) for part in broker_cores.split(",") if part]
     drivers = [int(part) for part in driver_cores.split(",") if part]
     with tempfile.TemporaryDirectory(dir=data_dir, ignore_cleanup_errors=True) as scratch:
-        rows = rows_of(measure(Path(scratch, "load"), cores, drivers, partitions, rounds, seconds, commit_s))
+        commit_requests = per_commit * partitions
+        rows = rows_of(
+            measure(Path(scratch, "load"), cores, drivers, partitions, rounds, seconds, commit_requests)
+        )
         times = start_times(Path(scratch), cores, partitions, starts) if starts else {}
     start_rows: list[dict[str, object]] = [
         {
@@ -388,7 +391,7 @@ def main(
             "rounds": rounds,
             "partitions": partitions,
             "seconds": seconds,
-            "commit_s": commit_s,
+            "per_commit": per_commit,
             "starts": starts,
             "broker_cores": cores,
             "file_system": file_system_of(Path(data_dir)),

@@ -53,7 +53,7 @@ def test_a_start_after_a_kill_is_not_timed(tmp_path: Path) -> None:
 
 
 def test_bounds_on_many_partitions_are_not_timed(tmp_path: Path) -> None:
-    load = ["--rounds", "1", "--partitions", "3", "--seconds", "0.05", "--commit-s", "0.02", "--starts", "1"]
+    load = ["--rounds", "1", "--partitions", "3", "--seconds", "0.05", "--starts", "1"]
     places = ["--data-dir", str(tmp_path), "--results", str(tmp_path)]
     done = CliRunner().invoke(backlog.main, [*load, *places], catch_exceptions=False)
     assert done.exit_code == 0, done.output
