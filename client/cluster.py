@@ -22,6 +22,7 @@ import trio
 
 from penstock.client.connection import Connection, ConnectionSettings, open_connection
 from penstock.client.errors import BootstrapFailed, BrokerError, broker_error
+from penstock.client.lifetime import Spawner
 from penstock.client.metadata import Address, ClusterMetadata, Node, PartitionMetadata, read_metadata
 from penstock.errors import PenstockError
 from penstock.protocol.api import ApiKey
@@ -66,7 +67,7 @@ class Cluster:
         self,
         environment: Environment,
         bootstrap: Sequence[Address],
-        nursery: trio.Nursery,
+        nursery: Spawner,
         settings: ConnectionSettings,
     ) -> None:
         self._environment = environment

@@ -18,6 +18,7 @@ import trio
 from penstock import __version__
 from penstock.client.errors import UnsupportedByBroker, broker_error
 from penstock.client.frames import AnswerReader, request_prefix
+from penstock.client.lifetime import Spawner
 from penstock.errors import PenstockError
 from penstock.protocol.api import ApiKey, is_flexible, response_header_version
 from penstock.protocol.codec import decode_response, encode_request
@@ -378,7 +379,7 @@ class Connection:
 
 
 async def open_connection(
-    nursery: trio.Nursery, network: Network, host: str, port: int, settings: ConnectionSettings
+    nursery: Spawner, network: Network, host: str, port: int, settings: ConnectionSettings
 ) -> Connection:
     """Connect to a broker and learn its versions. The connection's background work runs in `nursery` until it ends.
 

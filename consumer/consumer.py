@@ -18,13 +18,13 @@ import trio
 from penstock.client.cluster import Cluster
 from penstock.client.connection import ConnectionSettings
 from penstock.client.group_values import OffsetAndMetadata
-from penstock.client.lifetime import OwnedNursery
+from penstock.client.lifetime import OwnedNursery, Spawner
 from penstock.client.metadata import TopicPartition, parse_bootstrap
 from penstock.client.topic_cache import TopicCache
 from penstock.consumer.assignment_state import AssignmentState
 from penstock.consumer.batch import ConsumerBatch
 from penstock.consumer.fetcher import Fetcher
-from penstock.consumer.group_link import CLOSE_LIMIT_S, Callback, GroupLink
+from penstock.consumer.group_link import CANCELLED_CLOSE_LIMIT_S, CLOSE_LIMIT_S, Callback, GroupLink
 from penstock.consumer.handout import Handout
 from penstock.consumer.membership import GroupProtocol, MembershipOptions
 from penstock.consumer.offset_lookup import EARLIEST, LATEST, OffsetLookup
@@ -53,9 +53,13 @@ class Consumer:
         burst_records: what may come at once after a pause; a tenth of a second's records by default, one at least.
         max_in_flight: records handed out and not committed; needs a group. Who has so many waits for a commit. With auto_commit one is
             made when half of it is reached. Without: `commit()` before coming back for more, or in another task.
+
+    Callbacks are awaited, one at a time; what they raise is raised by the next call for records. `on_assigned`: the partitions are ours, nothing
+    of them is handed out before it returns. `on_revoked`: they are about to be given up, also by leaving the block; others get them when
+    it has returned. `on_lost`: they are gone already (the session has timed out, the user was away for longer than max_poll_interval_ms).
     """
 
-    _nursery: trio.Nursery | None = None
+    _nursery: Spawner | None = None
     _lookup: OffsetLookup | None = None
     _fetcher: Fetcher | None = None
 
@@ -134,7 +138,7 @@ class Consumer:
         if self._fetcher is not None:
             raise RuntimeError("a Consumer is used for one `async with` block")
         self._background = OwnedNursery()
-        nursery = self._nursery = await self._background.open()
+        nursery = self._nursery = await self._background.open_sheltered()
         cluster = Cluster(self._environment, self._bootstrap, nursery, self._settings)
         topics = TopicCache(cluster, self._environment, creates_topics=False)
         self._lookup = OffsetLookup(cluster, topics, self._environment, self._options.isolation_level)
@@ -157,7 +161,12 @@ class Consumer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leaving the block: what was come back from is committed (auto_commit), the group is left. Takes ten seconds at most, also without a broker.
+        """Leaving the block: what was come back from is committed (auto_commit), `on_revoked` is called, the group is left. Ten seconds at most.
+
+        So, too, where the block is cancelled or around it everything is: the background works on until then, three seconds at most. Where the
+        broker can't be reached, the last commit has four tenths of that time (so has an `on_assigned` that is under way), then `on_revoked` is
+        called all the same: as far as can be known the partitions are still owned, and nobody else has them before the session times out. Once
+        it has timed out, also meanwhile, `on_lost` is called instead. A callback that is not done in time is cancelled.
 
         Leaving it without an error says that what is in hand is done, too. After an error or a cancellation that leaves the block it counts as not
         processed, and is not committed; likewise where another task has it that did not come back, or where the deadline has passed that
@@ -167,8 +176,10 @@ class Consumer:
             if kind is None:
                 self._handout.finish()
             # A cancelled block may take a little time for its last commit, so that the work done is not done again.
-            with trio.move_on_after(CLOSE_LIMIT_S, shield=True):
-                await self._group.close()
+            is_cancelled = trio.current_effective_deadline() <= trio.current_time()
+            limit_s = CANCELLED_CLOSE_LIMIT_S if is_cancelled else CLOSE_LIMIT_S
+            with trio.move_on_after(limit_s, shield=True):
+                await self._group.close(limit_s)
         finally:
             self._handout.close()
             self._nursery = None

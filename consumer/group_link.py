@@ -3,10 +3,12 @@
 Owns the `GroupListener` of the contract in `membership`, the user's callbacks, and auto-commit. Does not speak to the coordinator itself.
 
 Invariants: a partition is given up only when the user has come back from what was handed out of it (but for a `lose`, and for the end of
-the consumer's block, when nobody will come back); auto-commit commits only what was come back from, and only what has changed.
+the consumer's block, when nobody will come back); auto-commit commits only what was come back from, and only what has changed. When the block is
+left, no commit takes so long that a callback is not called for what is owned.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from math import inf
 
 import trio
 
@@ -14,6 +16,7 @@ from penstock.client.cluster import Cluster
 from penstock.client.coordinator import Coordinators, is_worth_looking_again
 from penstock.client.errors import CommitFailed, RebalanceInProgress
 from penstock.client.group_values import OffsetAndMetadata
+from penstock.client.lifetime import Spawner
 from penstock.client.metadata import TopicPartition
 from penstock.client.topic_cache import TopicCache
 from penstock.consumer.assignment_state import AssignmentState
@@ -33,7 +36,11 @@ from penstock.runtime.environment import Environment
 
 Callback = Callable[[frozenset[TopicPartition]], Awaitable[object]]
 CLOSE_LIMIT_S = 10.0
-"""How long leaving the block may take for the last commit and for telling the group."""
+"""How long leaving the block may take for the last commit, for the callbacks and for telling the group."""
+CANCELLED_CLOSE_LIMIT_S = 3.0
+"""The same where the block, or what is around it, was cancelled: whoever cancels waits for it."""
+_ERRAND_SHARE = 0.4
+"""Of the time for leaving: the most that goes to what comes before a callback (the last commit, an `on_assigned` that is under way)."""
 
 
 class GroupLink:
@@ -67,7 +74,7 @@ class GroupLink:
         self._auto_commit_interval_s = auto_commit_interval_ms / 1000
         self._on_assigned, self._on_revoked, self._on_lost = callbacks
         self._require_stable = require_stable
-        self._nursery: trio.Nursery | None = None
+        self._nursery: Spawner | None = None
         self._offsets: GroupOffsets | None = None
         self._membership: Membership | None = None
         self._is_closing = False
@@ -75,6 +82,9 @@ class GroupLink:
         """The user's own task waits for the group to be left: nobody will come back."""
         self._patience = trio.CancelScope()
         """Around the wait of a `revoke` for the user; cancelled when nobody will come back any more."""
+        self._errand_limit_s = inf
+        self._errand = trio.CancelScope()
+        """Around what must not keep `on_revoked` from being called when the block is left."""
         self._committed: dict[TopicPartition, int] = {}
         self._lost_uncommitted: set[TopicPartition] = set()
         self._commit_wanted = Signal()
@@ -106,7 +116,7 @@ class GroupLink:
         """Whether the group decides what is assigned."""
         return self._membership is not None
 
-    def open(self, nursery: trio.Nursery, cluster: Cluster, topics: TopicCache) -> None:
+    def open(self, nursery: Spawner, cluster: Cluster, topics: TopicCache) -> None:
         """The consumer's block is entered."""
         self._nursery = nursery
         self._cluster = cluster
@@ -152,10 +162,12 @@ class GroupLink:
                 self._is_alone = False
             self._membership = None
 
-    async def close(self) -> None:
-        """The block is left: commit what was come back from, leave."""
+    async def close(self, limit_s: float) -> None:
+        """The block is left: commit what was come back from, call back for what is owned, leave. The caller cancels it after `limit_s`."""
         self._is_closing = True
         self._patience.cancel()
+        self._errand_limit_s = limit_s * _ERRAND_SHARE
+        self._errand.deadline = trio.current_time() + self._errand_limit_s
         try:
             if self._membership is not None:
                 await self._membership.leave()
@@ -280,14 +292,23 @@ class GroupLink:
             with trio.CancelScope() as self._patience:
                 await self._handout.wait_come_back()
         if self._auto_commit:
-            try:
-                await self._commit_what_was_come_back_from(partitions)
-            except (RebalanceInProgress, CommitFailed):
-                pass  # they were taken already: the others go on from the last commit
-            except PenstockError as error:
-                self._handout.report(error)
+            with self._bounded_errand():
+                await self._commit_before_revoke(partitions)
         await self._call(self._on_revoked, partitions)
         self._forget(partitions)
+
+    async def _commit_before_revoke(self, partitions: frozenset[TopicPartition]) -> None:
+        try:
+            await self._commit_what_was_come_back_from(partitions)
+        except (RebalanceInProgress, CommitFailed):
+            pass  # they were taken already: the others go on from the last commit
+        except PenstockError as error:
+            self._handout.report(error)
+
+    def _bounded_errand(self) -> trio.CancelScope:
+        """Ends by itself in time for the callback that is to follow, once the block is left."""
+        self._errand = trio.CancelScope(deadline=trio.current_time() + self._errand_limit_s)
+        return self._errand
 
     async def lose(self, partitions: frozenset[TopicPartition]) -> None:
         """See `GroupListener`."""
@@ -303,7 +324,8 @@ class GroupLink:
         for tp in partitions:
             self._state.partitions[tp].is_revoking = True
         self.on_assignment()  # the callback may ask for positions
-        await self._call(self._on_assigned, partitions)
+        with self._bounded_errand():
+            await self._call(self._on_assigned, partitions)
         for tp in partitions & self._state.partitions.keys():
             self._state.partitions[tp].is_revoking = False
         self.on_assignment()
@@ -349,4 +371,4 @@ def _nothing() -> None:
     """Nobody minds."""
 
 
-__all__ = ["CLOSE_LIMIT_S", "Callback", "GroupLink"]
+__all__ = ["CANCELLED_CLOSE_LIMIT_S", "CLOSE_LIMIT_S", "Callback", "GroupLink"]

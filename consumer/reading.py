@@ -21,6 +21,7 @@ from penstock.client.admin_messages import describe_configs_request, read_config
 from penstock.client.admin_values import ConfigResource, ResourceKind
 from penstock.client.cluster import Cluster
 from penstock.client.errors import broker_error
+from penstock.client.lifetime import Spawner
 from penstock.client.metadata import TopicPartition
 from penstock.client.topic_cache import TopicCache
 from penstock.consumer.assignment_state import AssignmentState
@@ -99,7 +100,7 @@ class Reading:
 
     def __init__(
         self,
-        nursery: trio.Nursery,
+        nursery: Spawner,
         cluster: Cluster,
         environment: Environment,
         options: FetchOptions,

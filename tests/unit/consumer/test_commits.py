@@ -1,12 +1,21 @@
 """What is committed and what is not, and who waits for whom: consumers against a whole broker, in virtual time."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
-from typing import Any
+from contextlib import nullcontext
 
 import pytest
 import trio
-from tests.support.memory_server import MemoryServer, memory_server
+from tests.support.lone_member import (
+    GROUP,
+    LIMIT_S,
+    PROTOCOLS,
+    TOPIC,
+    TP,
+    committed,
+    in_virtual_time,
+    member,
+    take_two,
+)
+from tests.support.memory_server import MemoryServer
 from tests.support.scripted_broker import (
     ScriptedBroker,
     ScriptedNetwork,
@@ -15,68 +24,12 @@ from tests.support.scripted_broker import (
 )
 from trio.testing import MockClock
 
-from penstock.client.admin import Admin
-from penstock.client.admin_values import NewTopic
 from penstock.client.errors import CommitFailed
 from penstock.client.metadata import TopicPartition
 from penstock.consumer.consumer import Consumer
-from penstock.producer.producer import Producer
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
-
-TOPIC, GROUP, TP = "t", "g", TopicPartition("t", 0)
-PROTOCOLS = ("classic", "consumer")
-LIMIT_S = 120.0
-
-
-def in_virtual_time(test: Callable[..., Awaitable[None]], protocol: str | None = None) -> None:
-    """Run it with a server that has a topic of a hundred records."""
-
-    async def run() -> None:
-        with trio.fail_after(LIMIT_S):
-            async with filled_server() as server:
-                await (test(server) if protocol is None else test(server, protocol))
-
-    trio.run(run, clock=MockClock(autojump_threshold=0))
-
-
-@asynccontextmanager
-async def filled_server() -> AsyncGenerator[MemoryServer]:
-    async with memory_server(
-        group_consumer_heartbeat_interval_ms="1000", group_consumer_min_heartbeat_interval_ms="1000"
-    ) as server:
-        async with Admin(server.bootstrap, server.client("admin")) as admin:
-            await admin.create_topics([NewTopic(name=TOPIC, partition_count=1)])
-        async with Producer(server.bootstrap, server.client("producer")) as producer:
-            await producer.send_many(TOPIC, [b"%d" % number for number in range(100)])
-        yield server
-
-
-@asynccontextmanager
-async def member(server: MemoryServer, protocol: Any = "classic", **options: Any) -> AsyncGenerator[Consumer]:
-    options.setdefault("environment", server.client("member"))
-    consumer = Consumer(
-        server.bootstrap,
-        TOPIC,
-        group=GROUP,
-        group_protocol=protocol,
-        auto_offset_reset="earliest",
-        **options,
-    )
-    async with consumer:
-        yield consumer
-
-
-async def committed(server: MemoryServer) -> int | None:
-    async with Consumer(server.bootstrap, group=GROUP, environment=server.client("looker")) as looker:
-        found = (await looker.committed([TP]))[TP]
-    return None if found is None else found.offset
-
-
-async def take_two(consumer: Consumer) -> None:
-    """Done with the first, and the second in hand."""
-    assert [(await anext(consumer)).offset for _ in range(2)] == [0, 1]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -309,18 +262,6 @@ def test_who_waits_for_a_position_is_left_waiting_when_the_consumer_ends() -> No
             nursery.start_soon(wait, consumer)
             await trio.sleep(1)
         assert outcomes == ["the consumer is closed"]
-
-    in_virtual_time(run)
-
-
-def test_leaving_while_the_broker_is_away_takes_for_ever() -> None:
-    async def run(server: MemoryServer) -> None:
-        environment = server.client("away")
-        async with member(server, environment=environment) as consumer:
-            await anext(consumer)
-            server.hosts["away"].freeze()
-            began = trio.current_time()
-        assert trio.current_time() - began <= 11
 
     in_virtual_time(run)
 
