@@ -243,6 +243,12 @@ class Trial:
         assert await GroupCalls(self.broker).commit(group, {0: offset}) == [0]
         self.model.committed[group] = (offset, trio.current_time())
 
+    async def go_back(self, group: str, behind: int) -> None:
+        """Commit the end, and then an earlier offset: all in between is unconsumed again."""
+        await self.commit(group, 0)
+        await self.check()
+        await self.commit(group, behind)
+
     async def forget(self, group: str, whole: bool) -> None:
         """Delete an offset, or the whole group."""
         await settle()
@@ -320,7 +326,7 @@ CONFIGS = st.builds(
     st.sampled_from(["reject", "hold"]),
 )
 COMMITS = steps_of("commit", st.sampled_from(GROUPS), BEHIND)
-STEPS = st.sampled_from([0] * 9 + [1] * 5 + [2, 3, 4, 4, 4, 5, 6, 7]).flatmap(
+STEPS = st.sampled_from([0] * 9 + [1] * 5 + [2, 3, 4, 4, 4, 5, 6, 7, 8, 8]).flatmap(
     lambda kind: (
         SENDS,
         COMMITS,
@@ -330,6 +336,7 @@ STEPS = st.sampled_from([0] * 9 + [1] * 5 + [2, 3, 4, 4, 4, 5, 6, 7]).flatmap(
         steps_of("configure", CONFIGS | st.just(Config())),
         steps_of("pass_time", st.sampled_from([1.0, 11.0, 11.0, 30.0, 700.0])),
         st.just(RESTART),
+        steps_of("go_back", st.sampled_from(["a", "a", "b"]), st.integers(6, 14)),
     )[kind]
 )
 
