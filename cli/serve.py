@@ -33,6 +33,15 @@ log = logging.getLogger(__name__)
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _DEFAULT_LISTENER = "PLAINTEXT"
+_LOADED_AFTER_START = (
+    "broker.cold_reads",
+    "protocol.throttle",
+    "broker.backlog.partition_gate",
+    "broker.backlog.look",
+    "broker.backlog.kept",
+    "broker.groups.serving",
+)
+"""What requests to any broker may come to need."""
 
 
 @click.command("serve", short_help="Run a broker.")
@@ -187,7 +196,7 @@ class _Process:
             async with trio.open_nursery() as watching:
                 with trio.CancelScope() as serving:
                     watching.start_soon(_stop_on_signal, signals, serving)
-                    watching.start_soon(self._load_for_groups)
+                    watching.start_soon(self._load_the_rest)
                     await serve(self._environment, self._config, started=self._started)
                 watching.cancel_scope.cancel()
         log.info("stopped")
@@ -203,10 +212,11 @@ class _Process:
         gc.freeze()
         self._is_up.set()
 
-    async def _load_for_groups(self) -> None:
-        """A start does without what only groups need, and the first group finds it there: a worker loads it beside the first requests."""
+    async def _load_the_rest(self) -> None:
+        """A worker loads beside the first requests what the start did without, so that no request waits for it, or comes when descriptors are short."""
         await self._is_up.wait()
-        await self._environment.threads.run(importlib.import_module, "penstock.broker.groups.serving")
+        for name in _LOADED_AFTER_START:
+            await self._environment.threads.run(importlib.import_module, f"penstock.{name}")
 
 
 async def _stop_on_signal(signals: AsyncIterator[int], serving: trio.CancelScope) -> None:
