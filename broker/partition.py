@@ -250,9 +250,9 @@ class Partition(PartitionAppends):
 
     # Syncs
 
-    def synced(self, durable_end_offset: int) -> None:
-        """A sync has completed: everything below is on disk."""
-        self.step(Synced(durable_end_offset))
+    def synced(self) -> None:
+        """A sync has completed. What counts is what the log holds now: where the worker is heard of late, a part of what it synced may be cut."""
+        self.step(Synced(self.log.durable_end_offset))
 
     def fail(self) -> None:
         """By a bug nobody knows what the log holds: serve it no more."""
