@@ -208,7 +208,7 @@ class Partition(PartitionAppends):
         self._epoch_to_start = None
         self.log.start_leader_epoch(leader_epoch)
         self.epoch_start_offset = self.log.log_end_offset
-        self.machine.step(EpochStarted(self.epoch_start_offset))
+        self.step(EpochStarted(self.epoch_start_offset))
         log.debug("%s-%d: leading in epoch %d", self.topic, self.index, leader_epoch)
 
     def step(self, event: Event) -> None:

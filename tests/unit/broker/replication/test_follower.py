@@ -329,6 +329,23 @@ async def test_who_leads_after_a_cut_acks_nothing_for_a_sync_from_before_it() ->
         assert sent.code == 0
 
 
+async def test_who_becomes_leader_while_a_worker_cuts_commits_nothing_of_what_goes() -> None:
+    async with follower_bench() as follower, trio.open_nursery() as nursery:
+        await follower.append(*batches(4, epoch=1), high_watermark=1)
+        bench = follower.bench
+        bench.threads.hold("truncate_to")
+        nursery.start_soon(follower.logs.truncate, follower.partition, Truncate(KEY, EPOCH, 1, 2))
+        await settle()
+        bench.lead(EPOCH + 1, replicas=(ME, LEADER))
+        bench.lead(EPOCH + 1, replicas=(ME, LEADER))
+        assert follower.partition.is_leader
+        assert follower.partition.high_watermark == 1
+        bench.threads.release("truncate_to")
+        await settle()
+        assert follower.partition.machine.epoch_start_offset == 2
+        assert follower.partition.high_watermark == follower.log.log_end_offset == 2
+
+
 async def test_starting_over_raises_the_high_watermark_to_where_the_leader_begins() -> None:
     async with follower_bench() as follower:
         await follower.append(*batches(4), high_watermark=2)
