@@ -53,8 +53,8 @@ class LogSyncs:
                 self._unflushed_records = 0
                 self._unflushed_since = None
                 async with self._services.sync_limit:
-                    durable = await run_storage(self._services.threads, partition_log.sync)
-                partition.synced(durable)
+                    await run_storage(self._services.threads, partition_log.sync)
+                partition.synced()
                 if (
                     partition.machine.write_caching
                     and self._unflushed_records < partition.settings.flush_messages

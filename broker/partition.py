@@ -208,7 +208,7 @@ class Partition(PartitionAppends):
         self._epoch_to_start = None
         self.log.start_leader_epoch(leader_epoch)
         self.epoch_start_offset = self.log.log_end_offset
-        self.machine.step(EpochStarted(self.epoch_start_offset))
+        self.step(EpochStarted(self.epoch_start_offset))
         log.debug("%s-%d: leading in epoch %d", self.topic, self.index, leader_epoch)
 
     def step(self, event: Event) -> None:
@@ -250,9 +250,9 @@ class Partition(PartitionAppends):
 
     # Syncs
 
-    def synced(self, durable_end_offset: int) -> None:
-        """A sync has completed: everything below is on disk."""
-        self.step(Synced(durable_end_offset))
+    def synced(self) -> None:
+        """A sync has completed. What counts is what the log holds now: where the worker is heard of late, a part of what it synced may be cut."""
+        self.step(Synced(self.log.durable_end_offset))
 
     def fail(self) -> None:
         """By a bug nobody knows what the log holds: serve it no more."""

@@ -53,7 +53,7 @@ class LogTruncated:
 
 @dataclass(frozen=True, slots=True)
 class EpochStarted:
-    """This replica's epoch as leader begins at this offset of its log."""
+    """This replica's epoch as leader begins at this offset, where its log ends now."""
 
     start_offset: int
 
@@ -140,7 +140,7 @@ class AdvanceHighWatermark:
 
 @dataclass(frozen=True, slots=True)
 class BecomeLeader:
-    """Start leading in this epoch: note where it starts (and say so by `EpochStarted`), take appends."""
+    """Start leading in this epoch: note where it starts and say so by `EpochStarted`, before which nothing is committed; take appends."""
 
     leader_epoch: int
 

@@ -8,7 +8,8 @@ Invariants (PROPERTIES D3 to D5, DESIGN section 6):
 - the high watermark never falls. A leader's is at most the lowest *counted* end offset of the maximal ISR: what is stored and what was
   asked for, until the outcome is known;
 - a leader's advances only while |ISR| >= min.insync.replicas (KIP-966), in what is stored and in what was asked for, while no eligible
-  leader replica is stored (it has all that is committed, whatever min.insync.replicas becomes), and not while the broker is fenced;
+  leader replica is stored (it has all that is committed, whatever min.insync.replicas becomes), not while the broker is fenced, and not
+  before it is known where its epoch begins: until then a worker may be cutting the log for the leader before;
 - a follower's is at most what its leader told it and its own counted end offset;
 - a follower is taken into the ISR only when its counted end offset has reached the high watermark and the start of this leader's epoch;
 - one ISR change at a time, on the partition epoch that is known; none while the broker is fenced.
@@ -170,8 +171,7 @@ class PartitionMachine:
             case StateLearned():
                 return self._learn(event)
             case EpochStarted(start_offset):
-                self.epoch_start_offset = start_offset
-                return _NOTHING
+                return self._start_epoch(start_offset)
             case LogTruncated():
                 return self._take_truncation(event)
             case TimePassed(now_ms):
@@ -231,9 +231,15 @@ class PartitionMachine:
         return (
             BecomeLeader(state.leader_epoch),
             *(refused if led_before else ()),
-            *self._advance(),
             *self._clear_eligible(),
         )
+
+    def _start_epoch(self, start_offset: int) -> tuple[Action, ...]:
+        """The log ends where the epoch begins; what was known of it before may be older than a cut that a worker was making."""
+        self.epoch_start_offset = self._log_end_offset = start_offset
+        self._durable_end_offset = min(self._durable_end_offset, start_offset)
+        self._count_replicas()
+        return self._advance()
 
     def _rest(self, role: Role, action: Action) -> tuple[Action, ...]:
         """Lead no more."""
@@ -267,6 +273,7 @@ class PartitionMachine:
         leads = self.role is Role.LEADER
         self._may_commit = (
             leads
+            and self.epoch_start_offset is not None
             and self.has_enough_replicas
             and not self._eligible_leader_replicas
             and (self.asked is None or len(self.asked.isr) >= wanted)

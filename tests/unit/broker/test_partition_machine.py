@@ -1,6 +1,7 @@
 """The partition's state machine, event by event."""
 
 from penstock.broker.partition_machine import (
+    Action,
     AdvanceHighWatermark,
     Appended,
     BecomeFollower,
@@ -46,9 +47,15 @@ def fetched(broker: int, end: int, now_ms: float = 0) -> FollowerFetched:
     return FollowerFetched(broker, 10 + broker, end, now_ms)
 
 
+def lead(machine: PartitionMachine, news: StateLearned) -> tuple[Action, ...]:
+    """Have it lead in a new epoch, which begins where its log ends; returns what follows from that."""
+    assert machine.step(news)[0] == BecomeLeader(news.leader_epoch)
+    return machine.step(EpochStarted(news.log_end_offset))
+
+
 def leader(*, write_caching: bool = False, min_insync_replicas: int = 1, epoch: int = 1) -> PartitionMachine:
     machine = PartitionMachine(ME, write_caching=write_caching, min_insync_replicas=min_insync_replicas)
-    machine.step(state(epoch=epoch))
+    lead(machine, state(epoch=epoch))
     return machine
 
 
@@ -68,7 +75,18 @@ def test_append_commits_at_once_with_write_caching() -> None:
 
 def test_recovered_log_is_committed_when_leading_alone() -> None:
     machine = PartitionMachine(ME, write_caching=False, min_insync_replicas=1)
-    assert machine.step(state(end=7, durable=7)) == (BecomeLeader(1), AdvanceHighWatermark(7))
+    assert machine.step(state(end=7, durable=7)) == (BecomeLeader(1),)
+    assert machine.step(EpochStarted(7)) == (AdvanceHighWatermark(7),)
+
+
+def test_nothing_is_committed_before_it_is_known_where_the_epoch_begins() -> None:
+    """A worker is cutting the log for the leader before: what the log is said to have is not what it will have."""
+    machine = PartitionMachine(ME, write_caching=False, min_insync_replicas=1)
+    assert machine.step(state(end=7, durable=7)) == (BecomeLeader(1),)
+    assert machine.step(state(end=7, durable=7, version=1)) == ()
+    assert machine.step(Synced(7)) == ()
+    assert machine.step(EpochStarted(4)) == (AdvanceHighWatermark(4),)
+    assert machine.counted_end_offset == 4
 
 
 def test_high_watermark_never_falls_when_the_durable_end_is_behind() -> None:
@@ -81,7 +99,7 @@ def test_high_watermark_never_falls_when_the_durable_end_is_behind() -> None:
 
 def test_slowest_member_of_the_isr_holds_the_high_watermark() -> None:
     machine = PartitionMachine(ME, write_caching=True, min_insync_replicas=1)
-    machine.step(state(isr=(ME, OTHER, THIRD), replicas=(ME, OTHER, THIRD)))
+    lead(machine, state(isr=(ME, OTHER, THIRD), replicas=(ME, OTHER, THIRD)))
     machine.step(Appended(10))
     machine.step(fetched(OTHER, 10))
     assert machine.high_watermark == 0, "the third has nothing yet"
@@ -93,14 +111,14 @@ def test_slowest_member_of_the_isr_holds_the_high_watermark() -> None:
 
 def test_follower_out_of_the_isr_is_not_waited_for() -> None:
     machine = PartitionMachine(ME, write_caching=True, min_insync_replicas=1)
-    machine.step(state(isr=(ME,), replicas=(ME, OTHER)))
+    lead(machine, state(isr=(ME,), replicas=(ME, OTHER), end=5))
     machine.step(fetched(OTHER, 1))
     assert machine.step(Appended(8)) == (AdvanceHighWatermark(8),)
 
 
 def test_nothing_is_committed_while_the_isr_is_too_small() -> None:
     machine = PartitionMachine(ME, write_caching=True, min_insync_replicas=2)
-    machine.step(state(isr=(ME,), replicas=(ME, OTHER, THIRD)))
+    lead(machine, state(isr=(ME,), replicas=(ME, OTHER, THIRD)))
     assert not machine.has_enough_replicas
     assert machine.step(Appended(5)) == ()
     machine.step(fetched(OTHER, 5))
@@ -117,9 +135,9 @@ def test_min_insync_replicas_never_asks_for_more_than_there_are() -> None:
 
 def test_new_epoch_forgets_what_followers_had() -> None:
     machine = PartitionMachine(ME, write_caching=True, min_insync_replicas=1)
-    machine.step(state(isr=(ME, OTHER), replicas=(ME, OTHER)))
+    lead(machine, state(isr=(ME, OTHER), replicas=(ME, OTHER)))
     machine.step(fetched(OTHER, 5))
-    machine.step(state(epoch=2, isr=(ME, OTHER), replicas=(ME, OTHER), end=5))
+    lead(machine, state(epoch=2, isr=(ME, OTHER), replicas=(ME, OTHER), end=5))
     assert machine.step(Appended(6)) == (), "the follower has said nothing in this epoch"
 
 
@@ -166,8 +184,7 @@ def leading(
     machine = PartitionMachine(
         ME, write_caching=True, min_insync_replicas=min_insync_replicas, replica_lag_time_max_ms=LAG_MS
     )
-    machine.step(state(isr=isr, replicas=ALL, end=end, elr=elr, version=1))
-    machine.step(EpochStarted(end))
+    lead(machine, state(isr=isr, replicas=ALL, end=end, elr=elr, version=1))
     return machine
 
 
@@ -334,7 +351,8 @@ def test_leader_in_a_new_epoch_believes_nothing_of_the_one_before() -> None:
     machine.step(fetched(THIRD, 5))
     assert machine.high_watermark == 5
     news = state(epoch=2, isr=(ME, OTHER), replicas=ALL, end=12, version=2)
-    assert machine.step(news) == (BecomeLeader(2),), "the other may have lost its own since"
+    assert machine.step(news) == (BecomeLeader(2),)
+    assert machine.step(EpochStarted(12)) == (), "the other may have lost its own since"
     assert machine.step(fetched(OTHER, 12)) == (AdvanceHighWatermark(12),)
 
 

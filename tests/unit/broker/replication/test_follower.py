@@ -10,7 +10,7 @@ from tests.support.memory_files import MemoryFiles
 from tests.support.partition_bench import ME, PartitionBench, partition_bench, settle
 
 from penstock.broker.partition import Partition
-from penstock.broker.partition_events import LeaderTold
+from penstock.broker.partition_events import FollowerFetched, LeaderTold
 from penstock.broker.replication.fetcher_machine import Append, Standing, StartOver, Truncate
 from penstock.broker.replication.follower import (
     APPEND_AT_ONCE_MAX_BYTES,
@@ -276,6 +276,74 @@ async def test_a_cut_for_a_leader_of_yesterday_is_not_made() -> None:
         with pytest.raises(NotFollowed):
             await follower.logs.start_over(follower.partition, StartOver(KEY, EPOCH, 9))
         assert follower.log.log_end_offset == 4
+
+
+@asynccontextmanager
+async def cut_before_a_sync_is_heard_of() -> AsyncGenerator[FollowerBench]:
+    """Four records are durable, and the worker that made them so is not heard of; the next leader has had two of them cut. Later syncs wait."""
+    async with follower_bench() as follower, trio.open_nursery() as nursery:
+        threads = follower.bench.threads
+        threads.hold("sync", after=True)
+        nursery.start_soon(follower.append, *batches(4, epoch=1))
+        await settle()
+        assert follower.log.durable_end_offset == 4
+        assert follower.partition.machine.counted_end_offset == 0
+        threads.hold("sync")
+        follower.follow(EPOCH + 1)
+        await follower.logs.truncate(follower.partition, Truncate(KEY, EPOCH + 1, 1, 2))
+        yield follower
+        threads.release_all()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_sync_that_is_heard_of_after_a_cut_counts_nothing_that_was_cut() -> None:
+    """The high watermark went past where the new records are durable."""
+    async with cut_before_a_sync_is_heard_of() as follower, trio.open_nursery() as nursery:
+        sent = follower.fetched(*batches(6, start=2), high_watermark=8, epoch=EPOCH + 1)
+        nursery.start_soon(follower.logs.append, follower.partition, sent)
+        await settle()
+        assert follower.log.log_end_offset == 8
+        follower.bench.threads.release_one("sync")
+        await settle()
+        assert follower.partition.machine.counted_end_offset == follower.log.durable_end_offset == 2
+        assert follower.partition.high_watermark == 2
+        follower.bench.threads.release("sync")
+        await settle()
+        assert follower.partition.high_watermark == follower.log.durable_end_offset == 8
+
+
+async def test_who_leads_after_a_cut_acks_nothing_for_a_sync_from_before_it() -> None:
+    async with cut_before_a_sync_is_heard_of() as follower:
+        bench = follower.bench
+        bench.lead(EPOCH + 2, isr=(ME, LEADER), replicas=(ME, LEADER))
+        sent = bench.send()
+        await settle()
+        bench.partition.step(FollowerFetched(LEADER, 1, 3, 0.0))
+        bench.threads.release_one("sync")
+        await settle()
+        assert (follower.log.log_end_offset, follower.log.durable_end_offset) == (3, 2)
+        assert not sent.is_final
+        bench.threads.release("sync")
+        await settle()
+        assert sent.is_final
+        assert sent.code == 0
+
+
+async def test_who_becomes_leader_while_a_worker_cuts_commits_nothing_of_what_goes() -> None:
+    async with follower_bench() as follower, trio.open_nursery() as nursery:
+        await follower.append(*batches(4, epoch=1), high_watermark=1)
+        bench = follower.bench
+        bench.threads.hold("truncate_to")
+        nursery.start_soon(follower.logs.truncate, follower.partition, Truncate(KEY, EPOCH, 1, 2))
+        await settle()
+        bench.lead(EPOCH + 1, replicas=(ME, LEADER))
+        bench.lead(EPOCH + 1, replicas=(ME, LEADER))
+        assert follower.partition.is_leader
+        assert follower.partition.high_watermark == 1
+        bench.threads.release("truncate_to")
+        await settle()
+        assert follower.partition.machine.epoch_start_offset == 2
+        assert follower.partition.high_watermark == follower.log.log_end_offset == 2
 
 
 async def test_starting_over_raises_the_high_watermark_to_where_the_leader_begins() -> None:
