@@ -8,7 +8,7 @@ written, and when none names an offset above the cut: a log that ends below its 
 """
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar, TypeVarTuple
 
@@ -98,23 +98,36 @@ class CheckpointedPartitions:
             except PenstockError as error:
                 log.error("checkpoints can't be written: %s", error)
 
-    async def move_log_starts(self, targets: Mapping[Partition, int]) -> None:
-        """Make log start offsets durable, then let them hold; those below the present ones change nothing.
+    async def move_log_starts(
+        self, targets: Mapping[Partition, int], holds: Callable[[Partition], bool] = lambda _: True
+    ) -> Collection[Partition]:
+        """Make log start offsets durable, then let them hold; those below the present ones change nothing. Returns whose have been moved.
 
-        No target is above its partition's high watermark. Raises StorageError, which is logged, too: nothing has moved.
+        A disk may take its time: for whom `holds` is false by then, nothing moves. No target is above its partition's high watermark.
+        Raises StorageError, which is logged, too: nothing has moved.
         """
         async with self._writing:
-            starts = {
-                key: max(partition.log.log_start_offset, targets.get(partition, 0))
-                for key, partition in self._by_name.items()
-            }
-            try:
-                await self._run(self._directory.write_log_starts, starts)
-            except PenstockError as error:
-                log.error("the log start offsets can't be written: %s", error)
-                raise
-            for partition, offset in targets.items():
+            moving = {partition: offset for partition, offset in targets.items() if holds(partition)}
+            while True:
+                await self._write_log_starts(moving)
+                left = {partition: offset for partition, offset in moving.items() if holds(partition)}
+                if len(left) == len(moving):
+                    break
+                moving = left  # and what was written for the others is taken back
+            for partition, offset in moving.items():
                 partition.advance_log_start(offset)
+            return moving
+
+    async def _write_log_starts(self, targets: Mapping[Partition, int]) -> None:
+        starts = {
+            key: max(partition.log.log_start_offset, targets.get(partition, 0))
+            for key, partition in self._by_name.items()
+        }
+        try:
+            await self._run(self._directory.write_log_starts, starts)
+        except PenstockError as error:
+            log.error("the log start offsets can't be written: %s", error)
+            raise
 
     @asynccontextmanager
     async def cutting(

@@ -7,8 +7,8 @@ The order, so that it may end anywhere: the new log start offset is durable in i
 the oldest first, one worker call each, so that syncs of that log come in between; their files are renamed at once and removed
 `file.delete.delay.ms` later. Readers that hold a slice keep its file.
 
-With `retention.keep.unconsumed` nothing goes by policy that a counted group has not consumed (`partition.deletable_end_offset`); what is kept back
-so is told in the log. DeleteRecords goes by what its client wants.
+With `retention.keep.unconsumed` nothing goes by policy that a counted group has not consumed (`partition.deletable_end_offset`), as is known when a
+start comes to hold, not only when it was planned; what is kept back so is told in the log. DeleteRecords goes by what its client wants.
 
 A full disk must not keep retention from making room. Where the checkpoint finds no space, whole segments go first and their files at
 once: what is left says where the log begins. Then the checkpoint is tried again.
@@ -17,7 +17,7 @@ Source: Kafka's `LogManager.cleanupLogs`, `UnifiedLog.deleteOldSegments`; KIP-10
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -132,8 +132,11 @@ class Retention:
         return True
 
     async def _cut_each(self, starts: Mapping[Partition, int], reasons: Mapping[Partition, str]) -> None:
+        def holds(partition: Partition) -> bool:
+            return starts[partition] <= partition.deletable_end_offset
+
         try:
-            await self._move(starts)
+            await self._move(starts, holds)
         except StorageError:
             return  # told already; the next check tries again
         for partition in starts:
@@ -147,23 +150,25 @@ class Retention:
 
         Raises StorageError: the start is not durable for one of them, or segments below it could not be deleted.
         """
-        await self._move(starts)
+        await self._move(starts, lambda _: True)
         for partition in starts:
             await self._delete(partition, reason, partition.log.config.file_delete_delay_ms)
 
-    async def _move(self, starts: Mapping[Partition, int]) -> None:
-        """Make the starts durable and let them hold. On a full disk room is made first by what lies below them."""
+    async def _move(self, starts: Mapping[Partition, int], holds: Callable[[Partition], bool]) -> None:
+        """Make the starts durable and let them hold, if they do. On a full disk room is made first by what lies below them."""
         try:
-            await self._partitions.move_log_starts(starts)
+            await self._partitions.move_log_starts(starts, holds)
         except DiskFull:
-            if not await self._make_room(starts):
+            if not await self._make_room(starts, holds):
                 raise
-            await self._partitions.move_log_starts(starts)
+            await self._partitions.move_log_starts(starts, holds)
 
-    async def _make_room(self, starts: Mapping[Partition, int]) -> bool:
+    async def _make_room(self, starts: Mapping[Partition, int], holds: Callable[[Partition], bool]) -> bool:
         """Delete whole segments without a checkpoint; whether there were any."""
         any_gone = False
         for partition, offset in starts.items():
+            if not holds(partition):
+                continue
             bases = [
                 segment.base_offset for segment in partition.log.segments if segment.base_offset <= offset
             ]

@@ -443,7 +443,7 @@ class LeaderFetcher:
             return
         if isinstance(decision, TakeNote):
             partition.step(LeaderTold(decision.high_watermark))
-            self._fetchers.log_starts.follow(partition, decision.log_start_offset)
+            self._fetchers.log_starts.follow(partition, decision.leader_epoch, decision.log_start_offset)
             return
         if isinstance(decision, Append) and self.machine.is_throttled(decision.key):
             self._throttle.record(len(decision.records))
@@ -462,7 +462,7 @@ class LeaderFetcher:
 
     def _appended(self, partition: Partition, append: Append) -> None:
         self.machine.stands(append.key, append.leader_epoch, standing_of(partition))
-        self._fetchers.log_starts.follow(partition, append.log_start_offset)
+        self._fetchers.log_starts.follow(partition, append.leader_epoch, append.log_start_offset)
 
     async def _work(self, partition: Partition, decision: Work, unfinished: _Unfinished) -> None:
         try:

@@ -1,10 +1,11 @@
 """Log start offsets of followers, which follow their leaders'.
 
 Owns which are to be moved. They are made durable before they hold, many with one write, so that records which were deleted never come back.
-Knows nothing of fetching.
+What a leader has told counts in its epoch only: whoever leads afterwards, this replica perhaps, may have to keep what that one has deleted, and
+may have other records there. Knows nothing of fetching.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import trio
 
@@ -22,14 +23,15 @@ class LogStarts:
     def __init__(self, partitions: PartitionManager, moved: Callable[[Partition], None]) -> None:
         self._partitions = partitions
         self._moved = moved
-        self._targets: dict[Partition, int] = {}
+        self._targets: dict[Partition, tuple[int, int]] = {}
+        """Leader epoch and offset."""
         self._added = trio.Event()
 
-    def follow(self, partition: Partition, log_start_offset: int) -> None:
-        """Have a partition's log begin where its leader's does, but not above what is known to be committed."""
+    def follow(self, partition: Partition, leader_epoch: int, log_start_offset: int) -> None:
+        """Have a partition's log begin where its leader's does in that epoch, but not above what is known to be committed."""
         target = min(log_start_offset, partition.high_watermark)
         if target > partition.log.log_start_offset:
-            self._targets[partition] = target
+            self._targets[partition] = leader_epoch, target
             self._added.set()
 
     async def run(self) -> None:
@@ -38,20 +40,24 @@ class LogStarts:
             await self._added.wait()
             self._added = trio.Event()
             targets, self._targets = self._targets, {}
-            alive = {
-                partition: target
-                for partition, target in targets.items()
-                if self._partitions.by_id(partition.topic_id, partition.index) is partition
-                and target <= partition.log.log_end_offset
-            }
             try:
-                if alive:
-                    await self._partitions.move_log_starts(alive)
-                    for partition in alive:
-                        self._moved(partition)
+                await self._move(targets)
             except StorageError:
                 await trio.sleep(RETRY_S)  # told already; the leader's next answer says it again
             await trio.sleep(INTERVAL_S)
+
+    async def _move(self, targets: Mapping[Partition, tuple[int, int]]) -> None:
+        def holds(partition: Partition) -> bool:
+            epoch, target = targets[partition]
+            return (
+                self._partitions.by_id(partition.topic_id, partition.index) is partition
+                and partition.machine.leader_epoch == epoch
+                and target <= partition.log.log_end_offset
+            )
+
+        starts = {partition: target for partition, (_, target) in targets.items()}
+        for partition in await self._partitions.move_log_starts(starts, holds):
+            self._moved(partition)
 
 
 __all__ = ["LogStarts"]

@@ -118,9 +118,9 @@ BROKEN = [
         Mutant(
             "log-start-shown-before-it-is-durable",
             "broker/retention.py",
-            "        try:\n            await self._partitions.move_log_starts(starts)\n        except DiskFull:",
+            "        try:\n            await self._partitions.move_log_starts(starts, holds)\n        except DiskFull:",
             "        for partition, offset in starts.items():\n            partition.log.advance_log_start_offset(offset)\n"
-            "        try:\n            await self._partitions.move_log_starts(starts)\n        except DiskFull:",
+            "        try:\n            await self._partitions.move_log_starts(starts, holds)\n        except DiskFull:",
         ),
         "tests/unit/broker/test_retention.py::test_the_start_is_durable_before_it_holds_and_before_any_file_goes",
         r"AssertionError: assert \d+ == 0",

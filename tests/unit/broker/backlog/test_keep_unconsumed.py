@@ -1,12 +1,16 @@
 """Retention that spares what a counted group has not consumed, and tells of it."""
 
 import pytest
+import trio
 from tests.support.group_calls import GroupCalls
 from tests.support.logs import batch
 from tests.support.memory_broker import MemoryBroker, memory_broker
 from tests.support.memory_files import MemoryFiles
 from tests.support.memory_metadata import MemoryMetadata
 from tests.support.partition_bench import settle
+from tests.unit.broker.test_partitions import checkpoint
+
+from penstock.storage.layout import LOG_START_CHECKPOINT
 
 SIZE_BYTES = len(batch())
 
@@ -64,6 +68,25 @@ async def test_records_that_a_client_deletes_go_all_the_same() -> None:
         await calls.commit("g", {0: 0})
         await broker.broker.retention.cut({broker.partition(): 6}, "asked for")
         assert await starts(broker) == [6, 9]
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+async def test_a_group_that_goes_back_while_the_disk_is_slow_keeps_what_was_to_go(is_written: bool) -> None:
+    async with memory_broker() as broker:
+        calls = await filled(broker, retention_keep_unconsumed="true", retention_ms="1000")
+        await calls.commit("g", {0: 9})
+        broker.threads.hold("write_log_starts", after=is_written)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(broker.broker.retention.check)
+            await settle()
+            assert broker.threads.waiting("write_log_starts") == 1
+            await calls.commit("g", {0: 4})
+            broker.threads.release("write_log_starts")
+        assert broker.partition().log.log_start_offset == 0
+        assert checkpoint(broker.files, LOG_START_CHECKPOINT).get(("orders", 0), 0) == 0, (
+            "nor after a restart"
+        )
+        assert await starts(broker) == [3, 6, 9]
 
 
 async def test_nothing_goes_before_the_groups_are_read_after_a_restart() -> None:

@@ -12,6 +12,7 @@ from tests.support.memory_broker import MemoryBroker, memory_broker
 from tests.support.memory_metadata import MemoryMetadata
 from tests.support.scripted_broker import SILENCE, Instead, ScriptedBroker, ScriptedNetwork
 from tests.support.scripted_threads import ScriptedThreads
+from tests.unit.broker.test_partitions import checkpoint
 
 from penstock.broker import keys
 from penstock.broker.keys import BrokerRegistration, Endpoint, PartitionState, TopicRecord
@@ -20,7 +21,9 @@ from penstock.protocol.codec import encode_response
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.framing import response_prefix
 from penstock.protocol.message import Message
+from penstock.runtime.files import DiskError
 from penstock.runtime.metadata import Put
+from penstock.storage.layout import LOG_START_CHECKPOINT
 
 TOPIC, TOPIC_ID = "orders", bytes(range(1, 17))
 LEADER, HOST, PORT = 2, "10.0.0.2", 9092
@@ -213,6 +216,51 @@ async def test_leader_is_told_at_once_that_the_log_begins_elsewhere(
         await trio.sleep(0.3)
         entry = bench.requests[-1].topics[0].partitions[0]
         assert (entry.fetch_offset, entry.log_start_offset) == (2, 2)
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+async def test_leader_deletes_nothing_because_the_one_before_it_did(
+    autojump_clock: trio.testing.MockClock, is_written: bool
+) -> None:
+    """Its disk is slow to take down where that one's log begins; until then it has become the leader."""
+    threads = ScriptedThreads()
+    told = part(0, high_watermark=2)
+    told.log_start_offset = 2
+    threads.hold("write_log_starts", after=is_written)
+    async with following_broker(
+        answer(), answer(part(0, records(3))), answer(told), threads=threads
+    ) as bench:
+        await trio.sleep(0.3)
+        assert threads.waiting("write_log_starts") == 1
+        state = PartitionState((1, LEADER), (1, LEADER), 1, 7)
+        await bench.write(Put(keys.partition_key(TOPIC_ID, 0), keys.encode_partition(state)))
+        threads.release("write_log_starts")
+        await trio.sleep(10)
+        partition = bench.broker.partition()
+        assert partition.is_leader
+        assert partition.log.log_start_offset == 0
+        assert checkpoint(bench.broker.files, LOG_START_CHECKPOINT).get((TOPIC, 0), 0) == 0, (
+            "nor after a restart"
+        )
+
+
+async def test_what_a_leader_told_of_its_logs_start_is_forgotten_with_its_epoch_where_the_disk_fails(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The records there may be others by then. The next leader says where its log begins."""
+    threads = ScriptedThreads()
+    first, second = part(0, high_watermark=2), part(0, high_watermark=2)
+    first.log_start_offset, second.log_start_offset = 1, 2
+    threads.fail_once("write_log_starts", DiskError("injected"))
+    async with following_broker(
+        answer(), answer(part(0, records(3))), answer(first), threads=threads
+    ) as bench:
+        await trio.sleep(1)  # it has failed, and is tried again some seconds later
+        bench.answer_late(len(bench.requests) - 1, answer(second))
+        await trio.sleep(0.1)
+        await bench.follow(0, epoch=6)
+        await trio.sleep(10)
+        assert bench.broker.partition().log.log_start_offset == 0
 
 
 async def test_damage_on_the_wire_is_fetched_again_and_told_once(
