@@ -5,8 +5,9 @@ Owns the search for a good batch in bytes that do not chain. Changes nothing.
 A power cut tears what was being written, at the end of the log. So bytes that are no good batch may be cut only if no good batch
 follows anywhere behind them; one that does was written later, and what lies before it was lost in another way. But for one case: of
 what was written since the last sync the disk may have taken the later sectors and not the earlier ones. A sector that it did not take is
-zeros, since an append only ever writes behind the end of the file; damage on a disk is not. A producer's own zeros are told from these by
-what one flipped bit could have done: where setting one bit right makes a good batch, it is damage, and never cut.
+zeros, since an append only ever writes behind the end of the file, what was cut off again is durably gone before, and a short write is
+completed sector by sector; damage on a disk is not. A producer's own zeros are told from these by what one flipped bit could have done:
+where setting one bit right makes a good batch, it is damage, and never cut.
 
 Invariant: of a batch that was whole and had one bit flipped since, `was_never_written` says no, whatever the batch holds.
 """

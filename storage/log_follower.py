@@ -16,12 +16,13 @@ from typing import NamedTuple
 
 from penstock.protocol.errors import DecodeError
 from penstock.protocol.record_batch import MAGIC, BatchHeader, iterate_batches, verify_crc
-from penstock.runtime.files import StorageError, write_all
+from penstock.runtime.files import StorageError
 from penstock.storage.batch_walk import ChainRules, chain_fault
 from penstock.storage.errors import CorruptBatch, StaleLeaderEpoch, missing_is_disk_error
 from penstock.storage.layout import OFFSET_MAX, RELATIVE_OFFSET_MAX
 from penstock.storage.log_writer import NO_TIMESTAMP, LogWriter
 from penstock.storage.segment import TAIL_BATCHES_MIN
+from penstock.storage.short_writes import complete_write
 
 EPOCH_MAX = 2**31 - 1
 
@@ -58,7 +59,7 @@ class LogFollower(LogWriter):
         first bad one are appended even if this raises. In the page cache on return; a segment that was rolled is durable.
 
         `epoch_max`: no batch can be of a later leader epoch. `may_wait=False` is for the event loop: it stops before the first batch that
-        needs more than a write to an open file (a roll, a new epoch, a gap), and tells how far it came.
+        needs more than a write to an open file (a roll, a new epoch, a gap, a sync after DiskFull), and tells how far it came.
 
         Raises CorruptBatch, StaleLeaderEpoch, and what `append_as_leader` raises; ValueError if there is no whole batch.
         """
@@ -122,7 +123,7 @@ class LogFollower(LogWriter):
             now_ms,
             last_offset_delta=header.last_offset - self._log_end_offset,
         )
-        if not may_wait and (needs_epoch or needs_roll or self._active.file is None):
+        if not may_wait and (needs_epoch or needs_roll or self._active.file is None or self._must_sync_cut):
             return False
         if needs_roll:
             self.roll()
@@ -131,6 +132,8 @@ class LogFollower(LogWriter):
         if self._active.file is None:
             with missing_is_disk_error():
                 self._active.open_for_append()
+        if self._must_sync_cut:
+            self.sync()
         return True
 
     def _follow_epoch(self, epoch: int, start_offset: int) -> None:
@@ -180,7 +183,7 @@ class LogFollower(LogWriter):
         try:
             written = file.pwrite(records, position)
             if written != len(records):
-                write_all(file, records[written:], position + written)
+                complete_write(file, records, position, written)
         except StorageError as error:
             self._write_failed(error, position)
         largest_ms = self._largest_timestamp_ms

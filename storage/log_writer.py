@@ -8,6 +8,8 @@ Invariants:
     - Where offsets may be missing, `compaction-checkpoint` says so, durably, before they are.
     - A leader epoch is durable in `leader-epoch-checkpoint` before the first batch that bears it is written.
     - A segment is durable before the next one exists: whatever a power cut tears, it tears the last segment only.
+    - What was cut off again is durably gone before anything is written in its place: else a power cut could leave sectors of the one among
+      those of the other, which nothing tells from damage.
     - `segments` is replaced as a whole, and so are indexes and tails that shrink. An append publishes index and tail entries first, then
       the log end offset, then the segment's size; who reads both takes the size first, so that equal end offsets mean equal sizes.
     - After a failed sync or an unclear write, `failure` is set for good: nothing more is written, nothing is called durable.
@@ -33,7 +35,6 @@ from penstock.runtime.files import (
     FileSystem,
     StorageError,
     TooManyOpenFiles,
-    write_all,
 )
 from penstock.storage.batch_walk import ChainRules
 from penstock.storage.checkpoint import write_epoch_checkpoint, write_gaps_below
@@ -61,6 +62,7 @@ from penstock.storage.log_state import AppendInfo, OpenedState
 from penstock.storage.producer_recovery import recall
 from penstock.storage.producer_state import AppendedBatch
 from penstock.storage.segment import TAIL_BATCHES_MIN, HotTail, Segment
+from penstock.storage.short_writes import complete_write
 from penstock.storage.snapshot_files import SnapshotFiles
 
 NO_TIMESTAMP = -1
@@ -95,7 +97,7 @@ class LogWriter:
         self._truncation_count: int = 0
         self._cut_count = self._durable_cut_count = 0
         """How often a part of a batch was cut off again, and how often of these durably: what lies behind a closed segment's last batch is damage.
-        A segment that gets another file, or lets go of its own, is durable then."""
+        A segment that gets another file, or lets go of its own, is durable then (and is synced once more before the next append)."""
         self.near_records = 0
         """Who is no more records behind the end is not far (`Log.is_far`); as of the latest time when that was asked in this segment."""
         self._worker_lock = Lock()
@@ -244,7 +246,8 @@ class LogWriter:
         """Give a checked batch the next offsets and this epoch, in place, and write it.
 
         In the page cache on return; durable when `durable_end_offset` has passed it. `header` is the batch's own; after a LogAppendTime
-        stamp its timestamps are stale. The first append in a new epoch also writes and syncs the epoch checkpoint.
+        stamp its timestamps are stale. The first append in a new epoch also writes and syncs the epoch checkpoint; the one after DiskFull
+        syncs the log first.
 
         `begins_at_zero`: a producer of which the log knows nothing is refused unless it begins with sequence 0.
 
@@ -291,7 +294,7 @@ class LogWriter:
 
     @missing_is_disk_error()
     def prepare_append(self, leader_epoch: int) -> None:
-        """Do on a worker what the first append in an epoch would otherwise do itself: open the file, write the epoch checkpoint.
+        """Do on a worker what the first append in an epoch would otherwise do itself: open the file, sync a cut, write the epoch checkpoint.
 
         The caller holds appends back. Raises what `append_as_leader` raises.
         """
@@ -303,10 +306,12 @@ class LogWriter:
 
     @missing_is_disk_error()
     def open_active_file(self) -> None:
-        """Open the active segment's file, to stay open: what a follower's append would otherwise do itself. Worker; raises alike."""
+        """Open the active segment's file, to stay open, and sync a cut: what a follower's append would otherwise do itself. Worker; raises alike."""
         if self._active.file is None:
             self._active.open_for_append()
         self._active.first_timestamp_ms()
+        if self._must_sync_cut:
+            self.sync()
 
     def advance_log_start_offset(self, offset: int) -> None:
         """Let the log begin at `offset` from now on; below the present one it changes nothing. Raises OffsetOutOfRange past the end."""
@@ -326,10 +331,12 @@ class LogWriter:
             raise SegmentFull(
                 "no int32 holds the offset's distance from the segment's base", path=segment.path
             )
+        if self._must_sync_cut:
+            self.sync()
         try:
             written = file.pwrite(batch, position)
             if written != size_bytes:
-                write_all(file, batch[written:], position + written)
+                complete_write(file, batch, position, written)
         except StorageError as error:
             self._write_failed(error, position)
         end_position = position + size_bytes
@@ -347,6 +354,11 @@ class LogWriter:
         self._log_end_offset = last_offset + 1
         segment.size_bytes = end_position
         return position
+
+    @property
+    def _must_sync_cut(self) -> bool:
+        """Whether a sync must come before the next write: a part of a batch was cut off, and a power cut could bring it back."""
+        return self._cut_count != self._durable_cut_count
 
     def _write_failed(self, error: StorageError, position: int) -> NoReturn:
         """Cut a part of the batch off again, so that the next append is contiguous (PROPERTIES D12)."""
@@ -432,7 +444,7 @@ class LogWriter:
         cut_count = self._cut_count
         target = self._log_end_offset
         file = self._active.file
-        if target > self._durable_end_offset or (cut_count != self._durable_cut_count and file is not None):
+        if target > self._durable_end_offset or (self._must_sync_cut and file is not None):
             assert file is not None, "appended to, so it is open"
             try:
                 file.datasync()

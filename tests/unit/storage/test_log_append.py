@@ -1,6 +1,7 @@
 """Appending: what goes wrong on the way to the disk must leave a log that goes on contiguously, or one that is offline."""
 
 import pytest
+from tests.support.disk_state import SECTOR_BYTES, Survival, Write
 from tests.support.logs import (
     DIRECTORY,
     NOW_MS,
@@ -14,6 +15,7 @@ from tests.support.logs import (
     stored,
 )
 from tests.support.memory_files import MemoryFiles
+from tests.support.simulated_disk import UNBOUNDED_BYTES
 
 from penstock.protocol.record_batch import (
     TimestampType,
@@ -111,7 +113,90 @@ def test_a_full_disk_refuses_the_batch_and_later_appends_are_contiguous(
     assert read_values(log) == [(i, b"v%d" % i) for i in range(4)]
     files.power_cut()
     files_after = reopen(files)
-    assert files_after.log_end_offset == 0
+    assert files_after.log_end_offset == 2, "what was there before the cut was synced with it"
+
+
+@pytest.mark.parametrize("sector", range(3))
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_sector_of_what_was_cut_off_among_those_of_what_came_in_its_place_is_taken_for_damage(
+    files: MemoryFiles, sector: int, *, follows: bool
+) -> None:
+    """Seed 480258: the disk has taken a sector as it was before a full disk's batch was cut off, and those around it as they were after."""
+
+    def write(value: bytes) -> None:
+        raw = batch([value * 3 * SECTOR_BYTES])
+        if follows:
+            log.append_as_follower(memoryview(stored(raw, log.log_end_offset)), now_ms=NOW_MS)
+        else:
+            append(log, raw)
+
+    log = new_log(files)
+    fill(log, 1)
+    log.sync()
+    files.capacity_bytes = files.used_bytes() + 3 * SECTOR_BYTES
+    with pytest.raises(DiskFull):
+        write(b"x")
+    cut_off = {change.number for change in files.unsynced().changes if isinstance(change, Write)}
+    files.capacity_bytes = UNBOUNDED_BYTES
+    write(b"y")
+    fill(log, 1)
+    mixed = {
+        change.number
+        for change in files.unsynced().changes
+        if isinstance(change, Write)
+        and (change.number in cut_off) == (change.position // SECTOR_BYTES == sector)
+    }
+    files.power_cut(Survival(frozenset(mixed)))
+    assert read_values(reopen(files))[0] == (0, b"v0")
+
+
+@pytest.mark.parametrize("short_bytes", [100, 600, SECTOR_BYTES])
+@pytest.mark.parametrize("lost", range(6))
+@pytest.mark.parametrize("follows", [False, True])
+def test_what_a_short_write_has_left_of_a_sector_is_taken_for_damage_behind_a_power_cut(
+    files: MemoryFiles, short_bytes: int, lost: int, *, follows: bool
+) -> None:
+    """Seed 480258: the disk has taken a sector as a short write had left it, and those behind it as what completed the write had."""
+    log = new_log(files)
+    fill(log, 1)
+    log.sync()
+    files.short_write_bytes = short_bytes
+    raw = batch([b"x" * 2 * SECTOR_BYTES])
+    if follows:
+        log.append_as_follower(memoryview(stored(raw, 1)), now_ms=NOW_MS)
+    else:
+        append(log, raw)
+    files.short_write_bytes = 0
+    fill(log, 1)
+    writes = [change.number for change in files.unsynced().changes if isinstance(change, Write)]
+    files.power_cut(Survival(frozenset(writes) - set(writes[lost : lost + 1])))
+    assert read_values(reopen(files))[0] == (0, b"v0")
+
+
+def test_a_sync_that_fails_for_want_of_room_within_a_write_is_no_full_disk(files: MemoryFiles) -> None:
+    log = new_log(files)
+    fill(log, 1)
+    files.short_write_bytes = 100
+    files.fail("datasync", DiskFull)
+    with pytest.raises(LogFailed):
+        append(log, batch([b"x" * 2 * SECTOR_BYTES]))
+    assert log.failure is not None
+
+
+def test_a_worker_makes_a_cut_durable_before_the_event_loop_appends(files: MemoryFiles) -> None:
+    log = new_log(files)
+    fill(log, 1)
+    files.capacity_bytes = files.used_bytes() + 16
+    with pytest.raises(DiskFull):
+        append(log, batch())
+    files.capacity_bytes = UNBOUNDED_BYTES
+    fetched = memoryview(stored(batch(), 1))
+    assert log.append_as_follower(fetched, now_ms=NOW_MS, may_wait=False).size_bytes == 0
+    log.prepare_append(0)
+    synced = files.calls["datasync"]
+    assert log.append_as_follower(fetched, now_ms=NOW_MS, may_wait=False).is_whole
+    fill(log, 1)
+    assert files.calls["datasync"] == synced
 
 
 def test_a_full_disk_while_the_epoch_is_written_refuses_the_batch_only(files: MemoryFiles) -> None:
