@@ -1,6 +1,6 @@
 """What people write to get a topic into Parquet: confluent-kafka, pyarrow, a loop. `python -m bench.export_script BOOTSTRAP TOPIC FILE`.
 
-Done well: many messages at a call, whole columns to Arrow, row groups of the size that `penstock export` has, zstd. It keeps no manifest,
+Done well: a consumer that is set to run, many messages at a call, whole columns to Arrow, row groups of the size that `penstock export` has, zstd. It keeps no manifest,
 checks nothing, syncs nothing, and begins anew when it is stopped.
 """
 
@@ -60,6 +60,7 @@ def export(bootstrap: str, topic: str, path: str) -> int:
             "group.id": "script",
             "enable.auto.commit": False,
             "queued.min.messages": 1_000_000,
+            "fetch.queue.backoff.ms": 10,  # a full queue would cost a second each time
             "log_level": 0,
         }
     )
