@@ -73,7 +73,9 @@ def verdict(code: int) -> Verdict:
 def produce_error(code: int, message: str | None, subject: str) -> BrokerError:
     """The exception for a code of a Produce answer."""
     if code == ErrorCode.POLICY_VIOLATION:
-        return BacklogFull(ErrorCode.POLICY_VIOLATION, f"{subject}: {message or 'the backlog is full'}")
+        text = message or "the backlog is full"
+        named = text if text.startswith(f"{subject}: ") else f"{subject}: {text}"
+        return BacklogFull(ErrorCode.POLICY_VIOLATION, named)
     return broker_error(code, message, subject=subject)
 
 

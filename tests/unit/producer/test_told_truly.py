@@ -10,6 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from penstock.client.errors import BacklogFull, BrokerError, DeliveryFailed, ProducerFenced
 from penstock.producer.batch import Delivery
 from penstock.producer.producer import Producer
+from penstock.producer.verdicts import produce_error
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.record_batch import check_produced_batch
 
@@ -160,3 +161,10 @@ async def test_refusals_of_a_full_backlog_wait_for_nothing_but_their_answers(
             with pytest.raises(BacklogFull):
                 await delivery.wait()
         assert trio.current_time() - begin < 0.5, "each refusal takes the batches behind it back to the start"
+
+
+def test_the_partition_of_a_full_backlog_is_named_twice() -> None:
+    """Penstock's broker names it itself."""
+    told = produce_error(ErrorCode.POLICY_VIOLATION, "orders-0: backlog.max.records=3", "orders-0")
+    assert str(told).count("orders-0") == 1
+    assert "orders-0" in str(produce_error(ErrorCode.POLICY_VIOLATION, "no", "orders-0"))
