@@ -11,12 +11,12 @@ from importlib.util import find_spec, module_from_spec
 Checksum = Callable[..., int]
 
 
-def _load() -> Checksum:
+def load(compiled_name: str) -> Checksum:
+    """The function of that compiled module of the package; of the package itself, if it has none."""
     package = find_spec("crc32c")
-    compiled = package and PathFinder.find_spec("_crc32c", package.submodule_search_locations)
-    if (
-        not compiled or not compiled.loader
-    ):  # another build of the package: it knows itself where its function is
+    compiled = package and PathFinder.find_spec(compiled_name, package.submodule_search_locations)
+    if not compiled or not compiled.loader:
+        # another build of the package: it knows itself where its function is
         from crc32c import crc32c as function
 
         return function
@@ -26,7 +26,7 @@ def _load() -> Checksum:
     return found
 
 
-crc32c = _load()
+crc32c = load("_crc32c")
 """`crc32c(data, value=0)`: the checksum of `data`, a buffer, going on from that of what is before it."""
 
 __all__ = ["crc32c"]

@@ -5,6 +5,7 @@ import trio
 from tests.support.memory_server import memory_server
 from trio.testing import MockClock
 
+from penstock.broker.partition_settings import HELD_OVERHEAD_BYTES
 from penstock.cli import offsets_view, topic_backlog, topic_description
 from penstock.cli.lag import Looker
 from penstock.cli.output import print_table
@@ -115,6 +116,8 @@ async def test_what_waits_and_what_has_waited_too_long_is_counted(autojump_clock
             nursery.start_soon(producer.send_many, "orders", [b"v"] * 2)
             await trio.sleep(3)
             assert await told() == (1, 0, 0, True)
+            (topic,) = (await topic_description.ask(admin, ["orders"])).topics
+            assert topic.backlogs[PLACE].held_bytes > HELD_OVERHEAD_BYTES
             await trio.sleep(20)
             assert (await told())[1] >= 1
             await admin.alter_group_offsets("g", {PLACE: OffsetAndMetadata(3)})

@@ -12,7 +12,7 @@ from tests.support.memory_server import HOST, PORT, MemoryServer, memory_server
 from trio.testing import MockClock
 
 from penstock.client.admin import Admin
-from penstock.client.admin_values import NewTopic
+from penstock.client.admin_values import ConfigChange, ConfigResource, NewTopic, ResourceKind
 from penstock.client.connection import ConnectionSettings, open_connection
 from penstock.protocol.errors import ErrorCode
 
@@ -105,6 +105,17 @@ async def test_pipelined_requests_cost_a_throttled_producer_each_its_time(autoju
         assert all(250 <= throttle_ms <= 400 for throttle_ms in told), told
         await producer.produce(1)
         assert trio.current_time() - asked == pytest.approx(sum(told) / 1000, abs=0.02)
+
+
+async def test_a_policy_that_is_set_later_slows_nobody_down(autojump_clock: MockClock) -> None:
+    async with scene("reject") as made:
+        producer = await made.client()
+        assert await producer.produce(75) == (NONE, 0)
+        async with Admin(made.server.bootstrap, made.server.client("admin")) as admin:
+            topic = ConfigResource(ResourceKind.TOPIC, "orders")
+            change = ConfigChange("backlog.policy", "throttle")
+            assert (await admin.alter_configs({topic: [change]})) == {topic: None}
+        assert (await producer.produce(1))[1] > 0
 
 
 async def test_who_waits_takes_no_more_than_the_budget_and_holds_up_nobody_else(

@@ -7,7 +7,7 @@ partitions that it was to give up until its rebalance timeout, or nobody read on
 import pytest
 from tests.support.consumer_group_members import Client, FakeTopics, GroupBench, flat
 
-from penstock.broker.groups.consumer_group_events import ConsumerHeartbeatReply
+from penstock.broker.groups.consumer_group_events import LEAVE_EPOCH, ConsumerHeartbeatReply
 
 
 @pytest.fixture
@@ -54,3 +54,18 @@ def test_a_member_that_missed_what_it_was_given_never_takes_it_on(bench: GroupBe
     bench.settle(a, b)
     assert len(b.owned) == 2
     assert bench.beat(b).assignment is None, "what is known is not told"
+
+
+def test_who_leaves_without_having_heard_is_remembered_and_told_twice_when_it_joins_again(
+    bench: GroupBench,
+) -> None:
+    a = Client("a", names=("t",))
+    bench.settle(a)
+    bench.topics.put("t", 5)
+    bench.change_topics()
+    assert len(flat(lose(bench, a).assignment)) == 5
+    a.epoch = LEAVE_EPOCH
+    bench.beat(a)
+    a.epoch = 0
+    assert len(flat(bench.beat(a).assignment)) == 5
+    assert lose(bench, a).assignment is None

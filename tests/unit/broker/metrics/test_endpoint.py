@@ -18,6 +18,7 @@ from penstock.runtime.network import ConnectionLost, Stream
 
 PORT = 9644
 LISTENER = f"{HOST}:{PORT}"
+GROUP, ESCAPED_GROUP = 'a "g" \\', r"a \"g\" \\"
 
 
 async def received(stream: Stream) -> str:
@@ -44,7 +45,7 @@ async def test_a_monitor_is_told_backlog_refusals_and_what_is_kept_for_whom(
     autojump_clock: MockClock,
 ) -> None:
     configs = {
-        "backlog.groups": "g",
+        "backlog.groups": GROUP,
         "backlog.max.records": "10",
         "retention.keep.unconsumed": "true",
         "retention.ms": "1000",
@@ -62,7 +63,7 @@ async def test_a_monitor_is_told_backlog_refusals_and_what_is_kept_for_whom(
             ]
         )
         await producer.send_many("orders", [b"v"] * 6, partition=0)
-        await admin.alter_group_offsets("g", {TopicPartition("orders", 0): OffsetAndMetadata(2)})
+        await admin.alter_group_offsets(GROUP, {TopicPartition("orders", 0): OffsetAndMetadata(2)})
         with pytest.raises(BacklogFull):
             await producer.send_many("orders", [b"v"] * 7, partition=0)
         await trio.sleep(60)  # retention looks after 30 s
@@ -80,9 +81,9 @@ async def test_a_monitor_is_told_backlog_refusals_and_what_is_kept_for_whom(
             f"penstock_backlog_held_bytes{{{place}}}": "0",
             f"penstock_backlog_timed_out_batches_total{{{place}}}": "0",
             f"penstock_backlog_throttled_seconds_total{{{place}}}": "0.0",
-            f'penstock_retention_kept_bytes{{{place},group="g"}}': "109",
-            f'penstock_retention_kept_segments{{{place},group="g"}}': "1",
-            f'penstock_retention_kept_since_timestamp_seconds{{{place},group="g"}}': "1700000030.0",
+            f'penstock_retention_kept_bytes{{{place},group="{ESCAPED_GROUP}"}}': "109",
+            f'penstock_retention_kept_segments{{{place},group="{ESCAPED_GROUP}"}}': "1",
+            f'penstock_retention_kept_since_timestamp_seconds{{{place},group="{ESCAPED_GROUP}"}}': "1700000030.0",
         }
         for name in {name.partition("{")[0] for name in samples}:
             kind = "counter" if name.endswith("_total") else "gauge"
