@@ -250,6 +250,9 @@ class PartitionAppends(ABC):
         result.log_start_offset = self.log.log_start_offset
         if not info.is_duplicate:
             self._invisible_bytes += header.size_bytes
+            gate = self.gate
+            if gate is not None and gate.rule.needs_places:
+                gate.note_appended(info, header)
         machine = self.machine
         self._do(machine.step(Appended(self.log.log_end_offset)))
         if self.replica_waiters:

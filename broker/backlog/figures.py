@@ -13,7 +13,7 @@ import trio
 
 from penstock.broker.backlog.bounds import UNBOUNDED, BacklogBounds
 from penstock.broker.backlog.look import find_place
-from penstock.broker.backlog.rule import Place
+from penstock.broker.backlog.places import Place
 from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
@@ -63,16 +63,13 @@ async def gather(
         gate = partition.gate
         assert gate is not None
         first = _first_unconsumed(partition, gate)
-        bounds = gate.bounds
-        if first is None or first >= partition.log.log_end_offset:
-            continue
-        if bounds.max_bytes == UNBOUNDED and bounds.max_age_ms == UNBOUNDED:
+        if first is None or first >= partition.log.log_end_offset or not gate.rule.needs_places:
             continue
         known = gate.rule.place_at(first, partition.log.segments)
         if known is not None:
             places[partition] = known
         else:
-            wanted.append((partition, first, bounds.max_age_ms != UNBOUNDED))
+            wanted.append((partition, first, gate.bounds.max_age_ms != UNBOUNDED))
     for start in range(0, len(wanted), PARTITIONS_PER_TURN):
         places |= await threads.run(_look, wanted[start : start + PARTITIONS_PER_TURN])
     found: dict[Partition, BacklogFigures] = {}

@@ -1,13 +1,12 @@
 """Looks up in a log where its unconsumed part begins. For workers: reads the disk."""
 
-from penstock.broker.backlog.rule import Place
+from penstock.broker.backlog.places import NO_TIMESTAMP, Place
 from penstock.protocol.record_batch import BatchHeader, TimestampType, read_batch_header
 from penstock.protocol.records import iterate_records
 from penstock.storage.log import Log
 from penstock.storage.log_reader import floor_segment
 
 RECORDS_SIZE_BYTES_MAX = 256 << 20
-NO_TIMESTAMP = -1
 
 
 def find_place(log: Log, offset: int, with_timestamp: bool) -> Place:

@@ -21,6 +21,7 @@ from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.produce import ProducePartitionResult
 from penstock.protocol.record_batch import BatchHeader
+from penstock.storage.log_state import AppendInfo
 
 if TYPE_CHECKING:
     from penstock.broker.partition import Partition
@@ -161,6 +162,11 @@ class PartitionGate(BacklogGate):
         partition, rule = self._partition, self.rule
         offset = rule.place_wanted(partition.log.log_start_offset)
         rule.look(await partition.run(find_place, partition.log, offset, rule.bounds.max_age_ms >= 0))
+
+    def note_appended(self, info: AppendInfo, header: BatchHeader) -> None:
+        """A batch has come into the log: where, and of when. Only where the rule `needs_places`."""
+        timestamp_ms = info.log_append_time_ms if info.log_append_time_ms >= 0 else header.base_timestamp
+        self.rule.recent.note(info.base_offset, info.position, timestamp_ms, self._partition.log.segments)
 
     def producer_wait_s(self) -> float:
         """How long whoever has just produced here is to wait before it produces again: 0 but with `backlog.policy=throttle`."""

@@ -13,15 +13,16 @@ A commit backwards, or a group that counts anew, may put the backlog above the b
 
 Each judgement takes constant time. The least offset is kept as commits come in. Where bytes begin, and how old the first record is, only the log
 can tell: whoever owns it is asked for a `Place` (MUST_LOOK) when what is known of an earlier one does not decide. An earlier place that lies lower
-can only make the bytes look like more, so it may admit and never refuse.
+can only make the bytes look like more, so it may admit and never refuse. The newest batches are known without a look (`places`).
 """
 
 import enum
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from penstock.broker.backlog.bounds import UNBOUNDED, BacklogBounds, BacklogPolicy
+from penstock.broker.backlog.places import Place, RecentPlaces, Sized
 
 
 class Judgement(enum.Enum):
@@ -34,33 +35,6 @@ class Judgement(enum.Enum):
     """Nobody has told yet what the groups have committed."""
     MUST_LOOK = enum.auto()
     """The log is to be looked at first: see `place_wanted`."""
-
-
-class Sized(Protocol):
-    """A segment of a log, as far as it matters here."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Of its batches."""
-        ...
-
-
-class Place(NamedTuple):
-    """Where the unconsumed part begins, as looked up in the log."""
-
-    offset: int
-    """The first unconsumed offset that was looked for."""
-    sealed_bytes: int
-    """From the batch that holds it to where the active segment begins; negative where it lies in that one."""
-    timestamp_ms: int
-    """Of the first record from there on; -1 for none."""
-    segments: Sequence[Sized]
-    """The log's segments then: while they are the same, only the active one has grown."""
-
-    @property
-    def size_bytes(self) -> int:
-        """From the batch that holds it to the end of the log, as that is now; while the segments are the same."""
-        return self.sealed_bytes + self.segments[-1].size_bytes
 
 
 class LogEnds(NamedTuple):
@@ -82,6 +56,8 @@ class BacklogRule:
         "bounds",
         "is_known",
         "least_offset",
+        "needs_places",
+        "recent",
         "sure_end_offset",
     )
 
@@ -92,7 +68,11 @@ class BacklogRule:
         self.least_offset: int | None = None
         """The least offset that a counted group has committed; None while no group counts."""
         self._offsets: dict[str, int] = {}
+        self.needs_places = bounds.max_bytes != UNBOUNDED or bounds.max_age_ms != UNBOUNDED
+        """Whether it matters where in the log the unconsumed part begins."""
         self._place: Place | None = None
+        self.recent = RecentPlaces()
+        """To be told of each append where `needs_places`."""
         self.sure_end_offset: float = 0
         """An append that ends there, or before, keeps the bound of records; 0 where that does not decide. Kept as commits come in."""
         self._sure_bytes: int | None = None
@@ -190,15 +170,16 @@ class BacklogRule:
         bounds = self.bounds
         if bounds.max_records != UNBOUNDED and ends.end_offset + count - first > bounds.max_records:
             return Judgement.OVER
-        if bounds.max_bytes != UNBOUNDED or bounds.max_age_ms != UNBOUNDED:
+        if self.needs_places:
             return self._judge_place(first, size_bytes, ends)
         return Judgement.ADMITTED
 
     def _judge_place(self, first: int, size_bytes: int, ends: LogEnds) -> Judgement:
-        bounds, place = self.bounds, self._place
+        bounds = self.bounds
         if first >= ends.end_offset:
             is_over = bounds.max_bytes != UNBOUNDED and size_bytes > bounds.max_bytes
             return Judgement.OVER if is_over else Judgement.ADMITTED
+        place = self._newest_place(first, ends.segments)
         if place is None or place.offset > first:
             return Judgement.MUST_LOOK
         is_exact = place.offset == first
@@ -216,14 +197,25 @@ class BacklogRule:
             return Judgement.OVER
         return Judgement.ADMITTED
 
+    def _newest_place(self, first: int, segments: Sequence[Sized]) -> Place | None:
+        """The place of that offset, below the end, if it is known; else the last one that was."""
+        place = self._place
+        if place is None or place.offset != first or place.segments is not segments:
+            needs_timestamp = self.bounds.max_age_ms != UNBOUNDED
+            found = self.recent.find(first, segments, with_timestamp=needs_timestamp)
+            if found is not None:
+                self._place = place = found
+        return place
+
     def fill(self, ends: LogEnds) -> float:
         """How much of a bound is used up, of the one that is used most: 1 is the bound."""
-        bounds, place = self.bounds, self._place
+        bounds = self.bounds
         if self.least_offset is None:
             return 0.0
         first = max(self.least_offset, ends.start_offset)
         if first >= ends.end_offset:
             return 0.0
+        place = self._newest_place(first, ends.segments) if self.needs_places else None
         fills = [0.0]
         if bounds.max_records > 0:
             fills.append((ends.end_offset - first) / bounds.max_records)
@@ -276,8 +268,8 @@ class BacklogRule:
         return max(self.least_offset or 0, log_start_offset)
 
     def place_at(self, offset: int, segments: Sequence[Sized]) -> Place | None:
-        """What is known of that very offset, while the log has these segments."""
-        place = self._place
+        """What is known of that very offset, which lies below the end, while the log has these segments. Only where `needs_places`."""
+        place = self._newest_place(offset, segments)
         return place if place is not None and place.offset == offset and place.segments is segments else None
 
     def look(self, place: Place) -> None:
@@ -285,4 +277,4 @@ class BacklogRule:
         self._place = place
 
 
-__all__ = ["BacklogRule", "Judgement", "LogEnds", "Place"]
+__all__ = ["BacklogRule", "Judgement", "LogEnds"]

@@ -187,9 +187,9 @@ class Trial:
         """Of the wall."""
         return self.broker.broker.clock.wall_ms()
 
-    def send(self, count: int, size: int, age_s: int, codec: Codec, producer: int) -> None:
-        """Produce a batch with the right sequence, of records of rising age."""
-        times_ms = tuple(self.now_ms - 1000 * age_s + 700 * n for n in range(count))
+    def send(self, count: int, size: int, age_s: int, step_ms: int, codec: Codec, producer: int) -> None:
+        """Produce a batch with the right sequence; its first record is so old, and each next one so much younger."""
+        times_ms = tuple(self.now_ms - 1000 * age_s + step_ms * n for n in range(count))
         sequence = 0
         if producer in self.last_by_producer:
             sequence = self.last_by_producer[producer][0]
@@ -314,6 +314,7 @@ SENDS = steps_of(
     st.integers(1, 7),
     st.sampled_from([1, 30, 30, 200]),
     st.sampled_from([0, 1, 20, 60]),
+    st.sampled_from([0, 700, 9000, -9000]),
     st.sampled_from([Codec.NONE, Codec.GZIP]),
     st.sampled_from([-1, -1, 5, 6]),
 )

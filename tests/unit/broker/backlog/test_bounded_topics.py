@@ -266,6 +266,30 @@ async def test_age_is_that_of_the_first_unconsumed_record(
         assert await produce(broker, 1) == NONE, "all is consumed"
 
 
+async def test_with_append_time_age_counts_from_the_append(autojump_clock: trio.testing.MockClock) -> None:
+    async with memory_broker() as broker:
+        now_ms = broker.broker.clock.wall_ms()
+        configs = {"backlog_max_age_ms": "60000", "message_timestamp_type": "LogAppendTime"}
+        calls = await bounded(broker, **configs)
+        await calls.commit(offsets={0: 0})
+        old = bytes(batch(1, timestamps_ms=[now_ms - 100_000]))
+        codes = [(await broker.produced("orders", old))[0].error_code for _ in range(2)]
+        assert codes == [NONE, NONE]
+        await trio.sleep(61)
+        assert await produce(broker, 1) == FULL
+
+
+async def test_a_batch_sent_again_moves_no_place() -> None:
+    async with memory_broker() as broker:
+        first, second = (bytes(batch(2, producer_id=5, sequence=sequence)) for sequence in (0, 2))
+        calls = await bounded(broker, backlog_max_bytes=str(len(second) + len(raw(1))))
+        for sent in (first, second, first):
+            assert [part.error_code for part in await broker.produced("orders", sent)] == [NONE]
+        await calls.commit(offsets={0: 2})
+        assert await produce(broker, 1) == NONE
+        assert await produce(broker, 1) == FULL
+
+
 # Hold
 
 

@@ -4,7 +4,8 @@ import random
 from collections.abc import Sequence
 
 from penstock.broker.backlog.bounds import BacklogBounds, BacklogPolicy
-from penstock.broker.backlog.rule import BacklogRule, Judgement, LogEnds, Place
+from penstock.broker.backlog.places import KEPT, Place
+from penstock.broker.backlog.rule import BacklogRule, Judgement, LogEnds
 
 
 class Segment:
@@ -128,6 +129,54 @@ def test_age_is_looked_up_anew_for_each_first_record() -> None:
     one.put("g", 5)
     assert one.judge(1, 1, ends(10, now_ms=6001)) is Judgement.MUST_LOOK, "timestamps need not rise"
     assert one.judge(1, 1, ends(5, now_ms=6001)) is Judgement.ADMITTED, "nothing is unconsumed"
+
+
+def test_the_begin_of_a_batch_that_was_just_appended_needs_no_look() -> None:
+    active = Segment(300)
+    segments = (active,)
+    one = rule(max_age_ms=1000)
+    one.recent.note(4, 0, 5000, segments)
+    one.recent.note(6, 100, 4000, segments)
+    one.recent.note(9, 200, 7000, segments)
+    one.put("g", 4)
+    assert one.judge(1, 1, ends(10, now_ms=6001, segments=segments)) is Judgement.OVER
+    one.put("g", 5)
+    assert one.judge(1, 1, ends(10, now_ms=5001, segments=segments)) is Judgement.MUST_LOOK, "within a batch"
+    one.put("g", 6)
+    assert one.judge(1, 1, ends(10, now_ms=5001, segments=segments)) is Judgement.OVER
+    one.put("g", 9)
+    assert one.judge(1, 1, ends(10, now_ms=8000, segments=segments)) is Judgement.ADMITTED
+    one.put("g", 6)
+    assert one.judge(1, 1, ends(10, now_ms=5000, segments=segments)) is Judgement.MUST_LOOK, "forgotten"
+
+
+def test_bytes_count_from_the_begin_of_a_batch_that_was_just_appended() -> None:
+    active = Segment(300)
+    segments = (Segment(1000), active)
+    one = rule(max_bytes=200)
+    one.recent.note(4, 0, -1, segments)
+    one.recent.note(6, 100, -1, segments)
+    one.recent.note(9, 200, -1, segments)
+    one.put("g", 7)
+    assert one.judge(1, 0, ends(10, segments=segments)) is Judgement.ADMITTED
+    assert one.judge(1, 1, ends(10, segments=segments)) is Judgement.OVER
+    one.put("g", 9)
+    assert one.judge(1, 100, ends(10, segments=segments)) is Judgement.ADMITTED
+    assert one.judge(1, 101, ends(10, segments=segments)) is Judgement.OVER
+    rolled = (*segments, Segment(50))
+    assert one.judge(1, 1, ends(11, segments=rolled)) is Judgement.MUST_LOOK
+    one.recent.note(10, 0, -1, rolled)
+    assert one.judge(1, 1, ends(11, segments=rolled)) is Judgement.MUST_LOOK, "before what is known"
+
+
+def test_of_many_batches_the_newest_are_known() -> None:
+    one = rule(max_bytes=100)
+    for number in range(100):
+        one.recent.note(number, 10 * number, -1, SEGMENTS)
+    one.put("g", 99 - KEPT)
+    assert one.judge(1, 1, ends(100)) is Judgement.MUST_LOOK
+    one.put("g", 100 - KEPT)
+    assert one.judge(1, 1, ends(100)) is Judgement.OVER
 
 
 def test_groups_that_do_not_count_change_nothing() -> None:
