@@ -133,8 +133,7 @@ class PartitionAppends(ABC):
             header = check_produced_batch(batch)
             check_limits(header, now_ms, self.settings)
         except InvalidBatch as error:
-            result.error_code = error.code
-            result.error_message = str(error)
+            self.append_refused(error, result)
             self.log_refusal(str(error))
             return True
         if (
@@ -234,11 +233,12 @@ class PartitionAppends(ABC):
         except PenstockError as error:
             self.append_refused(error, result)
             return True
-        return self._appended(info, header, acks, result, done)
+        return self._appended(info, batch, header, acks, result, done)
 
     def _appended(
         self,
         info: AppendInfo,
+        batch: memoryview,
         header: BatchHeader,
         acks: int,
         result: ProducePartitionResult,
@@ -252,7 +252,7 @@ class PartitionAppends(ABC):
             self._invisible_bytes += header.size_bytes
             gate = self.gate
             if gate is not None and gate.rule.needs_places:
-                gate.note_appended(info, header)
+                gate.note_appended(info, batch, header)
         machine = self.machine
         self._do(machine.step(Appended(self.log.log_end_offset)))
         if self.replica_waiters:
@@ -289,7 +289,10 @@ class PartitionAppends(ABC):
         """Nothing was appended: say why, by Kafka's code."""
         result.error_message = str(error)
         match error:
-            case InvalidBatch() | ProducerStateError():
+            case InvalidBatch():
+                self.gaps.skip(self._monotonic())
+                result.error_code = error.code
+            case ProducerStateError():
                 result.error_code = self.gaps.code_of(error.code, self._monotonic())
             case StorageError():
                 result.error_code = self.gaps.refuse(ErrorCode.KAFKA_STORAGE_ERROR, self._monotonic())
@@ -397,7 +400,7 @@ class PartitionAppends(ABC):
             return self._append(view, header, now_ms, acks, result, done)
         info = await self._append_slowly(view, header, now_ms)
         if self.is_leader:
-            return self._appended(info, header, acks, result, done)
+            return self._appended(info, view, header, acks, result, done)
         result.error_code = self.gaps.refuse(self.refusal, self._monotonic())
         return True
 

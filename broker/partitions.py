@@ -12,6 +12,7 @@ other. Checkpoints: `checkpointed_partitions`.
 """
 
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -79,6 +80,8 @@ class PartitionManager(CheckpointedPartitions):
         self._damaged: set[tuple[bytes, int]] = set()
         """Replicas that are to be put aside once they are in no ISR."""
         self._damage_counts: Counter[tuple[bytes, int]] = Counter()
+        self._absence_refused_at = -math.inf
+        """When a batch was refused last for want of its partition (monotonic seconds)."""
         self._next_producer_check = 0.0
         self._cautious = CautiousClock()
         self._next_opening = 0.0
@@ -102,6 +105,11 @@ class PartitionManager(CheckpointedPartitions):
         if (known.topic_id, index) in self._unusable:
             return ErrorCode.KAFKA_STORAGE_ERROR
         return ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+    def refuse_absent(self, topic: str, topic_id: bytes | None, index: int) -> ErrorCode:
+        """As `why_absent`, for a batch: if the partition is opened now, what is on its way behind the batch must not come before it."""
+        self._absence_refused_at = self._services.clock.monotonic()
+        return self.why_absent(topic, topic_id, index)
 
     def is_offline(self, topic_id: bytes, index: int) -> bool:
         """Whether a partition that should be here is not served: its log can't be opened, or has failed since."""
@@ -299,6 +307,8 @@ class PartitionManager(CheckpointedPartitions):
         partition = Partition(
             topic.name, topic.topic_id, state.index, opened, opening.settings, machine, self._services
         )
+        if self._absence_refused_at > -math.inf:
+            partition.gaps.refuse(ErrorCode.NOT_LEADER_OR_FOLLOWER, self._absence_refused_at)
         self._by_name[topic.name, state.index] = partition
         self._by_id[topic.topic_id, state.index] = partition
         self._teach(partition, state)

@@ -1,6 +1,6 @@
 """What looks like a gap in a producer's sequence because this broker itself has just refused the batch before. Pure.
 
-Owns the last refusal of one partition after which clients send again: not the leader (or fenced for a moment), too few replicas, no room. Knows no
+Owns the last refusal of one partition after which clients send again: not the leader (or fenced for a moment), too few replicas, no room, not open yet. Knows no
 producers.
 
 An idempotent producer has several batches on their way. Where the first is refused so and the next finds the partition served again (its fence
@@ -36,7 +36,7 @@ class RefusedGaps:
         return code
 
     def skip(self, now: float) -> None:
-        """Take note that a batch is refused with a code after which it is *not* sent again: its producer closes the gap by itself.
+        """Take note that a batch is refused with a code after which it is *not* sent again as it is: its producer closes the gap by itself, or splits it.
 
         Those behind it that are on their way are out of order, and are to be told so: that is when a client gives them other sequences.
         """

@@ -173,7 +173,7 @@ class Accumulator:
     def _open_batch(self, queue: PartitionQueue, now_ms: float) -> Batch:
         if queue.waiting:
             queue.waiting[-1].is_closed = True
-        batch = Batch(queue.topic, queue.index, self._next_order, now_ms)
+        batch = Batch(queue.topic, queue.index, (self._next_order,), now_ms)
         self._next_order += 1
         batch.charged_bytes = BATCH_OVERHEAD_BYTES
         self.buffered_bytes += BATCH_OVERHEAD_BYTES

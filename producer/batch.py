@@ -71,11 +71,11 @@ class Batch:
         "writer",
     )
 
-    def __init__(self, topic: str, partition: int, order: int, created_ms: float) -> None:
+    def __init__(self, topic: str, partition: int, order: tuple[int, ...], created_ms: float) -> None:
         self.topic = topic
         self.partition = partition
         self.order = order
-        """Batches of a partition are sent in this order; parts of a split batch share it."""
+        """Batches of a partition are sent in this order; parts of a split batch have its, with their number behind."""
         self.created_ms = created_ms
         self.writer = RecordWriter()
         self.charged_bytes = 0

@@ -6,7 +6,8 @@ Order is kept by three rules. A batch is taken only from the front. After a fail
 the wire has its answer; then the failed ones go out again, in their order, one at a time. Without sequences one batch is on the wire at a time.
 
 A broker that has nothing of a producer takes any sequence of it as the first. So until the first ack nothing goes to a new leader while a batch to the
-one before has no answer (a broker without power gives none before the request's timeout).
+one before has no answer (a broker without power gives none before the request's timeout). Penstock takes only 0 for a while after it has refused a
+batch; with Kafka, a producer's very first batch that is refused as too large comes, split, behind the second that was on the wire with it.
 
 A broker remembers the last five batches of a producer, and answers a copy of an older one as if it were out of order. So the sixth batch after one
 without a final answer is not taken, even where the four between are acked.
@@ -143,8 +144,8 @@ class PartitionQueue:
         self.is_draining = True
         sequence = batch.base_sequence
         placed = list(parts)
-        for part in placed:
-            part.order = batch.order
+        for number, part in enumerate(placed):
+            part.order = (*batch.order, number)
             part.identity, part.number = batch.identity, batch.number
             part.is_closed = True
             if sequence != NO_SEQUENCE:
@@ -195,7 +196,7 @@ class PartitionQueue:
         ):
             self.must_restart = True
 
-    def _insert(self, order: int, batches: Iterable[Batch]) -> None:
+    def _insert(self, order: tuple[int, ...], batches: Iterable[Batch]) -> None:
         place = 0
         for other in self.waiting:
             if other.order > order:

@@ -144,7 +144,7 @@ def produce(
         else:
             partition = broker.partitions.by_id(entry.topic_id, entry.index)
         if partition is None:
-            result.error_code = broker.partitions.why_absent(entry.topic, entry.topic_id, entry.index)
+            result.error_code = broker.partitions.refuse_absent(entry.topic, entry.topic_id, entry.index)
         elif entry.records is None:
             result.error_code = ErrorCode.INVALID_RECORD
             result.error_message = "no records"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from penstock.broker.backlog.bounds import BacklogBounds
 from penstock.broker.backlog.gate import BacklogGate, HeldBatch
+from penstock.broker.backlog.places import first_timestamp
 from penstock.broker.backlog.rule import Judgement, LogEnds
 from penstock.broker.partition_appends import ADMITTED
 from penstock.broker.partition_machine import Role
@@ -21,6 +22,7 @@ from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.produce import ProducePartitionResult
 from penstock.protocol.record_batch import BatchHeader
+from penstock.storage.errors import OffsetOutOfRange
 from penstock.storage.log_state import AppendInfo
 
 if TYPE_CHECKING:
@@ -161,11 +163,18 @@ class PartitionGate(BacklogGate):
 
         partition, rule = self._partition, self.rule
         offset = rule.place_wanted(partition.log.log_start_offset)
-        rule.look(await partition.run(find_place, partition.log, offset, rule.bounds.max_age_ms >= 0))
+        try:
+            place = await partition.run(find_place, partition.log, offset, rule.bounds.max_age_ms >= 0)
+        except OffsetOutOfRange:
+            return  # the log begins later meanwhile: whoever asked judges anew
+        if offset <= rule.place_wanted(partition.log.log_start_offset):
+            rule.look(place)  # else there was a commit backwards
 
-    def note_appended(self, info: AppendInfo, header: BatchHeader) -> None:
+    def note_appended(self, info: AppendInfo, batch: memoryview, header: BatchHeader) -> None:
         """A batch has come into the log: where, and of when. Only where the rule `needs_places`."""
-        timestamp_ms = info.log_append_time_ms if info.log_append_time_ms >= 0 else header.base_timestamp
+        timestamp_ms: int | None = info.log_append_time_ms
+        if info.log_append_time_ms < 0:
+            timestamp_ms = first_timestamp(batch, header)
         self.rule.recent.note(info.base_offset, info.position, timestamp_ms, self._partition.log.segments)
 
     def producer_wait_s(self) -> float:
@@ -218,8 +227,10 @@ class PartitionGate(BacklogGate):
     def _refuse_first(self, error: PenstockError) -> None:
         if self.held:
             first = self.take_first()
-            self._partition.append_refused(error, first.result)
-            first.done()
+            try:
+                self._partition.append_refused(error, first.result)
+            finally:
+                first.done()
 
     async def _append_held(self, held: HeldBatch, now_ms: int) -> None:
         try:

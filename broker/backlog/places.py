@@ -8,6 +8,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from penstock.protocol.compression import Codec
+from penstock.protocol.record_batch import HEADER_SIZE_BYTES, BatchHeader
+
 NO_TIMESTAMP = -1
 KEPT = 16
 """Batches. Some 2.5 KB for each partition with a bound of bytes or age."""
@@ -40,18 +43,32 @@ class Place(NamedTuple):
         return self.sealed_bytes + self.segments[-1].size_bytes
 
 
+def first_timestamp(batch: memoryview, header: BatchHeader) -> int | None:
+    """The timestamp of a batch's first record, if it is seen without unpacking the batch.
+
+    The base timestamp is that of the first record with most clients, and the least of all with some (KafkaJS).
+    """
+    base = header.base_timestamp
+    if header.codec is not Codec.NONE:
+        return base if base == header.max_timestamp else None
+    position = HEADER_SIZE_BYTES
+    while batch[position] & 0x80:  # the record's length
+        position += 1
+    return base if batch[position + 2] == 0 else None  # behind its attributes: what is to be added
+
+
 class RecentPlaces:
     """See the module."""
 
     __slots__ = ("_batches", "_segments")
 
     def __init__(self) -> None:
-        self._batches: deque[tuple[int, int, int]] = deque(maxlen=KEPT)
-        """Base offset, position in the active segment, timestamp of the first record."""
+        self._batches: deque[tuple[int, int, int | None]] = deque(maxlen=KEPT)
+        """Base offset, position in the active segment, timestamp of the first record (None: only a look tells)."""
         self._segments: Sequence[Sized] = ()
 
-    def note(self, offset: int, position: int, timestamp_ms: int, segments: Sequence[Sized]) -> None:
-        """A batch was appended that begins with that record, at that position of the last segment."""
+    def note(self, offset: int, position: int, timestamp_ms: int | None, segments: Sequence[Sized]) -> None:
+        """A batch was appended that begins with that record, at that position of the last segment; None: of when is not known."""
         if segments is not self._segments:
             self._segments = segments
             self._batches.clear()
@@ -68,11 +85,11 @@ class RecentPlaces:
         while len(batches) > 1 and batches[1][0] <= offset:
             batches.popleft()
         base_offset, position, timestamp_ms = batches[0]
-        if base_offset == offset:
-            return Place(offset, -position, timestamp_ms, segments)
-        if base_offset > offset or with_timestamp:
+        if base_offset > offset:
             return None
-        return Place(offset, -position, NO_TIMESTAMP, segments)
+        if base_offset == offset and timestamp_ms is not None:
+            return Place(offset, -position, timestamp_ms, segments)
+        return None if with_timestamp else Place(offset, -position, NO_TIMESTAMP, segments)
 
 
-__all__ = ["KEPT", "NO_TIMESTAMP", "Place", "RecentPlaces", "Sized"]
+__all__ = ["KEPT", "NO_TIMESTAMP", "Place", "RecentPlaces", "Sized", "first_timestamp"]

@@ -318,6 +318,26 @@ def test_parts_of_a_split_batch_take_other_sequences_than_its_own() -> None:
     assert whole.place_of(4) == (whole.parts[1], 1)
 
 
+@pytest.mark.parametrize("is_idempotent", [True, False])
+def test_part_of_a_split_batch_that_goes_again_is_behind_the_part_after_it(is_idempotent: bool) -> None:
+    buffer = Buffer(replace(LIMITS, is_idempotent=is_idempotent))
+    for size_bytes in (10, 20, 30, 40):
+        whole = buffer.add(size_bytes)
+    last = buffer.add(480)
+    assert buffer.take() == [whole]
+    buffer.accumulator.split(whole, Codec.NONE, None)
+    (half,) = buffer.take()
+    buffer.accumulator.put_back(half, error=None, retry_at_ms=0)
+    (again,) = buffer.take()
+    assert again is half
+    buffer.accumulator.split(half, Codec.NONE, None)
+    sent: list[Batch] = []
+    for _ in range(4):
+        sent += buffer.take()
+        buffer.accumulator.acked(sent[-1], Outcome())
+    assert sent == [*half.parts, whole.parts[1], last]
+
+
 def test_the_last_epoch_is_followed_by_another_producer_id() -> None:
     buffer = Buffer()
     buffer.accumulator.identity = ProducerIdentity(70, EPOCH_MAX)

@@ -1,5 +1,7 @@
 """Topics with a bound of their backlog, on a whole broker: what producers meet, and what makes room."""
 
+from collections.abc import Sequence
+
 import pytest
 import trio
 import trio.testing
@@ -11,8 +13,11 @@ from tests.support.memory_metadata import MemoryMetadata
 from tests.support.partition_bench import settle
 
 from penstock.protocol.api import ApiKey
+from penstock.protocol.checksum import crc32c
 from penstock.protocol.compression import Codec
 from penstock.protocol.errors import ErrorCode
+from penstock.protocol.record_batch import DELETE_HORIZON_FLAG
+from penstock.protocol.records import Record, encode_batch
 
 NONE, FULL, TIMED_OUT = ErrorCode.NONE, ErrorCode.POLICY_VIOLATION, ErrorCode.REQUEST_TIMED_OUT
 
@@ -20,6 +25,15 @@ NONE, FULL, TIMED_OUT = ErrorCode.NONE, ErrorCode.POLICY_VIOLATION, ErrorCode.RE
 def raw(count: int) -> bytes:
     """A batch of so many records."""
     return bytes(batch(count))
+
+
+def on_another_base(timestamps_ms: Sequence[int], base_ms: int, codec: Codec) -> bytes:
+    """A batch whose base timestamp is not that of its first record, as KafkaJS writes them."""
+    records = [Record(0, timestamp_ms, None, b"v") for timestamp_ms in timestamps_ms]
+    made = bytearray(encode_batch(records, codec=codec, delete_horizon_ms=base_ms))
+    made[22] &= ~DELETE_HORIZON_FLAG
+    made[17:21] = crc32c(made[21:]).to_bytes(4)
+    return bytes(made)
 
 
 async def produce(broker: MemoryBroker, count: int, **more: int) -> int:
@@ -276,6 +290,71 @@ async def test_with_append_time_age_counts_from_the_append(autojump_clock: trio.
         codes = [(await broker.produced("orders", old))[0].error_code for _ in range(2)]
         assert codes == [NONE, NONE]
         await trio.sleep(61)
+        assert await produce(broker, 1) == FULL
+
+
+@pytest.mark.parametrize("codec", [Codec.NONE, Codec.GZIP])
+async def test_the_base_timestamp_need_not_be_that_of_the_first_record(codec: Codec) -> None:
+    async with memory_broker() as broker:
+        now_ms = broker.broker.clock.wall_ms()
+        calls = await bounded(broker, backlog_max_age_ms="60000")
+        await calls.commit(offsets={0: 0})
+        sent = on_another_base([now_ms, now_ms - 100_000], now_ms - 100_000, codec)
+        codes = [(await broker.produced("orders", sent))[0].error_code for _ in range(2)]
+        assert codes == [NONE, NONE]
+        await calls.commit(offsets={0: 1})
+        assert await produce(broker, 1) == FULL
+
+
+async def test_a_log_that_is_cut_while_it_is_looked_at_is_looked_at_again() -> None:
+    async with memory_broker() as broker:
+        calls = await bounded(broker, backlog_max_bytes=str(18 * len(raw(1))))
+        for _ in range(20):
+            await produce(broker, 1)
+        await calls.commit(offsets={0: 2})
+        broker.threads.hold("find_place")
+        answer = broker.produce("orders", raw(1))
+        await settle()
+        assert broker.threads.waiting("find_place") == 1
+        await broker.broker.retention.cut({broker.partition(): 4}, "asked for")
+        broker.threads.release_all()
+        assert (await broker.answer(answer)).responses[0].partition_responses[0].error_code == NONE
+
+
+async def test_what_is_held_stays_held_while_the_log_is_cut_that_is_looked_at() -> None:
+    async with memory_broker() as broker:
+        calls = await bounded(broker, backlog_max_bytes=str(18 * len(raw(1))), backlog_policy="hold")
+        for _ in range(20):
+            await produce(broker, 1)
+        await calls.commit(offsets={0: 1})
+        answer = broker.produce("orders", raw(1))
+        await settle()
+        gate = broker.partition().gate
+        assert gate is not None
+        assert len(gate.held) == 1
+        broker.threads.hold("find_place")
+        await calls.commit(offsets={0: 2})
+        await settle()
+        assert broker.threads.waiting("find_place") == 1
+        await broker.broker.retention.cut({broker.partition(): 4}, "asked for")
+        broker.threads.release_all()
+        assert (await broker.answer(answer)).responses[0].partition_responses[0].error_code == NONE
+
+
+async def test_a_commit_backwards_while_the_log_is_looked_at_counts() -> None:
+    one = len(raw(1))
+    async with memory_broker() as broker:
+        calls = await bounded(broker, backlog_max_records="30", backlog_max_bytes=str(19 * one))
+        for _ in range(20):
+            await produce(broker, 1)
+        await calls.commit(offsets={0: 2})
+        broker.threads.hold("find_place")
+        too_many = broker.produce("orders", raw(11))
+        await settle()
+        assert broker.threads.waiting("find_place") == 1
+        await calls.commit(offsets={0: 0})
+        broker.threads.release_all()
+        assert (await broker.answer(too_many)).responses[0].partition_responses[0].error_code == FULL
         assert await produce(broker, 1) == FULL
 
 
