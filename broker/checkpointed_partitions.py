@@ -4,7 +4,7 @@ Owns the tables of open partitions and the order of checkpoints. Knows neither t
 
 Checkpoints are written one after the other, each with the offsets as they are when its turn comes. A deletion waits for the one under way: an
 offset of a deleted partition must never be found by a new one of its name (a log start above its end empties a log). A log is cut while none is
-written, and when none names an offset above the cut: a log that ends below its recovery point would look damaged.
+written, and when none names an offset above the lowest at which it may end meanwhile: a log that ends below its recovery point would look damaged.
 """
 
 import logging
@@ -20,6 +20,7 @@ from penstock.broker.partition_settings import PartitionServices
 from penstock.broker.workers import run_storage
 from penstock.errors import PenstockError
 from penstock.storage.data_directory import DataDirectory
+from penstock.storage.layout import OFFSET_MAX
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -131,12 +132,14 @@ class CheckpointedPartitions:
 
     @asynccontextmanager
     async def cutting(
-        self, partition: Partition, offset: int, lowers_log_start: bool
+        self, partition: Partition, offset: int, log_start_offset: int = OFFSET_MAX
     ) -> AsyncGenerator[None]:
-        """While this is entered no checkpoint names an offset of the partition above `offset`, but perhaps that of log starts. Raises StorageError."""
+        """While this is entered no checkpoint names an offset of the partition above `offset`, that of log starts above its own. Raises StorageError."""
         topic, index = partition.topic, partition.index
         async with self._writing:
-            await self._run(self._directory.lower_offsets, topic, index, offset, lowers_log_start)
+            # what is lowered here is written again, also where nothing is cut in the end
+            self._written_high_watermarks, self._written_recovery_points = {}, {}
+            await self._run(self._directory.lower_offsets, topic, index, offset, log_start_offset)
             yield
 
     async def _checkpoint_ended(self) -> None:

@@ -345,7 +345,7 @@ class Log(SegmentSwapper):
         """Drop everything and go on, empty, at `offset`, which is the log start offset then too. Durable on return.
 
         A `log_start_offset` above is kept for a log that is about to get the batch in whose middle it begins. The caller holds appends back
-        and has lowered the checkpoints that were above. Raises LogFailed.
+        and has lowered the checkpoints to 0 (that of log starts to the new one): what a kill leaves may end at any segment's beginning. Raises LogFailed.
         """
         with self._worker_lock:
             self._check_usable()
@@ -364,11 +364,13 @@ class Log(SegmentSwapper):
         new = self._new_segment(offset)
         self._truncation_count += 1
         self._log_start_offset = log_start_offset
-        self._log_end_offset = self._durable_end_offset = offset
+        self._log_end_offset = offset
+        self._durable_end_offset = 0  # nothing is sure to be there before the new file is
         self._publish((new,))
         for segment in reversed(gone):
             self._remove_segment(segment)
         self._create_file(new)
+        self._durable_end_offset = offset
         self._write_epochs()
         self._reload_producers()
 

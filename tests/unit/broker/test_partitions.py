@@ -25,6 +25,7 @@ from penstock.runtime.metadata import Put
 from penstock.storage.checkpoint import read_offset_checkpoint
 from penstock.storage.layout import (
     CLEAN_SHUTDOWN,
+    HIGH_WATERMARK_CHECKPOINT,
     LOG_START_CHECKPOINT,
     PARTITION_METADATA,
     RECOVERY_POINT_CHECKPOINT,
@@ -358,6 +359,19 @@ async def test_checkpoint_that_can_not_be_written_is_named_and_tried_again(
         assert "checkpoints can't be written" in caplog.text
         await broker.broker.partitions.write_checkpoints()
         assert checkpoint(broker.files, RECOVERY_POINT_CHECKPOINT) == {("orders", 0): 1}
+
+
+async def test_what_was_lowered_for_a_cut_that_was_not_made_is_written_again() -> None:
+    async with memory_broker() as broker:
+        await broker.create("orders")
+        await fill(broker, "orders")
+        partitions = broker.broker.partitions
+        await partitions.write_checkpoints()
+        names = (RECOVERY_POINT_CHECKPOINT, HIGH_WATERMARK_CHECKPOINT)
+        async with partitions.cutting(broker.partition("orders"), 0):
+            assert [checkpoint(broker.files, name)["orders", 0] for name in names] == [0, 0]
+        await partitions.write_checkpoints()
+        assert [checkpoint(broker.files, name)["orders", 0] for name in names] == [1, 1]
 
 
 async def test_indexes_of_a_segment_that_has_grown_are_saved_while_it_is_active() -> None:

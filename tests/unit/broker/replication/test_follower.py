@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from tests.support.logs import batch, fill, new_log, read_batches, read_values, stored
+from tests.support.logs import batch, fill, new_log, read_batches, read_values, reopen, stored
 from tests.support.memory_files import MemoryFiles
 from tests.support.partition_bench import ME, PartitionBench, partition_bench, settle
 
@@ -21,7 +21,8 @@ from penstock.broker.replication.follower import (
     standing_of,
 )
 from penstock.runtime.files import DiskError, DiskFull
-from penstock.storage.errors import CorruptBatch
+from penstock.storage.errors import CorruptBatch, LogFailed
+from penstock.storage.layout import OFFSET_MAX
 from penstock.storage.log import Log
 from penstock.storage.log_config import LogConfig
 
@@ -36,15 +37,15 @@ class FollowerBench:
         self.bench = bench
         self.partition: Partition = bench.partition
         self.log: Log = bench.log
-        self.cuts: list[tuple[int, bool]] = []
+        self.cuts: list[tuple[int, int]] = []
         self.logs = FollowerLogs(bench.services, self._cutting)
 
     @asynccontextmanager
     async def _cutting(
-        self, partition: Partition, offset: int, lowers_log_start: bool
+        self, partition: Partition, offset: int, log_start_offset: int
     ) -> AsyncGenerator[None]:
-        assert partition.log.log_end_offset >= offset or lowers_log_start, "before the cut"
-        self.cuts.append((offset, lowers_log_start))
+        assert partition.log.log_end_offset >= offset, "before the cut"
+        self.cuts.append((offset, log_start_offset))
         yield
 
     def follow(self, epoch: int = EPOCH, leader: int = LEADER) -> None:
@@ -215,7 +216,7 @@ async def test_a_log_may_begin_inside_of_the_first_batch() -> None:
         await follower.append(stored(batch(10), 50, EPOCH), high_watermark=60)
         assert (follower.log.log_start_offset, follower.log.log_end_offset) == (53, 60)
         assert [offset for offset, _ in read_values(follower.log)] == list(range(53, 60))
-        assert follower.cuts == [(53, True), (50, False)]
+        assert follower.cuts == [(0, 53), (0, OFFSET_MAX)]
         assert follower.partition.high_watermark == 60
 
 
@@ -248,7 +249,7 @@ async def test_what_the_leader_does_not_have_is_cut_after_the_checkpoints() -> N
     async with follower_bench() as follower:
         await follower.append(*batches(4, epoch=1), *batches(4, start=4, epoch=2))
         await follower.logs.truncate(follower.partition, Truncate(KEY, EPOCH, 1, 3))
-        assert follower.cuts == [(3, False)]
+        assert follower.cuts == [(3, OFFSET_MAX)]
         assert standing_of(follower.partition) == Standing(3, 1, 0)
         assert follower.partition.machine.counted_end_offset == 3
         await follower.append(*batches(2, start=3))
@@ -344,6 +345,40 @@ async def test_who_becomes_leader_while_a_worker_cuts_commits_nothing_of_what_go
         await settle()
         assert follower.partition.machine.epoch_start_offset == 2
         assert follower.partition.high_watermark == follower.log.log_end_offset == 2
+
+
+@pytest.mark.parametrize("ending", ["kill", "power cut"])
+async def test_starting_over_that_is_stopped_anywhere_leaves_no_log_that_looks_damaged(ending: str) -> None:
+    small = LogConfig(segment_bytes=300)
+    for call in range(1, 60):
+        files = MemoryFiles()
+        async with follower_bench(files=files) as follower:
+            follower.bench.change(log_config=small)
+            await follower.append(*batches(12))
+            assert len(follower.log.segments) > 2
+            files.fail("any", DiskError, call=call, forever=True)
+            done = True
+            try:
+                await follower.logs.start_over(follower.partition, StartOver(KEY, EPOCH, 70))
+            except LogFailed:
+                done = False
+            files.heal()
+            disk = files.fork()
+            (lowered_to, _), durable = follower.cuts[0], follower.log.durable_end_offset
+        if ending == "kill":
+            disk.kill()
+        else:
+            disk.power_cut()
+        # the checkpoints as they were lowered, or written once more before the end
+        for recovery_point in (min(12, lowered_to), durable):
+            log = reopen(disk.fork(), small, recovery_point=recovery_point)
+            assert (log.log_start_offset, log.log_end_offset) == (70, 70) or not done
+            log.truncate_fully_and_start_at(70)
+            assert (log.log_end_offset, log.durable_end_offset) == (70, 70)
+        if done:
+            assert call > 15
+            return
+    raise AssertionError("starting over never came to its end")
 
 
 async def test_starting_over_raises_the_high_watermark_to_where_the_leader_begins() -> None:
