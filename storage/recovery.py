@@ -69,13 +69,13 @@ from penstock.storage.segment_swap import finish_swaps
 
 
 def make_directory(files: FileSystem, directory: str, topic_id: bytes, log_start_offset: int) -> None:
-    """Make the directory of a new, empty log; durable on return. Raises StorageError."""
+    """Make the directory of a new, empty log; durable on return. Raises StorageError: if there is any file in it by then, its name is durable."""
     files.make_directories(directory)
+    files.sync_directory(parent_directory(directory))
     write_partition_metadata(files, f"{directory}/{PARTITION_METADATA}", topic_id)
     path = f"{directory}/{segment_file_name(log_start_offset, LOG_SUFFIX)}"
     files.open(path, write=True, create=True).close()
     files.sync_directory(directory)
-    files.sync_directory(parent_directory(directory))
 
 
 def read_directory(

@@ -8,7 +8,7 @@ import pytest
 from tests.support.logs import NOW_MS, TOPIC_ID, fill, read_values
 from tests.support.memory_files import MemoryFiles
 
-from penstock.runtime.files import DiskError, StorageError
+from penstock.runtime.files import DiskError, DiskFull, StorageError, TooManyOpenFiles
 from penstock.runtime.posix_files import PosixFileSystem
 from penstock.storage.data_directory import DataDirectory
 from penstock.storage.errors import CorruptBatch, CorruptFile, DataDirectoryInUse, UnsupportedFormat
@@ -214,6 +214,31 @@ def test_a_creation_that_was_cut_short_is_done_again(files: MemoryFiles) -> None
         if done:
             assert call > 5
             return
+
+
+@pytest.mark.parametrize("error", [TooManyOpenFiles, DiskFull])
+def test_what_is_acked_after_a_creation_that_failed_half_way_survives_a_power_cut(
+    error: type[StorageError],
+) -> None:
+    """The same process opens again what it had begun to make."""
+    for call in range(1, 30):
+        files = MemoryFiles()
+        directory = start(files)
+        files.fail("any", error, call=call)
+        try:
+            open_orders(directory)
+            done = True
+        except error:
+            done = False
+        files.heal()
+        fill(log := open_orders(directory), 2)
+        log.sync()
+        files.power_cut()
+        assert read_values(open_orders(start(files))) == [(0, b"v0"), (1, b"v1")]
+        if done:
+            assert call > 5
+            return
+    raise AssertionError("creation never came to its end")
 
 
 def test_a_log_that_lost_its_metadata_file_is_opened_and_verified(files: MemoryFiles) -> None:
