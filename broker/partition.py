@@ -133,10 +133,13 @@ class Partition(PartitionAppends):
             self.syncs.start()
 
     def note_storage_error(self, error: StorageError) -> None:
-        """Log an error of the disk, not too often; if the log is offline by it, serve it no more."""
+        """Log an error of the disk, not too often; if the log is offline by it, serve it no more. Damage is told to who has it fetched anew."""
         self._error_lines.tell(f"{self.topic}-{self.index}", self.log.directory, error, self._monotonic())
-        if self.log.failure is not None:
+        failure, was_lost = self.log.failure, self.is_lost
+        if failure is not None:
             self._lose()
+            if isinstance(failure, CorruptBatch) and not was_lost:  # a cut has met it
+                self._services.note_damage(self, str(failure))
         elif isinstance(error, CorruptBatch):
             self._services.note_damage(self, str(error))
 
