@@ -466,3 +466,30 @@ async def test_idle_producers_are_forgotten_and_busy_ones_are_not(
         await trio.sleep(59)
         broker.broker.partitions.forget_idle_producers(trio.current_time())
         assert partition.log.producer_count == 1
+
+
+async def test_producers_are_forgotten_while_a_worker_appends_or_writes_them_down(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Nothing guards them: the sweep, a roll or an append would end by a bug, or one that has just written be forgotten."""
+    async with memory_broker(producer_id_expiration_ms="60000") as broker:
+        await broker.create("orders")
+        await broker.create("idle")
+        log, idle = broker.partition().log, broker.partition("idle").log
+        for number in range(2):
+            await broker.produced("orders", bytes(batch(producer_id=7 + number)))
+        await broker.produced("idle", bytes(batch(producer_id=7)))
+        broker.broker.partitions.forget_idle_producers(trio.current_time())
+        await trio.sleep(PRODUCER_CHECK_S)
+        broker.threads.hold("roll")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(broker.partition().run_in_lane, log.roll)
+            await settle()
+            broker.produce("orders", bytes(batch(producer_id=8, sequence=1)))
+            broker.broker.partitions.forget_idle_producers(trio.current_time())
+            assert (log.producer_count, idle.producer_count) == (2, 0)
+            broker.threads.release("roll")
+        await settle()
+        assert log.producer_count == 1, "the one whose batch came before is known still"
+        (again,) = await broker.produced("orders", bytes(batch(producer_id=8)))
+        assert (again.error_code, again.base_offset) == (NONE, 1), "and so are its batches"
