@@ -377,6 +377,23 @@ async def test_indexes_of_a_segment_that_has_grown_are_saved_while_it_is_active(
         await fill(broker, "grown")
 
 
+async def test_bug_in_one_partitions_saving_of_indexes_does_not_stop_the_checkpoints_task(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with memory_broker() as broker:
+        await broker.create("orders", write_caching="true")
+        log, raw = broker.partition().log, bytes(batch([b"v" * 1_000_000]))
+        while log.unsaved_bytes < SAVE_AFTER_BYTES:
+            await broker.produced("orders", raw)
+        for step in ("encode", "save_indexes"):
+            broker.threads.fail_once(step, RuntimeError(f"a bug of {step}"))
+            await broker.broker.partitions.save_indexes()
+            assert f"a bug of {step}" in caplog.text
+            assert log.unsaved_bytes >= SAVE_AFTER_BYTES
+        await broker.broker.partitions.save_indexes()
+        assert log.unsaved_bytes == 0, "it is tried again"
+
+
 async def test_folder_taken_away_does_not_stop_the_checkpoints_task(caplog: pytest.LogCaptureFixture) -> None:
     async with memory_broker() as broker:
         await broker.create("orders")
