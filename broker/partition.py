@@ -284,6 +284,17 @@ class Partition(PartitionAppends):
 
         await self.lane.do(job)
 
+    def expire_producers(self, now_ms: int) -> None:
+        """Forget the producers that are idle for too long: at once, or in the lane where a worker may be at the log, which knows them."""
+        if not self.lane.is_busy:
+            self.log.expire_producers(now_ms)
+            return
+
+        async def job() -> None:
+            self.log.expire_producers(now_ms)
+
+        self.lane.enqueue(job)
+
     async def quiesce(self) -> None:
         """Take no further append, and return when lane and sync have come to rest. For closing and deletion."""
         self.step(Closed())
