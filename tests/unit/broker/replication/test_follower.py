@@ -20,6 +20,8 @@ from penstock.broker.replication.follower import (
     point_of_divergence,
     standing_of,
 )
+from penstock.broker.replication.follower_fetch import Follower
+from penstock.protocol.fetch import FetchPartition
 from penstock.runtime.files import DiskError, DiskFull
 from penstock.storage.errors import CorruptBatch
 from penstock.storage.log import Log
@@ -344,6 +346,31 @@ async def test_who_becomes_leader_while_a_worker_cuts_commits_nothing_of_what_go
         await settle()
         assert follower.partition.machine.epoch_start_offset == 2
         assert follower.partition.high_watermark == follower.log.log_end_offset == 2
+
+
+async def test_who_becomes_leader_while_a_worker_cuts_acks_nothing_by_a_word_from_before_the_cut() -> None:
+    """The other has the same tail, says so, and has yet to learn that it went."""
+    async with follower_bench(write_caching=True) as follower, trio.open_nursery() as nursery:
+        await follower.append(*batches(8, epoch=1))
+        bench = follower.bench
+        bench.threads.hold("truncate_to")
+        nursery.start_soon(follower.logs.truncate, follower.partition, Truncate(KEY, EPOCH, 1, 3))
+        await settle()
+        bench.lead(EPOCH + 1, isr=(ME, LEADER), replicas=(ME, LEADER))
+        fetch = FetchPartition("", KEY[0], 0, EPOCH + 1, 8, 1, 0, 1 << 20)
+        Follower(LEADER, 12, may_join=True).take_word([(fetch, follower.partition)], 0.0)
+        told = follower.partition.machine.follower(LEADER)
+        assert told is not None
+        assert told.end_offset == 8
+        bench.threads.release("truncate_to")
+        await settle()
+        sent = bench.send()
+        await settle()
+        assert (follower.log.log_end_offset, follower.partition.high_watermark) == (4, 0)
+        assert not sent.is_final
+        follower.partition.step(FollowerFetched(LEADER, 12, 4, 0.0))
+        assert sent.is_final
+        assert sent.code == 0
 
 
 async def test_starting_over_raises_the_high_watermark_to_where_the_leader_begins() -> None:
