@@ -401,6 +401,7 @@ class PartitionAppends(ABC):
         info = await self._append_slowly(view, header, now_ms)
         if self.is_leader:
             return self._appended(info, view, header, acks, result, done)
+        self.step(Appended(self.log.log_end_offset))  # it is in the log all the same
         result.error_code = self.gaps.refuse(self.refusal, self._monotonic())
         return True
 

@@ -10,6 +10,7 @@ from tests.support.memory_files import MemoryFiles
 from tests.support.partition_bench import ME, PartitionBench, partition_bench, settle
 
 from penstock.broker.partition import Partition
+from penstock.broker.partition_appends import SLOW_APPEND_S
 from penstock.broker.partition_events import FollowerFetched, LeaderTold
 from penstock.broker.replication.fetcher_machine import Append, Standing, StartOver, Truncate
 from penstock.broker.replication.follower import (
@@ -21,6 +22,7 @@ from penstock.broker.replication.follower import (
     standing_of,
 )
 from penstock.broker.replication.follower_fetch import Follower
+from penstock.protocol.errors import ErrorCode
 from penstock.protocol.fetch import FetchPartition
 from penstock.runtime.files import DiskError, DiskFull
 from penstock.storage.errors import CorruptBatch
@@ -241,6 +243,28 @@ async def test_a_log_that_was_being_written_as_leader_is_counted_before_it_is_as
         bench.threads.release("sync")
         await is_settled.wait()
         assert standing_of(follower.partition).end_offset == follower.log.durable_end_offset == 2
+
+
+@pytest.mark.parametrize("write_caching", [False, True])
+async def test_a_slow_append_that_ends_when_another_leads_is_counted_before_it_is_asked_for(
+    write_caching: bool,
+) -> None:
+    """It never counted: the fetcher settled the log again and again, and the replica stayed out of the ISR."""
+    async with partition_bench(write_caching=write_caching) as bench:
+        await bench.warm_up()
+        bench.clock.append_cost_s = 2 * SLOW_APPEND_S
+        bench.send()
+        bench.clock.append_cost_s = 0
+        bench.threads.hold("append")
+        sent = bench.send()
+        await settle()
+        follower = FollowerBench(bench)
+        follower.follow()
+        bench.threads.release("append")
+        await follower.logs.settle(follower.partition, EPOCH)
+        assert sent.code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+        assert standing_of(follower.partition).end_offset == 3
+        assert follower.partition.machine.counted_end_offset == 3
 
 
 # Cutting
