@@ -482,7 +482,7 @@ class PartitionAppends(ABC):
 
     @abstractmethod
     def _start_epoch(self, leader_epoch: int) -> None:
-        """Note in the log that a leader epoch begins at its end."""
+        """Note in the log that a leader epoch begins at its end, and sync what others have left, where that counts. A failed log begins none."""
 
 
 __all__ = ["ACKS_ALL", "ACKS_NONE", "ADMITTED", "SLOW_APPEND_S", "PartitionAppends"]

@@ -24,7 +24,7 @@ from penstock.broker.replication.follower import (
 from penstock.broker.replication.follower_fetch import Follower
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.fetch import FetchPartition
-from penstock.runtime.files import DiskError, DiskFull
+from penstock.runtime.files import DiskError, DiskFull, StorageError
 from penstock.storage.errors import CorruptBatch
 from penstock.storage.log import Log
 from penstock.storage.log_config import LogConfig
@@ -267,6 +267,46 @@ async def test_a_slow_append_that_ends_when_another_leads_is_counted_before_it_i
         assert follower.partition.machine.counted_end_offset == 3
 
 
+async def test_who_leads_after_a_part_of_an_answer_was_appended_syncs_it() -> None:
+    async with follower_bench() as follower:
+        await follower.append(*batches(1))
+        sent = batches(3, start=1)
+        follower.bench.change(log_config=LogConfig(segment_bytes=len(sent[0]) * 2))
+        await settle()
+        rest = follower.logs.begin(follower.partition, follower.fetched(*sent))
+        assert rest is not None
+        follower.bench.lead(EPOCH + 1)
+        with pytest.raises(NotFollowed):
+            await follower.logs.append(follower.partition, rest)
+        await settle()
+        assert follower.partition.high_watermark == follower.log.log_end_offset == 2
+
+
+async def test_who_leads_after_a_roll_that_synced_all_and_failed_knows_what_is_durable() -> None:
+    """Nothing was left to sync, and so nobody told."""
+    async with follower_bench() as follower, trio.open_nursery() as nursery:
+        await follower.append(*batches(1))
+        sent, bench = batches(3, start=1), follower.bench
+        bench.change(log_config=LogConfig(segment_bytes=len(sent[0]) * 2))
+        await settle()
+        rest = follower.logs.begin(follower.partition, follower.fetched(*sent))
+        assert rest is not None
+        bench.threads.hold("append_on_worker")
+
+        async def append() -> None:
+            with pytest.raises(DiskFull):
+                await follower.logs.append(follower.partition, rest)
+
+        nursery.start_soon(append)
+        await settle()
+        bench.lead(EPOCH + 1)
+        bench.files.capacity_bytes = bench.files.used_bytes()
+        bench.threads.release("append_on_worker")
+        await settle()
+        assert follower.log.durable_end_offset == follower.log.log_end_offset == 2
+        assert follower.partition.high_watermark == 2
+
+
 # Cutting
 
 
@@ -395,6 +435,27 @@ async def test_who_becomes_leader_while_a_worker_cuts_acks_nothing_by_a_word_fro
         follower.partition.step(FollowerFetched(LEADER, 12, 4, 0.0))
         assert sent.is_final
         assert sent.code == 0
+
+
+async def test_who_becomes_leader_while_its_log_fails_in_a_cut_commits_nothing() -> None:
+    async with follower_bench() as follower, trio.open_nursery() as nursery:
+        await follower.append(*batches(4, epoch=1), high_watermark=1)
+        bench = follower.bench
+        bench.threads.hold("truncate_fully_and_start_at")
+
+        async def start_over() -> None:
+            with pytest.raises(StorageError):
+                await follower.logs.start_over(follower.partition, StartOver(KEY, EPOCH, 70))
+
+        nursery.start_soon(start_over)
+        await settle()
+        bench.lead(EPOCH + 1, replicas=(ME, LEADER))
+        bench.files.fail("sync_directory", DiskError)
+        bench.threads.release("truncate_fully_and_start_at")
+        await settle()
+        assert follower.partition.is_offline
+        assert bench.has_left
+        assert follower.partition.high_watermark == 1
 
 
 async def test_starting_over_raises_the_high_watermark_to_where_the_leader_begins() -> None:
