@@ -76,11 +76,18 @@ class CheckpointedPartitions:
             except PenstockError as error:
                 if partition.log.failure is None:
                     log.warning("%s-%d: indexes can't be saved: %s", partition.topic, partition.index, error)
+            except Exception:
+                log.exception("%s-%d: the saving of indexes ended by a bug", partition.topic, partition.index)
 
     async def _save_indexes(self, partition: Partition) -> None:
         encoded: list[tuple[int, bytes]] = []
-        await partition.run_in_lane(lambda: encoded.append(partition.log.encode_producers()))
-        await self._run(partition.log.save_indexes, *encoded[0])
+
+        def encode() -> None:
+            encoded.append(partition.log.encode_producers())
+
+        await partition.run_in_lane(encode)
+        if encoded:  # else by a bug, which the lane has told of
+            await self._run(partition.log.save_indexes, *encoded[0])
 
     async def write_checkpoints(self) -> None:
         """Write high watermarks and recovery points if they changed since the last time. An error is logged: they only save time."""

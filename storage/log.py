@@ -4,7 +4,7 @@ Owns what may be read and what is cut off, at either end; `log_writer` owns appe
 watermarks: what may be read ends where the caller says. Opening is in `recovery`, lookups are in `log_reader` and `time_lookup`.
 
 Who may call what (DESIGN section 5). The event loop: properties, `needs_roll`, `must_recall`, `append_*`, `read(resident_only=True)`,
-`start_leader_epoch`, `advance_log_start_offset`. Workers: everything else; those take turns by a lock of the log. `sync`,
+`start_leader_epoch`, `advance_log_start_offset`, and between two appends `expire_producers`. Workers: everything else; those take turns by a lock of the log. `sync`,
 `put_oldest_segment_away`,
 `replace_segments` and reads run beside appends; during `roll`, `truncate_*`, `prepare_append`, `recall_producer`, `write_producer_snapshot` and `close` the
 caller holds appends back.

@@ -10,6 +10,7 @@ from tests.support.memory_files import MemoryFiles
 from tests.support.partition_bench import ME, PartitionBench, partition_bench, settle
 
 from penstock.broker.partition import Partition
+from penstock.broker.partition_appends import SLOW_APPEND_S
 from penstock.broker.partition_events import FollowerFetched, LeaderTold
 from penstock.broker.replication.fetcher_machine import Append, Standing, StartOver, Truncate
 from penstock.broker.replication.follower import (
@@ -20,7 +21,10 @@ from penstock.broker.replication.follower import (
     point_of_divergence,
     standing_of,
 )
-from penstock.runtime.files import DiskError, DiskFull
+from penstock.broker.replication.follower_fetch import Follower
+from penstock.protocol.errors import ErrorCode
+from penstock.protocol.fetch import FetchPartition
+from penstock.runtime.files import DiskError, DiskFull, StorageError
 from penstock.storage.errors import CorruptBatch, LogFailed
 from penstock.storage.layout import OFFSET_MAX
 from penstock.storage.log import Log
@@ -242,6 +246,68 @@ async def test_a_log_that_was_being_written_as_leader_is_counted_before_it_is_as
         assert standing_of(follower.partition).end_offset == follower.log.durable_end_offset == 2
 
 
+@pytest.mark.parametrize("write_caching", [False, True])
+async def test_a_slow_append_that_ends_when_another_leads_is_counted_before_it_is_asked_for(
+    write_caching: bool,
+) -> None:
+    """It never counted: the fetcher settled the log again and again, and the replica stayed out of the ISR."""
+    async with partition_bench(write_caching=write_caching) as bench:
+        await bench.warm_up()
+        bench.clock.append_cost_s = 2 * SLOW_APPEND_S
+        bench.send()
+        bench.clock.append_cost_s = 0
+        bench.threads.hold("append")
+        sent = bench.send()
+        await settle()
+        follower = FollowerBench(bench)
+        follower.follow()
+        bench.threads.release("append")
+        await follower.logs.settle(follower.partition, EPOCH)
+        assert sent.code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+        assert standing_of(follower.partition).end_offset == 3
+        assert follower.partition.machine.counted_end_offset == 3
+
+
+async def test_who_leads_after_a_part_of_an_answer_was_appended_syncs_it() -> None:
+    async with follower_bench() as follower:
+        await follower.append(*batches(1))
+        sent = batches(3, start=1)
+        follower.bench.change(log_config=LogConfig(segment_bytes=len(sent[0]) * 2))
+        await settle()
+        rest = follower.logs.begin(follower.partition, follower.fetched(*sent))
+        assert rest is not None
+        follower.bench.lead(EPOCH + 1)
+        with pytest.raises(NotFollowed):
+            await follower.logs.append(follower.partition, rest)
+        await settle()
+        assert follower.partition.high_watermark == follower.log.log_end_offset == 2
+
+
+async def test_who_leads_after_a_roll_that_synced_all_and_failed_knows_what_is_durable() -> None:
+    """Nothing was left to sync, and so nobody told."""
+    async with follower_bench() as follower, trio.open_nursery() as nursery:
+        await follower.append(*batches(1))
+        sent, bench = batches(3, start=1), follower.bench
+        bench.change(log_config=LogConfig(segment_bytes=len(sent[0]) * 2))
+        await settle()
+        rest = follower.logs.begin(follower.partition, follower.fetched(*sent))
+        assert rest is not None
+        bench.threads.hold("append_on_worker")
+
+        async def append() -> None:
+            with pytest.raises(DiskFull):
+                await follower.logs.append(follower.partition, rest)
+
+        nursery.start_soon(append)
+        await settle()
+        bench.lead(EPOCH + 1)
+        bench.files.capacity_bytes = bench.files.used_bytes()
+        bench.threads.release("append_on_worker")
+        await settle()
+        assert follower.log.durable_end_offset == follower.log.log_end_offset == 2
+        assert follower.partition.high_watermark == 2
+
+
 # Cutting
 
 
@@ -345,6 +411,52 @@ async def test_who_becomes_leader_while_a_worker_cuts_commits_nothing_of_what_go
         await settle()
         assert follower.partition.machine.epoch_start_offset == 2
         assert follower.partition.high_watermark == follower.log.log_end_offset == 2
+
+
+async def test_who_becomes_leader_while_a_worker_cuts_acks_nothing_by_a_word_from_before_the_cut() -> None:
+    """The other has the same tail, says so, and has yet to learn that it went."""
+    async with follower_bench(write_caching=True) as follower, trio.open_nursery() as nursery:
+        await follower.append(*batches(8, epoch=1))
+        bench = follower.bench
+        bench.threads.hold("truncate_to")
+        nursery.start_soon(follower.logs.truncate, follower.partition, Truncate(KEY, EPOCH, 1, 3))
+        await settle()
+        bench.lead(EPOCH + 1, isr=(ME, LEADER), replicas=(ME, LEADER))
+        fetch = FetchPartition("", KEY[0], 0, EPOCH + 1, 8, 1, 0, 1 << 20)
+        Follower(LEADER, 12, may_join=True).take_word([(fetch, follower.partition)], 0.0)
+        told = follower.partition.machine.follower(LEADER)
+        assert told is not None
+        assert told.end_offset == 8
+        bench.threads.release("truncate_to")
+        await settle()
+        sent = bench.send()
+        await settle()
+        assert (follower.log.log_end_offset, follower.partition.high_watermark) == (4, 0)
+        assert not sent.is_final
+        follower.partition.step(FollowerFetched(LEADER, 12, 4, 0.0))
+        assert sent.is_final
+        assert sent.code == 0
+
+
+async def test_who_becomes_leader_while_its_log_fails_in_a_cut_commits_nothing() -> None:
+    async with follower_bench() as follower, trio.open_nursery() as nursery:
+        await follower.append(*batches(4, epoch=1), high_watermark=1)
+        bench = follower.bench
+        bench.threads.hold("truncate_fully_and_start_at")
+
+        async def start_over() -> None:
+            with pytest.raises(StorageError):
+                await follower.logs.start_over(follower.partition, StartOver(KEY, EPOCH, 70))
+
+        nursery.start_soon(start_over)
+        await settle()
+        bench.lead(EPOCH + 1, replicas=(ME, LEADER))
+        bench.files.fail("sync_directory", DiskError)
+        bench.threads.release("truncate_fully_and_start_at")
+        await settle()
+        assert follower.partition.is_offline
+        assert bench.has_left
+        assert follower.partition.high_watermark == 1
 
 
 @pytest.mark.parametrize("ending", ["kill", "power cut"])
