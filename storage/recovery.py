@@ -444,9 +444,8 @@ class _Opening:
         self._report.notes.append(
             f"the log ended at {self._log_end_offset}, below its start; it begins anew at {log_start_offset}"
         )
-        for segment in (
-            self._segments
-        ):  # the oldest first: what a kill leaves ends where it did, not below its recovery point
+        # the oldest first: what a kill leaves ends where it did, not below its recovery point
+        for segment in self._segments:
             self._remove_segment(segment)
         self._segments.clear()
         self._ensure_segment(log_start_offset)

@@ -348,19 +348,11 @@ class Observer:
                 self._ends[key] = End(*[left.durable_end_offset] * 3)
         for partition, seen in self._seen.items():
             if seen.host is host:
-                end = self._left_by(host, partition, loses_power)
+                is_lost = loses_power or partition.log.failure is not None
+                end = self._end_of(partition, is_lost=is_lost)
                 self._ends[host.node_id, partition.topic_id, partition.index] = end
                 self._given_up.discard(partition)
         self._seen = {partition: seen for partition, seen in self._seen.items() if seen.host is not host}
-
-    def _left_by(self, host: BrokerHost, partition: Partition, loses_power: bool) -> End:
-        log = partition.log
-        end = self._end_of(partition, is_lost=loses_power or log.failure is not None)
-        is_empty = log.log_start_offset >= log.log_end_offset
-        if log.failure is not None and is_empty and log.segments[-1].path not in host.disk.image():
-            # it failed as it began anew, between the last file that went and the first that was to come: nothing was in it
-            return end._replace(log_end_offset=0, durable_end_offset=0)
-        return end
 
     # The store
 
