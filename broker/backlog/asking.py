@@ -1,8 +1,8 @@
 """In a cluster: asks the coordinators of groups what these have committed for the bounded partitions that this broker leads.
 
 Owns when they are asked and what an incomplete answer means. Only a cluster loads it. A group's coordinator may be any broker, so a leader goes by what
-it was told last: it may refuse early, and never late (but for what the next look brings: commits backwards, and groups that count anew). Asked
-is in rounds: once a second, every `HELD_INTERVAL_S` while batches wait for room, and no later than that after the last one where a partition has come
+it was told last: it may refuse early, and never late (but for what the next look brings: commits backwards, and groups that count anew). All are asked
+in rounds: once a second, every `HELD_INTERVAL_S` while batches wait for room, and no later than that after the last one where a partition has come
 to be led, a batch begins to wait, or one is to be refused by what is too old for it (`BacklogGate.may_refuse`).
 
 - A partition is told first when all whose commits count for it have answered; later on, of those that have. Who does not answer keeps its last offset.
@@ -13,7 +13,7 @@ to be led, a batch begins to wait, or one is to be refused by what is too old fo
 - **Nobody waits for who is slow.** Each broker is asked by a task of its own. A round waits `PATIENCE_S` for those that it asks, and tells what there is by
   then; what comes later is told with a later round, and who owes an answer still is not asked again before. Who did not answer last time, or has owed an answer
   for `TIMEOUT_MS`, is silent: until it answers, what it told last is as good as new.
-- **What is told is as old as the request** that was answered by it, the first one where there were several.
+- **What is told is as old as the request** that was answered by it, the first one where there were several; of those, each answer is told as it comes.
 """
 
 import math
@@ -354,6 +354,8 @@ class OffsetAsker:
         node_failed = True
         try:
             await self._fetch(node_id, group_ids, answer)
+            if node.answer is None:  # else somebody may need all of the one before
+                node.answer = answer
             if question.wants_all:
                 await self._list_and_fetch(node_id, group_ids, answer)
             node_failed = False

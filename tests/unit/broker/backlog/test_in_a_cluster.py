@@ -435,6 +435,21 @@ async def test_who_answers_bit_by_bit_is_waited_for(autojump_clock: MockClock) -
         nursery.cancel_scope.cancel()
 
 
+async def test_who_falls_silent_half_way_has_told_nothing(autojump_clock: MockClock) -> None:
+    async with two_coordinators("*") as (made, producer, consumer, other):
+        assert await other.commit(0, group=HIS) == NONE
+        assert await consumer.commit(1000, group=MINE) == NONE
+        await trio.sleep(1.8)
+        assert await other.commit(1, group=HIS) == NONE
+        made.cluster.freeze(OTHER)
+        waiting = producer.begin(1)
+        await trio.sleep(0.3)
+        made.cluster.thaw(OTHER)
+        await trio.sleep(0.0008)  # the first of its answers gets out
+        made.cluster.freeze(OTHER)
+        assert (await producer.end(waiting))[0] == NONE
+
+
 async def test_a_late_answer_is_told_to_a_leadership_that_has_begun_meanwhile(
     autojump_clock: MockClock,
 ) -> None:
