@@ -19,7 +19,7 @@ to be led, a batch begins to wait, or one is to be refused by what is too old fo
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain, count
 
 import trio
 
@@ -99,9 +99,16 @@ class _Coordinator:
         """Whether nothing is to be expected of it."""
         return self.has_failed or now - self.asked_at >= TIMEOUT_MS / 1000
 
-    def answer_for(self, gate: BacklogGate) -> _Answer | None:
-        """What it has told that counts for this gate."""
-        return self.answer if self.answer is not None and self.answer.is_for(gate) else None
+
+@dataclass(slots=True)
+class _Group:
+    """Who tells of a group, at the moment in which gates are told."""
+
+    coordinator: int | None
+    is_here: bool
+    """Whether what this broker has of it counts."""
+    is_new: bool
+    """Whether no newer news of it can be had now: it is read in place, or nobody is there to tell."""
 
 
 @dataclass
@@ -111,10 +118,8 @@ class _Telling:
     now: float
     leaders: Mapping[int, tuple[int, int]]
     """As in `_Question`."""
-    coordinators: dict[str, int | None] = field(default_factory=dict[str, int | None])
-    """Of the groups that were looked at."""
-    readable: dict[str, bool] = field(default_factory=dict[str, bool])
-    """Of the groups of this broker that were looked at: whether what it has of them counts."""
+    groups: dict[str, "_Group"] = field(default_factory=dict[str, "_Group"])
+    """Those that were looked at."""
     here: Offsets = field(default_factory=Offsets)
     """What groups of this broker have committed."""
 
@@ -260,89 +265,91 @@ class OffsetAsker:
                 if committed.topic_id in meant:
                     telling.here.setdefault((name, index), {})[group_id] = max(committed.offset, 0)
 
-    def _coordinator(self, group_id: str, telling: _Telling) -> int | None:
-        if group_id not in telling.coordinators:
-            telling.coordinators[group_id] = self._groups.leader_of(group_id)
-        return telling.coordinators[group_id]
+    def _group(self, group_id: str, telling: _Telling) -> _Group:
+        group = telling.groups.get(group_id)
+        if group is None:
+            node_id = self._groups.leader_of(group_id)
+            is_mine = node_id == self._node_id
+            node = None if node_id is None else self._coordinators.get(node_id)
+            is_new = is_mine or node_id is None or (node is not None and node.is_silent(telling.now))
+            is_here = is_mine and self._is_readable(group_id)
+            group = telling.groups[group_id] = _Group(node_id, is_here, is_new)
+        return group
 
-    def _is_readable(self, group_id: str, telling: _Telling) -> bool:
+    def _is_readable(self, group_id: str) -> bool:
         """Whether what this broker has of a group counts. Who is not this broker's any more has not answered."""
-        if group_id not in telling.readable:
-            try:
-                is_readable = not self._groups.shard(group_id).may_come_back(group_id)
-            except ApiError:
-                is_readable = False
-            telling.readable[group_id] = is_readable
-        return telling.readable[group_id]
+        try:
+            return not self._groups.shard(group_id).may_come_back(group_id)
+        except ApiError:
+            return False
 
     def _tell(self, gate: BacklogGate, telling: _Telling) -> None:
+        """Tell one gate what its groups have by the newest answers, or had before, and how old that is."""
         place = (gate.topic, gate.index)
-        answers = {node_id: node.answer_for(gate) for node_id, node in self._coordinators.items()}
+        answers = self._answers(gate)
         kept = gate.rule.counted_groups
         here = telling.here.get(place, {})
-        group_ids = dict.fromkeys((*kept, *here))
-        for answer in answers.values():
-            group_ids.update(dict.fromkeys(() if answer is None else answer.offsets.get(place, ())))
+        told: dict[int | None, dict[str, int]] = {
+            node_id: answer.offsets.get(place, {}) for node_id, answer in answers.items()
+        }
         offsets: dict[str, int] = {}
         asked_at: dict[str, float] = {}
-        for group_id in group_ids:
-            node_id = self._coordinator(group_id, telling)
-            answer = None if node_id is None else answers.get(node_id)
+        for group_id in dict.fromkeys(chain(kept, here, *told.values())):
+            group = telling.groups.get(group_id) or self._group(group_id, telling)
+            answer = answers.get(group.coordinator)
             offset = kept.get(group_id)
-            if node_id == self._node_id:
-                if self._is_readable(group_id, telling):
-                    offset = here.get(group_id)
+            if group.is_here:
+                offset = here.get(group_id)
             elif answer is not None and group_id in answer.answered:
-                offset = answer.offsets.get(place, {}).get(group_id)
-            if offset is not None:
-                offsets[group_id] = offset
-                asked_at[group_id] = self._asked_at(group_id, gate, node_id, answer, telling.now)
+                offset = told[group.coordinator].get(group_id)
+            if offset is None:
+                continue
+            offsets[group_id] = offset
+            if group.is_new:
+                asked_at[group_id] = telling.now
+            elif answer is not None and group_id in answer.asked:
+                asked_at[group_id] = answer.question.asked_at
+            else:
+                asked_at[group_id] = gate.asked_at.get(group_id, -math.inf)
         gate.asked_at = asked_at
         if gate.rule.is_known or self._is_complete(gate, answers, telling):
             gate.told_all(offsets)
         else:
             gate.stir()
 
-    def _asked_at(
-        self, group_id: str, gate: BacklogGate, node_id: int | None, answer: _Answer | None, now: float
-    ) -> float:
-        """When it was asked for what a group has, of that coordinator. Now, where it is read in place, or nobody is there to tell."""
-        if node_id is None or node_id == self._node_id:
-            return now
-        node = self._coordinators.get(node_id)
-        if node is not None and node.is_silent(now):
-            return now
-        if answer is not None and group_id in answer.asked:
-            return answer.question.asked_at
-        return gate.asked_at.get(group_id, -math.inf)
+    def _answers(self, gate: BacklogGate) -> dict[int | None, _Answer]:
+        """What has been told that counts for this gate, by broker."""
+        answers: dict[int | None, _Answer] = {}
+        for node_id, node in self._coordinators.items():
+            if node.answer is not None and node.answer.is_for(gate):
+                answers[node_id] = node.answer
+        return answers
 
     def _is_complete(
-        self, gate: BacklogGate, answers: Mapping[int, _Answer | None], telling: _Telling
+        self, gate: BacklogGate, answers: Mapping[int | None, _Answer], telling: _Telling
     ) -> bool:
         """Whether all whose commits count for a gate have answered."""
         if self._image.topic(OFFSETS_TOPIC) is None:
             return True
-        if ALL_GROUPS in gate.bounds.groups:
-            leaders = telling.leaders
-            for index, (node_id, epoch) in leaders.items():
-                if node_id == self._node_id:
-                    if not self._is_readable(self._probe(index, len(leaders)), telling):
-                        return False
-                    continue
-                answer = answers.get(node_id)
-                if answer is None or not answer.lists_all:
+        if ALL_GROUPS not in gate.bounds.groups:
+            return all(self._has_answered(group_id, answers, telling) for group_id in gate.bounds.groups)
+        leaders = telling.leaders
+        for index, (node_id, epoch) in leaders.items():
+            if node_id == self._node_id:
+                if not self._group(self._probe(index, len(leaders)), telling).is_here:
                     return False
-                if answer.question.leaders.get(index) != (node_id, epoch):
-                    return False
-            return True
-        return all(self._has_answered(group_id, answers, telling) for group_id in gate.bounds.groups)
+                continue
+            answer = answers.get(node_id)
+            if answer is None or not answer.lists_all:
+                return False
+            if answer.question.leaders.get(index) != (node_id, epoch):
+                return False
+        return True
 
-    def _has_answered(self, group_id: str, answers: Mapping[int, _Answer | None], telling: _Telling) -> bool:
-        node_id = self._coordinator(group_id, telling)
-        if node_id == self._node_id:
-            return self._is_readable(group_id, telling)
-        answer = None if node_id is None else answers.get(node_id)
-        return answer is not None and group_id in answer.answered
+    def _has_answered(self, group_id: str, answers: Mapping[int | None, _Answer], telling: _Telling) -> bool:
+        group = self._group(group_id, telling)
+        answer = answers.get(group.coordinator)
+        return group.is_here or (answer is not None and group_id in answer.answered)
 
     # One coordinator
 
