@@ -9,7 +9,7 @@ idempotent producer's sequences stay in order. Whoever's patience ends is told R
 
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
@@ -22,14 +22,16 @@ from penstock.protocol.produce import ProducePartitionResult
 from penstock.protocol.record_batch import BatchHeader
 from penstock.runtime.clock import Clock
 
+FRESH_S = 0.05
+"""How old what is known may have been, when a batch came, for the batch to be refused by it; where other brokers are asked."""
 THROTTLE_MAX_S = 1.0
 """What one request costs its connection where the backlog is at its bound. From half of the bound on it grows with the square, from nothing."""
 
 
 class HeldBatch:
-    """A batch that waits for room. `until` is monotonic seconds."""
+    """A batch that waits for room. `until` and `came_at` are monotonic seconds."""
 
-    __slots__ = ("acks", "batch", "done", "header", "result", "until")
+    __slots__ = ("acks", "batch", "came_at", "done", "header", "result", "until")
 
     def __init__(
         self,
@@ -39,6 +41,7 @@ class HeldBatch:
         result: ProducePartitionResult,
         done: Callable[[], None],
         until: float,
+        came_at: float,
     ) -> None:
         self.batch = batch
         self.header = header
@@ -46,6 +49,7 @@ class HeldBatch:
         self.result = result
         self.done = done
         self.until = until
+        self.came_at = came_at
 
     @property
     def held_bytes(self) -> int:
@@ -76,8 +80,9 @@ class BacklogGate:
         self.leadership = 0
         """Another number for each time that this broker leads the partition."""
         self.held: deque[HeldBatch] = deque()
-        self.fresh_until = -math.inf
-        """Until when what is known is good enough to refuse by, where other brokers are asked (monotonic seconds)."""
+        self.asked_at: Mapping[str, float] = {}
+        """When each counted group's coordinator was asked for what is known of it, where other brokers are asked (monotonic seconds); of one that is silent:
+        when that was seen last."""
         self.is_emptying = False
         """Whether a job of the lane is at work on those held."""
         self.refused_batches = 0
@@ -135,7 +140,7 @@ class BacklogGate:
         """What was told counts no more: leadership has begun or gone."""
         self.rule = BacklogRule(self.bounds)
         self.leadership += 1
-        self.fresh_until = -math.inf
+        self.asked_at = {}
 
     # Told by the registry
 
@@ -155,6 +160,17 @@ class BacklogGate:
         """Whether a batch may be appended now; the line is not looked at."""
         return self.rule.judge(header.last_offset_delta + 1, header.size_bytes, ends)
 
+    def may_refuse(self, came_at: float) -> bool:
+        """Whether a batch that came then may be refused by what the slowest group has, where other brokers are asked.
+
+        What the others have does not matter: it is no less.
+        """
+        least = self.rule.least_offset
+        return any(
+            offset == least and self.asked_at.get(group, -math.inf) + FRESH_S > came_at
+            for group, offset in self.rule.counted_groups.items()
+        )
+
     def waits_for_room(self, header: BatchHeader, judgement: Judgement) -> bool:
         """Whether a batch that was not admitted is to be held."""
         if judgement is Judgement.UNKNOWN:
@@ -171,7 +187,7 @@ class BacklogGate:
         until: float,
     ) -> None:
         """Let a batch wait behind those that do, until then (monotonic seconds)."""
-        held = HeldBatch(batch, header, acks, result, done, until)
+        held = HeldBatch(batch, header, acks, result, done, until, self._clock.monotonic())
         self.held_bytes.hold(held.held_bytes)
         self.held.append(held)
         if held.until < self._next_until:

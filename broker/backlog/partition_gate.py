@@ -94,17 +94,13 @@ class PartitionGate(BacklogGate):
         log = self._partition.log
         return LogEnds(log.log_start_offset, log.log_end_offset, log.segments, now_ms)
 
-    def _judge(self, header: BatchHeader, now_ms: int) -> Judgement:
-        """Whether the batch may be appended now, whoever waits."""
+    def _judge(self, header: BatchHeader, now_ms: int, came_at: float) -> Judgement:
+        """Whether the batch, which came then (monotonic seconds), may be appended now, whoever waits."""
         judgement = self.judge(header, self._log_ends(now_ms))
         if judgement is not Judgement.ADMITTED and self._partition.log.repeats(header):
             return Judgement.ADMITTED
         backlogs = self._backlogs
-        if (
-            judgement is Judgement.OVER
-            and backlogs.asks_others
-            and self._clock.monotonic() >= self.fresh_until
-        ):
+        if judgement is Judgement.OVER and backlogs.asks_others and not self.may_refuse(came_at):
             backlogs.ask()
             return Judgement.UNKNOWN
         return judgement
@@ -122,7 +118,7 @@ class PartitionGate(BacklogGate):
         """None if the batch may be appended now, else the answer of `produce`. `until` is how long it may wait, monotonic seconds."""
         judgement = Judgement.OVER
         if not self.held:
-            judgement = self._judge(header, now_ms)
+            judgement = self._judge(header, now_ms, self._clock.monotonic())
         elif self._partition.log.repeats(header):
             judgement = Judgement.ADMITTED
         if judgement is Judgement.ADMITTED:
@@ -135,6 +131,8 @@ class PartitionGate(BacklogGate):
             return True
         # what stands there if the producer's patience ends first
         result.error_code = ErrorCode.REQUEST_TIMED_OUT
+        if not self.held:
+            self._backlogs.ask()
         self.hold(bytearray(batch), header, acks, result, done, until)
         return False
 
@@ -186,8 +184,9 @@ class PartitionGate(BacklogGate):
     def _stir_held(self) -> None:
         if self.is_emptying or not self.held:
             return
-        header = self.held[0].header
-        judgement = self._judge(header, self._clock.wall_ms())
+        first = self.held[0]
+        header = first.header
+        judgement = self._judge(header, self._clock.wall_ms(), first.came_at)
         if judgement is Judgement.UNKNOWN or (
             judgement is Judgement.OVER and self.waits_for_room(header, judgement)
         ):
@@ -206,7 +205,7 @@ class PartitionGate(BacklogGate):
                     break
                 if not self.held or self.held[0] is not first:
                     continue
-                judgement = self._judge(first.header, now_ms)
+                judgement = self._judge(first.header, now_ms, first.came_at)
                 if judgement is Judgement.MUST_LOOK:
                     continue
                 if judgement is Judgement.ADMITTED:

@@ -115,6 +115,7 @@ class MachineListener:
         while True:
             stream = await self._listener.accept()
             if not self._network.link.is_cut:
+                stream.belong_to(self._network.host)
                 self._network.accepted.add(stream)
                 return stream
             stream.close()
@@ -252,6 +253,18 @@ class MemoryCluster:
         member.link.cut(store_only=False)
         assert member.network is not None
         member.network.cut()
+
+    def freeze(self, node_id: int) -> None:
+        """The broker says nothing any more, and nothing is lost; its session with the store lives on."""
+        network = self.members[node_id].network
+        assert network is not None
+        network.host.freeze()
+
+    def thaw(self, node_id: int) -> None:
+        """It goes on."""
+        network = self.members[node_id].network
+        assert network is not None
+        network.host.thaw()
 
     def lose_store(self, node_id: int) -> None:
         """The broker is cut off from the metadata store alone: it answers clients, by what it knew before."""

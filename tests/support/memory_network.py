@@ -141,6 +141,11 @@ class MemoryStream:
         self._incoming.is_dead = True
         self.wake()
 
+    def belong_to(self, host: "Host") -> None:
+        """This end, which was accepted, is that machine's: what happens to it happens here."""
+        self._host = host
+        host.streams.add(self)
+
     def wake(self) -> None:
         """Let both sides look again."""
         self._outgoing.wake()
