@@ -29,6 +29,7 @@ from penstock.broker.image import ClusterImage, ImageDelta, PartitionImage, Topi
 from penstock.broker.partition import Partition
 from penstock.broker.partition_machine import PartitionMachine, StateLearned, TimePassed
 from penstock.broker.partition_settings import PartitionServices, PartitionSettings
+from penstock.broker.rejoining import without
 from penstock.broker.settings import settings_for
 from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode
@@ -391,14 +392,14 @@ class PartitionManager(CheckpointedPartitions):
     def quarantine(self, topic_id: bytes, index: int, reason: str) -> None:
         """A replica is damaged: serve it no more, and fetch it anew from another broker as soon as the cluster does not count it any more.
 
-        The last member of an ISR stays as it is: nobody else has all that is committed. One that is damaged again and again stays out of service
-        until the next start: the disk must not fill up with what is kept.
+        The last member of an ISR stays as it is, unless there are eligible leader replicas to take its place: nobody else has all that is committed.
+        One that is damaged again and again stays out of service until the next start: the disk must not fill up with what is kept.
         """
         state = self._image.partition(topic_id, index)
         topic = self._image.topic_by_id(topic_id)
         if self._services.isr_changes is None or state is None or topic is None:
             return
-        if (topic_id, index) in self._damaged or state.isr in ((), (self._config.node_id,)):
+        if (topic_id, index) in self._damaged or self._is_last(state):
             return
         self._damage_counts[topic_id, index] += 1
         if self._damage_counts[topic_id, index] <= FETCHED_ANEW_MAX:
@@ -425,6 +426,11 @@ class PartitionManager(CheckpointedPartitions):
     def _counts_here(self, state: PartitionImage) -> bool:
         """Whether this replica may be made leader, or holds up the high watermark."""
         return self._config.node_id in (*state.isr, *state.eligible_leader_replicas)
+
+    def _is_last(self, state: PartitionImage) -> bool:
+        """Whether nobody else is known to have all that is committed."""
+        left = without(state.state, self._config.node_id)
+        return not left.isr or self._config.node_id in left.isr
 
     async def _put_damaged_aside(self, key: tuple[bytes, int]) -> None:
         """Keep a damaged replica's directory under another name; the next to open that partition begins with an empty log."""

@@ -21,12 +21,12 @@ SEGMENT = "00000000000000000000.log"
 Scene = Callable[[MemoryCluster], Awaitable[None]]
 
 
-def play(scene: Scene, **properties: str) -> None:
+def play(scene: Scene, *, min_insync_replicas: str = "2", **properties: str) -> None:
     """One scene on three brokers and a topic with forty records of a hundred bytes."""
 
     async def run(seed: int) -> None:
         async with machine_cluster(3, Random(seed), **properties) as cluster:
-            await cluster.make_topic(TOPIC)
+            await cluster.make_topic(TOPIC, min_insync_replicas=min_insync_replicas)
             await cluster.fill(TOPIC, 40)
             await cluster.settled(TOPIC)
             await scene(cluster)
@@ -110,19 +110,42 @@ async def read_all(cluster: MemoryCluster) -> list[int]:
         return [record.offset async for record in consumer.read(TOPIC)]
 
 
+async def leave_alone_and_damage(cluster: MemoryCluster) -> int:
+    """Kill the followers, then the leader, which is the last of the ISR; its log is found damaged at the next start."""
+    victim = cluster.leader(TOPIC)
+    for node_id in followers(cluster):
+        await cluster.kill(node_id)
+    await cluster.until(lambda: cluster.state(TOPIC).isr == (victim,), "it is alone")
+    await cluster.kill(victim)
+    cluster.members[victim].disk.unlink("/data/recovery-point-offset-checkpoint")
+    damage(cluster, victim)
+    return victim
+
+
 def test_the_last_of_the_isr_is_never_emptied() -> None:
     async def scene(cluster: MemoryCluster) -> None:
-        victim = cluster.leader(TOPIC)
-        for node_id in followers(cluster):
-            await cluster.kill(node_id)
-        await cluster.until(lambda: cluster.state(TOPIC).isr == (victim,), "it is alone")
-        await cluster.kill(victim)
-        cluster.members[victim].disk.unlink("/data/recovery-point-offset-checkpoint")
-        damage(cluster, victim)
+        victim = await leave_alone_and_damage(cluster)
+        assert cluster.state(TOPIC).eligible_leader_replicas == ()
         await cluster.start(victim)
+        await trio.sleep(5)
+        assert cluster.state(TOPIC).isr == (victim,)
         assert cluster.partition(victim, TOPIC) is None
         assert f"{TOPIC}-0" in cluster.names(victim)
-        assert not any(name.endswith("-damaged") for name in cluster.names(victim))
+        assert kept_by(victim, cluster) == 0
+
+    play(scene, min_insync_replicas="1")
+
+
+def test_a_damaged_last_of_the_isr_gives_way_to_a_replica_that_has_all_that_is_committed() -> None:
+    async def scene(cluster: MemoryCluster) -> None:
+        victim = await leave_alone_and_damage(cluster)
+        eligible = cluster.state(TOPIC).eligible_leader_replicas
+        assert eligible
+        await cluster.start(victim)
+        for node_id in cluster.members.keys() - {victim}:
+            await cluster.start(node_id)
+        await cluster.settled(TOPIC)
+        assert len(await read_all(cluster)) == 40
 
     play(scene)
 
