@@ -144,13 +144,14 @@ class PartitionManager(CheckpointedPartitions):
     def note(self, delta: ImageDelta) -> None:
         """Take a change of the image; `run` acts on one after the other.
 
-        Partitions that are open learn at once who leads: behind a thousand logs that are being opened that would be late.
+        Partitions that are open learn at once who leads, also those that are to be removed: behind a thousand logs that are being opened that
+        would be late.
         """
         self._deltas.append(delta)
         self._noted.set()
         for state in delta.partitions_changed:
             partition = self._by_id.get((state.topic_id, state.index))
-            if partition is not None and self._config.node_id in state.replicas:
+            if partition is not None:
                 self._teach(partition, state)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

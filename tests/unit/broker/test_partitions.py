@@ -212,6 +212,25 @@ async def test_who_leads_is_learned_at_once_though_other_logs_are_being_opened()
         broker.threads.release("open_each")
 
 
+async def test_a_leader_that_is_moved_away_takes_nothing_more_though_other_logs_are_being_opened() -> None:
+    store = MemoryMetadata()
+    async with memory_broker(store=store) as broker:
+        topic_id = await broker.create("orders")
+        partition = broker.partition()
+        broker.threads.hold("open_each")
+        await broker.broker.topics.create(NewTopic("many", 10))
+        await settle()
+        state = keys.encode_partition(PartitionState((2,), (2,), 2, 7))
+        await store.transact([], [Put(keys.partition_key(topic_id, 0), state)])
+        await settle()
+        assert broker.partition() is partition, "it is not removed yet"
+        (part,) = await broker.produced("orders", bytes(batch()), acks=1)
+        assert part.error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+        broker.threads.release("open_each")
+        await settle()
+        assert broker.broker.partitions.by_name("orders", 0) is None
+
+
 # Topics that go
 
 
