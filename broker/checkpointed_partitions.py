@@ -4,7 +4,7 @@ Owns the tables of open partitions and the order of checkpoints. Knows neither t
 
 Checkpoints are written one after the other, each with the offsets as they are when its turn comes. A deletion waits for the one under way: an
 offset of a deleted partition must never be found by a new one of its name (a log start above its end empties a log). A log is cut while none is
-written, and when none names an offset above the cut: a log that ends below its recovery point would look damaged.
+written, and when none names an offset above the lowest at which it may end meanwhile: a log that ends below its recovery point would look damaged.
 """
 
 import logging
@@ -20,6 +20,7 @@ from penstock.broker.partition_settings import PartitionServices
 from penstock.broker.workers import run_storage
 from penstock.errors import PenstockError
 from penstock.storage.data_directory import DataDirectory
+from penstock.storage.layout import OFFSET_MAX
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -75,11 +76,18 @@ class CheckpointedPartitions:
             except PenstockError as error:
                 if partition.log.failure is None:
                     log.warning("%s-%d: indexes can't be saved: %s", partition.topic, partition.index, error)
+            except Exception:
+                log.exception("%s-%d: the saving of indexes ended by a bug", partition.topic, partition.index)
 
     async def _save_indexes(self, partition: Partition) -> None:
         encoded: list[tuple[int, bytes]] = []
-        await partition.run_in_lane(lambda: encoded.append(partition.log.encode_producers()))
-        await self._run(partition.log.save_indexes, *encoded[0])
+
+        def encode() -> None:
+            encoded.append(partition.log.encode_producers())
+
+        await partition.run_in_lane(encode)
+        if encoded:  # else by a bug, which the lane has told of
+            await self._run(partition.log.save_indexes, *encoded[0])
 
     async def write_checkpoints(self) -> None:
         """Write high watermarks and recovery points if they changed since the last time. An error is logged: they only save time."""
@@ -131,12 +139,14 @@ class CheckpointedPartitions:
 
     @asynccontextmanager
     async def cutting(
-        self, partition: Partition, offset: int, lowers_log_start: bool
+        self, partition: Partition, offset: int, log_start_offset: int = OFFSET_MAX
     ) -> AsyncGenerator[None]:
-        """While this is entered no checkpoint names an offset of the partition above `offset`, but perhaps that of log starts. Raises StorageError."""
+        """While this is entered no checkpoint names an offset of the partition above `offset`, that of log starts above its own. Raises StorageError."""
         topic, index = partition.topic, partition.index
         async with self._writing:
-            await self._run(self._directory.lower_offsets, topic, index, offset, lowers_log_start)
+            # what is lowered here is written again, also where nothing is cut in the end
+            self._written_high_watermarks, self._written_recovery_points = {}, {}
+            await self._run(self._directory.lower_offsets, topic, index, offset, log_start_offset)
             yield
 
     async def _checkpoint_ended(self) -> None:

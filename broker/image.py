@@ -207,12 +207,12 @@ class ClusterImage:
         """What is set for whom; do not keep it over an await."""
         return self._quotas
 
-    def unseen_partitions(self) -> list[tuple[bytes, int]]:
+    def unseen_partitions(self) -> list[PartitionImage]:
         """Partitions whose state is stored while no topic key counts them: garbage, or a creation under way."""
         return [
-            (topic_id, index)
+            state
             for topic_id, states in self._partitions.items()
-            for index in states
+            for index, state in states.items()
             if self.partition(topic_id, index) is None
         ]
 

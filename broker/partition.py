@@ -133,10 +133,13 @@ class Partition(PartitionAppends):
             self.syncs.start()
 
     def note_storage_error(self, error: StorageError) -> None:
-        """Log an error of the disk, not too often; if the log is offline by it, serve it no more."""
+        """Log an error of the disk, not too often; if the log is offline by it, serve it no more. Damage is told to who has it fetched anew."""
         self._error_lines.tell(f"{self.topic}-{self.index}", self.log.directory, error, self._monotonic())
-        if self.log.failure is not None:
+        failure, was_lost = self.log.failure, self.is_lost
+        if failure is not None:
             self._lose()
+            if isinstance(failure, CorruptBatch) and not was_lost:  # a cut has met it
+                self._services.note_damage(self, str(failure))
         elif isinstance(error, CorruptBatch):
             self._services.note_damage(self, str(error))
 
@@ -206,9 +209,15 @@ class Partition(PartitionAppends):
 
     def _start_epoch(self, leader_epoch: int) -> None:
         self._epoch_to_start = None
+        if self.log.failure is not None:  # by the cut that this one began behind: `LogFailed` is to come
+            return
         self.log.start_leader_epoch(leader_epoch)
         self.epoch_start_offset = self.log.log_end_offset
         self.step(EpochStarted(self.epoch_start_offset))
+        # whoever appended or rolled before may have ended otherwise, by a failure or another epoch, and have left this undone
+        self.step(Synced(self.log.durable_end_offset))
+        if not self.machine.write_caching and self.log.durable_end_offset < self.epoch_start_offset:
+            self.syncs.start()
         log.debug("%s-%d: leading in epoch %d", self.topic, self.index, leader_epoch)
 
     def step(self, event: Event) -> None:
@@ -283,6 +292,17 @@ class Partition(PartitionAppends):
                 raise
 
         await self.lane.do(job)
+
+    def expire_producers(self, now_ms: int) -> None:
+        """Forget the producers that are idle for too long: at once, or in the lane where a worker may be at the log, which knows them."""
+        if not self.lane.is_busy:
+            self.log.expire_producers(now_ms)
+            return
+
+        async def job() -> None:
+            self.log.expire_producers(now_ms)
+
+        self.lane.enqueue(job)
 
     async def quiesce(self) -> None:
         """Take no further append, and return when lane and sync have come to rest. For closing and deletion."""

@@ -402,6 +402,7 @@ class PartitionAppends(ABC):
         info = await self._append_slowly(view, header, now_ms)
         if self.is_leader:
             return self._appended(info, view, header, acks, result, done)
+        self.step(Appended(self.log.log_end_offset))  # it is in the log all the same
         result.error_code = self.gaps.refuse(self.refusal, self._monotonic())
         return True
 
@@ -482,7 +483,7 @@ class PartitionAppends(ABC):
 
     @abstractmethod
     def _start_epoch(self, leader_epoch: int) -> None:
-        """Note in the log that a leader epoch begins at its end."""
+        """Note in the log that a leader epoch begins at its end, and sync what others have left, where that counts. A failed log begins none."""
 
 
 __all__ = ["ACKS_ALL", "ACKS_NONE", "ADMITTED", "SLOW_APPEND_S", "PartitionAppends"]

@@ -9,7 +9,8 @@ Invariants (PROPERTIES D3 to D5, DESIGN section 6):
   asked for, until the outcome is known;
 - a leader's advances only while |ISR| >= min.insync.replicas (KIP-966), in what is stored and in what was asked for, while no eligible
   leader replica is stored (it has all that is committed, whatever min.insync.replicas becomes), not while the broker is fenced, and not
-  before it is known where its epoch begins: until then a worker may be cutting the log for the leader before;
+  before it is known where its epoch begins: until then a worker may be cutting the log for the leader before, and what followers have said
+  to have above is worth nothing;
 - a follower's is at most what its leader told it and its own counted end offset;
 - a follower is taken into the ISR only when its counted end offset has reached the high watermark and the start of this leader's epoch;
 - one ISR change at a time, on the partition epoch that is known; none while the broker is fenced.
@@ -243,6 +244,9 @@ class PartitionMachine:
         """The log ends where the epoch begins; what was known of it before may be older than a cut that a worker was making."""
         self.epoch_start_offset = self._log_end_offset = start_offset
         self._durable_end_offset = min(self._durable_end_offset, start_offset)
+        for follower in self._followers.values():
+            if follower.end_offset > start_offset:  # it spoke of what was cut: other records come there
+                follower.end_offset = UNKNOWN_OFFSET
         self._count_replicas()
         return self._advance()
 

@@ -92,7 +92,7 @@ class PartitionServices:
     isr_changes: IsrKeeper | None = None
     """None where there is no other broker."""
     note_damage: "Callable[[Partition, str], None]" = _leave_as_it_is
-    """A reader has come upon damage in a replica, of this kind."""
+    """A reader or a cut has come upon damage in a replica, of this kind."""
     backlogs: BacklogRegistry = field(default_factory=BacklogRegistry)
     """Tells bounded partitions what groups commit."""
     held: HeldBytes = field(default_factory=HeldBytes)

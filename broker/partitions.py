@@ -496,7 +496,7 @@ class PartitionManager(CheckpointedPartitions):
         self._next_producer_check = now + PRODUCER_CHECK_S
         now_ms = self._cautious.now_ms(now, self._services.clock.wall_ms())
         for partition in self._by_name.values() if not is_first else ():
-            partition.log.expire_producers(now_ms)
+            partition.expire_producers(now_ms)
 
     def open_again(self, now: float) -> None:
         """Every five seconds, have opened what could not be for want of room or descriptors: they come back. `now` is monotonic."""

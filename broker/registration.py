@@ -31,7 +31,7 @@ from penstock.broker.errors import RegistrationError
 from penstock.broker.image import ClusterImage
 from penstock.broker.keys import BrokerRegistration, ControllerClaim, Endpoint, PartitionState
 from penstock.broker.rejoining import Remains, after_restart, rejoined
-from penstock.broker.transactions import BATCH_SIZE, Transaction, transact
+from penstock.broker.transactions import BATCH_SIZE, Transaction, delete_unchanged, transact
 from penstock.runtime.clock import Clock, Random
 from penstock.runtime.metadata import (
     Compare,
@@ -363,13 +363,14 @@ class Registration:
         if controller is None or controller.incarnation != self.incarnation:
             return
         guard = Compare(keys.CONTROLLER_KEY, create_revision=controller.create_revision)
-        garbage = [keys.partition_key(topic_id, index) for topic_id, index in image.unseen_partitions()]
-        for batch in _batches(garbage):
-            await transact(self._store, Transaction([guard], [Delete(key) for key in batch]))
-        if garbage:
+        garbage = {
+            keys.partition_key(state.topic_id, state.index): state.partition_epoch
+            for state in image.unseen_partitions()
+        }
+        count = await delete_unchanged(self._store, guard, garbage)
+        if count:
             log.info(
-                "removed the state of %d partitions of topics that were not made or deleted to the end",
-                len(garbage),
+                "removed the state of %d partitions of topics that were not made or deleted to the end", count
             )
 
     async def _raise_leader_epochs(self, remains: Remains | None) -> None:

@@ -4,7 +4,7 @@ Owns the one answer to a lost reply (PROPERTIES M1): read again, then repeat und
 transaction which arrives late after all finds its compares failed by its own repetition, or the other way round. Knows no key.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -68,6 +68,21 @@ async def transact(store: MetadataStore, transaction: Transaction) -> Transactio
             return TransactionResult(await _is_applied(store, transaction.operations[0]), result.revision)
         await trio.sleep(RETRY_DELAY_S)
     raise AssertionError("the last attempt returned or raised")
+
+
+async def delete_unchanged(store: MetadataStore, guard: Compare, mod_revisions: Mapping[str, int]) -> int:
+    """Delete keys while `guard` holds, in batches; one in which a key has changed meanwhile stays, whole. Returns how many have gone.
+
+    Raises as `transact`, with the batches before deleted.
+    """
+    count = 0
+    found = tuple(mod_revisions.items())
+    for start in range(0, len(found), BATCH_SIZE):
+        batch = found[start : start + BATCH_SIZE]
+        unchanged = [Compare(key, mod_revision=revision) for key, revision in batch]
+        result = await transact(store, Transaction([guard, *unchanged], [Delete(key) for key, _ in batch]))
+        count += len(batch) if result.succeeded else 0
+    return count
 
 
 async def _is_applied(store: MetadataStore, witness: Put | Delete) -> bool:

@@ -50,6 +50,7 @@ from penstock.storage.layout import (
     LOG_SUFFIX,
     META_PROPERTIES,
     METADATA_DATABASE,
+    OFFSET_MAX,
     PARTITION_METADATA,
     RECOVERY_POINT_CHECKPOINT,
     REPAIRED_DIRECTORY,
@@ -314,20 +315,21 @@ class DataDirectory:
         with self._checkpoints_lock:
             self.cleaner_offsets = self._write(CLEANER_CHECKPOINT, self.cleaner_offsets, offsets)
 
-    def lower_offsets(self, topic: str, partition: int, offset: int, lowers_log_start: bool) -> None:
-        """See that no checkpoint names an offset of this partition above `offset`: before its log is cut there.
+    def lower_offsets(
+        self, topic: str, partition: int, offset: int, log_start_offset: int = OFFSET_MAX
+    ) -> None:
+        """See that no checkpoint names an offset of this partition above `offset`, the lowest at which its log may end while it is being cut.
 
-        That of log starts only if `lowers_log_start`: what was deleted stays so. Durable on return. Raises StorageError.
+        That of log starts names none above `log_start_offset`: what was deleted stays so. Durable on return. Raises StorageError.
         """
         key = (topic, partition)
         with self._checkpoints_lock:
             for name, offsets in self._checkpoints():
-                if name == LOG_START_CHECKPOINT and not lowers_log_start:
-                    continue
-                if offsets.get(key, 0) > offset:
-                    lowered = {**offsets, key: offset}
+                highest = log_start_offset if name == LOG_START_CHECKPOINT else offset
+                if offsets.get(key, 0) > highest:
+                    lowered = {**offsets, key: highest}
                     write_offset_checkpoint(self._files, f"{self.path}/{name}", lowered)
-                    offsets[key] = offset
+                    offsets[key] = highest
 
     def _checkpoints(self) -> tuple[tuple[str, dict[TopicPartition, int]], ...]:
         return (

@@ -4,7 +4,7 @@ Owns what may be read and what is cut off, at either end; `log_writer` owns appe
 watermarks: what may be read ends where the caller says. Opening is in `recovery`, lookups are in `log_reader` and `time_lookup`.
 
 Who may call what (DESIGN section 5). The event loop: properties, `needs_roll`, `must_recall`, `append_*`, `read(resident_only=True)`,
-`start_leader_epoch`, `advance_log_start_offset`. Workers: everything else; those take turns by a lock of the log. `sync`,
+`start_leader_epoch`, `advance_log_start_offset`, and between two appends `expire_producers`. Workers: everything else; those take turns by a lock of the log. `sync`,
 `put_oldest_segment_away`,
 `replace_segments` and reads run beside appends; during `roll`, `truncate_*`, `prepare_append`, `recall_producer`, `write_producer_snapshot` and `close` the
 caller holds appends back.
@@ -345,7 +345,7 @@ class Log(SegmentSwapper):
         """Drop everything and go on, empty, at `offset`, which is the log start offset then too. Durable on return.
 
         A `log_start_offset` above is kept for a log that is about to get the batch in whose middle it begins. The caller holds appends back
-        and has lowered the checkpoints that were above. Raises LogFailed.
+        and has lowered the checkpoints to 0 (that of log starts to the new one): what a kill leaves may end at any segment's beginning. Raises LogFailed.
         """
         with self._worker_lock:
             self._check_usable()
@@ -364,11 +364,13 @@ class Log(SegmentSwapper):
         new = self._new_segment(offset)
         self._truncation_count += 1
         self._log_start_offset = log_start_offset
-        self._log_end_offset = self._durable_end_offset = offset
+        self._log_end_offset = offset
+        self._durable_end_offset = 0  # nothing is sure to be there before the new file is
         self._publish((new,))
         for segment in reversed(gone):
             self._remove_segment(segment)
         self._create_file(new)
+        self._durable_end_offset = offset
         self._write_epochs()
         self._reload_producers()
 

@@ -525,7 +525,7 @@ class LogWriter:
         return self._snapshots.write(self._log_end_offset, self._producers.encode_snapshot, bases)
 
     def expire_producers(self, now_ms: int) -> int:
-        """Forget producers idle for `producer.id.expiration.ms`; returns how many. Event loop."""
+        """Forget producers idle for `producer.id.expiration.ms`; returns how many. Event loop; not beside an append or what holds appends back."""
         return self._producers.expire(now_ms)
 
     @missing_is_disk_error()

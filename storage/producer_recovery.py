@@ -4,7 +4,8 @@ Owns which `.snapshot` files are usable. Knows not why state is loaded: at openi
 
 A snapshot taken at offset n holds what the batches below n did. It is usable if all batches from n on are there to be read: one below
 the first segment would leave a hole, in which a producer's sequence went on. One above the log's end tells of batches that are gone, and one
-that fails its checksum tells nothing. All of these are removed.
+that fails its checksum tells nothing. All of these are removed, durably: one that came back would tell of batches that are gone once the log has
+grown past it.
 """
 
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ def load_producers(
     notes: list[str] = []
     state.clear()
     start_offset = segments[0].base_offset
+    known_count = len(snapshot_offsets)
     for offset in sorted(snapshot_offsets, reverse=True):
         path = f"{directory}/{segment_file_name(offset, SNAPSHOT_SUFFIX)}"
         if segments[0].base_offset <= offset <= log_end_offset:
@@ -54,6 +56,8 @@ def load_producers(
                 break
         files.unlink(path)
         snapshot_offsets.discard(offset)
+    if len(snapshot_offsets) != known_count:
+        files.sync_directory(directory)
     _replay(state, segments, start_offset, log_end_offset, now_ms, rules)
     return notes
 

@@ -75,7 +75,7 @@ class ProducerEntry:
 
 
 class ProducerState:
-    """The producers of one log. Not safe for several threads: appends and snapshots are never made at once."""
+    """The producers of one log. Not safe for several threads: appends, snapshots, looks back and expiry are never made at once."""
 
     __slots__ = ("_count_max", "_entries", "_expiration_ms")
 

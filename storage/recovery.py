@@ -69,13 +69,13 @@ from penstock.storage.segment_swap import finish_swaps
 
 
 def make_directory(files: FileSystem, directory: str, topic_id: bytes, log_start_offset: int) -> None:
-    """Make the directory of a new, empty log; durable on return. Raises StorageError."""
+    """Make the directory of a new, empty log; durable on return. Raises StorageError: if there is any file in it by then, its name is durable."""
     files.make_directories(directory)
+    files.sync_directory(parent_directory(directory))
     write_partition_metadata(files, f"{directory}/{PARTITION_METADATA}", topic_id)
     path = f"{directory}/{segment_file_name(log_start_offset, LOG_SUFFIX)}"
     files.open(path, write=True, create=True).close()
     files.sync_directory(directory)
-    files.sync_directory(parent_directory(directory))
 
 
 def read_directory(
@@ -444,7 +444,9 @@ class _Opening:
         self._report.notes.append(
             f"the log ended at {self._log_end_offset}, below its start; it begins anew at {log_start_offset}"
         )
-        for segment in reversed(self._segments):
+        for segment in (
+            self._segments
+        ):  # the oldest first: what a kill leaves ends where it did, not below its recovery point
             self._remove_segment(segment)
         self._segments.clear()
         self._ensure_segment(log_start_offset)

@@ -22,11 +22,11 @@ def complete_write(file: File, data: memoryview, position: int, written: int) ->
         if sector_end > written:
             write_all(file, data[written:sector_end], position + written)
         written = sector_end
+        try:
+            file.datasync()  # also where the data ends in this sector: what is appended next comes behind it
+        except StorageError as error:
+            raise DiskError(f"a sync within a write failed: {error}", path=file.path) from error
         if written < len(data):
-            try:
-                file.datasync()
-            except StorageError as error:
-                raise DiskError(f"a sync within a write failed: {error}", path=file.path) from error
             step = file.pwrite(data[written:], position + written)
             if step == 0:
                 raise DiskError("wrote nothing", path=file.path)

@@ -28,9 +28,9 @@ from penstock.broker.image import ClusterImage, ImageDelta, PartitionImage
 from penstock.broker.keys import ControllerClaim
 from penstock.broker.metadata_watch import MetadataWatch
 from penstock.broker.registration import Registration
-from penstock.broker.transactions import BATCH_SIZE, Transaction, transact
+from penstock.broker.transactions import BATCH_SIZE, Transaction, delete_unchanged, transact
 from penstock.runtime.clock import Clock
-from penstock.runtime.metadata import Compare, Delete, MetadataError, MetadataStore, Put, TransactionResult
+from penstock.runtime.metadata import Compare, MetadataError, MetadataStore, Put, TransactionResult
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Controller:
         self._claim = ControllerClaim(registration.node_id, registration.incarnation)
         self._to_look_at: dict[_Key, None] = {}  # a set with an order, so that equal runs do equal things
         self._looks_at_all = False
-        self._garbage: list[_Key] = []
+        self._garbage: list[PartitionImage] = []
         self._batch_size = BATCH_SIZE
         self._noted = trio.Event()
         self._next_balance_s = 0.0
@@ -164,16 +164,20 @@ class Controller:
     # What a new controller finds.
 
     async def _collect_garbage(self) -> None:
-        """Delete partition states that no topic counts: what its predecessors did not make or delete to the end."""
-        garbage = [key for key in self._garbage if self._image.partition(*key) is None]
+        """Delete partition states that no topic counts: what its predecessors did not make or delete to the end.
+
+        One that was written over meanwhile, by an enlargement that is tried again, stays; what shares its batch is left to the next controller.
+        """
+        garbage = {
+            keys.partition_key(state.topic_id, state.index): state.partition_epoch
+            for state in self._garbage
+            if self._image.partition(state.topic_id, state.index) is None
+        }
         self._garbage = []
-        for start in range(0, len(garbage), BATCH_SIZE):
-            deletes = [Delete(keys.partition_key(*key)) for key in garbage[start : start + BATCH_SIZE]]
-            await transact(self._store, Transaction([self._guard()], deletes))
-        if garbage:
+        count = await delete_unchanged(self._store, self._guard(), garbage)
+        if count:
             log.info(
-                "removed the state of %d partitions of topics that were not made or deleted to the end",
-                len(garbage),
+                "removed the state of %d partitions of topics that were not made or deleted to the end", count
             )
 
     # Partitions.

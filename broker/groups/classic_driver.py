@@ -33,6 +33,8 @@ _KIND = int(RecordKind.GROUP_METADATA)
 class ClassicDriver:
     """The driver of classic groups (see `membership_driver`)."""
 
+    kinds = frozenset((_KIND,))
+
     def __init__(self, limits: ClassicLimits, clock: Clock) -> None:
         self.limits = limits
         self._clock = clock
@@ -47,21 +49,15 @@ class ClassicDriver:
 
         Raises ApiError INCONSISTENT_GROUP_PROTOCOL where it has members of the other kind.
         """
-        membership = group.membership
-        if isinstance(membership, ClassicGroup):
-            return membership
-        if membership is not None:
-            if not is_empty(group):
-                raise ApiError(
-                    ErrorCode.INCONSISTENT_GROUP_PROTOCOL, "The group has members of the consumer protocol."
-                )
-            shard = group.shard
-            keys = [key for driver in shard.services.drivers for key in driver.tombstone_keys(group)]
-            if keys:
-                shard.append([(key, None) for key in keys], _ignore)
-            group.stored_kinds.clear()
-        group.membership = classic = ClassicGroup(group.group_id, self.limits)
-        return classic
+        if isinstance(group.membership, ClassicGroup):
+            return group.membership
+        if not is_empty(group):
+            raise ApiError(
+                ErrorCode.INCONSISTENT_GROUP_PROTOCOL, "The group has members of the consumer protocol."
+            )
+        begun = ClassicGroup(group.group_id, self.limits)
+        group.shard.put_membership(group, begun)
+        return begun
 
     def apply(self, group: Group, key: bytes, value: bytes | None) -> None:
         """Replay a GroupMetadata record: the last one counts."""
@@ -80,9 +76,8 @@ class ClassicDriver:
             return
         snapshot, stored_at_ms = replayed
         age_ms = max(self._clock.wall_ms() - stored_at_ms, 0) if stored_at_ms >= 0 else 0
-        group.membership = ClassicGroup.restore(
-            group.group_id, self.limits, snapshot, now_ms, state_age_ms=age_ms
-        )
+        restored = ClassicGroup.restore(group.group_id, self.limits, snapshot, now_ms, state_age_ms=age_ms)
+        group.shard.put_membership(group, restored)
 
     def forget(self, group: Group) -> None:
         """The load was given up."""
@@ -108,7 +103,7 @@ class ClassicDriver:
 
         value = encode_group_value(_stored(action.snapshot, self._clock.wall_ms()))
         group.stored_kinds.add(_KIND)
-        shard.append([(encode_group_key(group.group_id), value)], done)
+        shard.store(group, [(encode_group_key(group.group_id), value)], done)
 
     def tombstone_keys(self, group: Group) -> list[bytes]:
         """The one record, if there may be one."""
@@ -119,10 +114,6 @@ def is_empty(group: Group) -> bool:
     """Whether the group has no members, of whatever kind."""
     membership = group.membership
     return membership is None or membership.state.value in ("Empty", "Dead")
-
-
-def _ignore(code: ErrorCode) -> None:
-    """A tombstone that fails is written again when the group is deleted; until then the last kind in the log wins."""
 
 
 def _stored(snapshot: GroupSnapshot, now_ms: int) -> Message:

@@ -48,7 +48,6 @@ log = logging.getLogger(__name__)
 
 MATCHED_NAMES_MAX = 100_000
 """Names that regular expressions have matched which are remembered, so that a thousand members with one expression cost one look."""
-_KINDS = frozenset(int(kind) for kind in ConsumerRecordKind)
 
 
 class ImageTopics:
@@ -90,6 +89,8 @@ class ImageTopics:
 class ConsumerGroupDriver:
     """The driver of groups of the consumer protocol (see `membership_driver`)."""
 
+    kinds = frozenset(int(kind) for kind in ConsumerRecordKind)
+
     def __init__(self, limits: ConsumerGroupLimits, image: ClusterImage, clock: Clock) -> None:
         self.limits = limits
         self._topics = ImageTopics(image)
@@ -105,17 +106,15 @@ class ConsumerGroupDriver:
 
         Raises ApiError GROUP_ID_NOT_FOUND, as Kafka does, where it has members of the classic protocol.
         """
-        membership = group.membership
-        if isinstance(membership, ConsumerGroup):
-            return membership
-        if membership is not None:
-            if not is_empty(group):
-                raise ApiError(
-                    ErrorCode.GROUP_ID_NOT_FOUND,
-                    f"The group {group.group_id} has members of the classic protocol.",
-                )
-            _forget_other_kind(group)
-        group.membership = begun = ConsumerGroup(group.group_id, self.limits, self._topics)
+        if isinstance(group.membership, ConsumerGroup):
+            return group.membership
+        if not is_empty(group):
+            raise ApiError(
+                ErrorCode.GROUP_ID_NOT_FOUND,
+                f"The group {group.group_id} has members of the classic protocol.",
+            )
+        begun = ConsumerGroup(group.group_id, self.limits, self._topics)
+        group.shard.put_membership(group, begun)
         return begun
 
     def note(self, shards: Iterable[GroupShard], delta: ImageDelta) -> None:
@@ -147,10 +146,10 @@ class ConsumerGroupDriver:
         if machine is None:
             return
         if not machine.exists:
-            group.stored_kinds -= _KINDS
+            group.stored_kinds -= self.kinds
             return
         machine.resume(now_ms)
-        group.membership = machine
+        group.shard.put_membership(group, machine)
 
     def forget(self, group: Group) -> None:
         """The load was given up."""
@@ -177,10 +176,10 @@ class ConsumerGroupDriver:
         return answers[0]
 
     def drop_unused(self, group: Group) -> None:
-        """Take a group out of memory that was made for a join and got no member, and of which nothing is stored."""
+        """Take a group out of memory that was made for a join and got no member, and of which the log holds nothing."""
         machine = group.membership
         unused = isinstance(machine, ConsumerGroup) and machine.is_unused
-        if unused and not group.offset_keys() and not group.stored_kinds:
+        if unused and not group.offset_keys() and not group.has_records:
             group.shard.drop(group)
 
     # Actions
@@ -205,29 +204,16 @@ class ConsumerGroupDriver:
         now_ms = self._clock.wall_ms()
         pairs = [encode_record(group.group_id, record, now_ms) for record in action.records]
         group.stored_kinds.update(version_of(key) for key, value in pairs if value is not None)
-        shard.append(pairs, done)
+        shard.store(group, pairs, done)
 
     def tombstone_keys(self, group: Group) -> list[bytes]:
         """The keys of all that may be stored of the membership."""
         machine = group.membership
-        if not isinstance(machine, ConsumerGroup):
-            return []
+        assert isinstance(machine, ConsumerGroup)
         keys = [encode_record(group.group_id, record, 0)[0] for record in machine.tombstones()]
         if ConsumerRecordKind.PARTITION_METADATA in group.stored_kinds:
             keys.append(_key(ConsumerRecordKind.PARTITION_METADATA, group.group_id))
         return keys
-
-
-def _forget_other_kind(group: Group) -> None:
-    shard = group.shard
-    keys = [key for driver in shard.services.drivers for key in driver.tombstone_keys(group)]
-    if keys:
-        shard.append([(key, None) for key in keys], _ignore)
-    group.stored_kinds.clear()
-
-
-def _ignore(code: ErrorCode) -> None:
-    """A tombstone that fails is written again when the group is deleted; until then the last kind in the log wins."""
 
 
 # Records to bytes.
@@ -312,7 +298,7 @@ def _partitions(assignment: Assignment) -> list[Message]:
 def decode_record(key: bytes, value: bytes | None) -> Record | None:
     """The record; None for one that says nothing here (what Kafka 4.0 kept of partitions). Raises DecodeError."""
     kind_number = version_of(key)
-    if kind_number not in _KINDS:
+    if kind_number not in ConsumerGroupDriver.kinds:
         raise DecodeError(f"a record of kind {kind_number} is not of a consumer group")
     kind = ConsumerRecordKind(kind_number)
     decode = _DECODERS.get(kind)

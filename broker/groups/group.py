@@ -6,6 +6,7 @@ A group that only commits by hand ("simple consumer") has no membership.
 
 import enum
 from collections import Counter
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock.broker.groups.offset_table import OffsetTable
@@ -61,6 +62,7 @@ class Group:
 
     __slots__ = (
         "group_id",
+        "leftovers",
         "membership",
         "offsets",
         "pending_offsets",
@@ -73,12 +75,15 @@ class Group:
         self.group_id = group_id
         self.shard = shard
         self.membership: Membership | None = None
+        self.leftovers: tuple[bytes, ...] = ()
+        """Keys of records that the log may hold of a membership before the present one. They are deleted at the head of the next store of the
+        present one, or with the group, and stay here until that is committed."""
         self.offsets = OffsetTable()
         self.pending_offsets: Counter[tuple[str, int]] = Counter()
         """Commits that are appended and not yet committed: a deletion must name them, too."""
         self.scheduled_ms: int | None = None
         self.stored_kinds: set[int] = set()
-        """Kinds of records besides offsets that the log may hold of this group."""
+        """Kinds of records that the log may hold of the present membership."""
 
     @property
     def deadline_ms(self) -> int | None:
@@ -93,7 +98,13 @@ class Group:
     def held_bytes(self) -> int:
         """What the group takes in memory, about."""
         members: int = getattr(self.membership, "held_bytes", 0)
-        return GROUP_BYTES + 2 * len(self.group_id) + self.offsets.held_bytes + members
+        leftovers = sum(map(getsizeof, self.leftovers))
+        return GROUP_BYTES + 2 * len(self.group_id) + self.offsets.held_bytes + members + leftovers
+
+    @property
+    def has_records(self) -> bool:
+        """Whether the log may hold anything of it besides offsets."""
+        return bool(self.stored_kinds or self.leftovers)
 
     def offset_keys(self) -> list[tuple[str, int]]:
         """All partitions for which something is committed, or about to be."""

@@ -4,6 +4,9 @@ Owns the replay: in the order of the log the last record of each key wins, tombs
 groups themselves. What a newer broker wrote (unknown kinds of keys) is skipped, and so is a damaged record, with a line in the log; a log that
 can't be read at all leaves the shard failed, not half loaded.
 
+The log may hold records of both kinds of one group: those of the kind before are deleted with the first store of the next, and that may have
+landed in part. Then the group is of the kind that wrote last (tombstones do not count), and the rest is its `leftovers`.
+
 What is read goes up to where the leader's epoch begins: appends of an epoch before that are still under way are waited for. Nothing is visible
 before the high watermark has reached that end: records above it are not committed yet, and a later leader may not have them.
 Source: Kafka's `CoordinatorLoaderImpl`.
@@ -50,6 +53,7 @@ class Replay:
         self.damaged = 0
         self.count = 0
         self._made: list[Group] = []
+        self._last_writers: dict[Group, MembershipDriver] = {}
 
     def apply(self, offset: int, key: bytes | None, value: bytes | None) -> None:
         """Take one record."""
@@ -76,16 +80,21 @@ class Replay:
             if group is not None:
                 group.offsets.put(topic, partition, committed)
         elif kind == RecordKind.GROUP_METADATA:
-            group = self._group(decode_group_key(key), value)
-            if group is not None:
-                self._classic.apply(group, key, value)
+            self._apply_membership(self._classic, decode_group_key(key), key, value)
         elif (self._consumer is not None and 3 <= kind <= 8) or kind == 16:
             assert self._consumer is not None
-            group = self._group(_group_id(key), value)
-            if group is not None:
-                self._consumer.apply(group, key, value)
+            self._apply_membership(self._consumer, _group_id(key), key, value)
         else:
             self.unknown[kind] += 1
+
+    def _apply_membership(
+        self, driver: MembershipDriver, group_id: str, key: bytes, value: bytes | None
+    ) -> None:
+        group = self._group(group_id, value)
+        if group is not None:
+            driver.apply(group, key, value)
+            if value is not None:
+                self._last_writers[group] = driver
 
     def _group(self, group_id: str, value: bytes | None) -> Group | None:
         """The group that a record is of; a tombstone makes none."""
@@ -107,9 +116,10 @@ class Replay:
         """All was read. Others get their turn in between; leadership may go meanwhile."""
         shard = self._shard
         for count, group in enumerate(self._made, start=1):
-            for driver in shard.services.drivers:
+            last_writer = self._last_writers.pop(group, None)
+            for driver in sorted(shard.services.drivers, key=lambda each: each is last_writer):
                 driver.loaded(group, shard.services.now_ms())
-            if group.membership is None and not group.offsets and not group.stored_kinds:
+            if group.membership is None and not group.offsets and not group.has_records:
                 shard.drop(group)
             if count % GROUPS_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()

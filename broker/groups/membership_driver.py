@@ -12,6 +12,9 @@ from penstock.broker.groups.group import Group
 class MembershipDriver(Protocol):
     """One for each kind of group; shared by all shards."""
 
+    kinds: frozenset[int]
+    """The kinds of records that such groups have besides offsets."""
+
     def handles(self, group: Group) -> bool:
         """Whether the group's membership is of this kind."""
         ...
@@ -21,7 +24,10 @@ class MembershipDriver(Protocol):
         ...
 
     def loaded(self, group: Group, now_ms: int) -> None:
-        """The log has been replayed: put the membership in `group` as of now (monotonic ms). Called for every group."""
+        """The log has been replayed: put the membership in `group` as of now (monotonic ms).
+
+        Called for every group, and last for the driver whose kind the group is of: where the log holds both kinds, that replaces the other.
+        """
         ...
 
     def forget(self, group: Group) -> None:
@@ -29,9 +35,9 @@ class MembershipDriver(Protocol):
         ...
 
     def perform(self, group: Group, actions: Iterable[Any]) -> None:
-        """Do what the machine wants: answer by `group.shard.resolve(token, action)`, store by `group.shard.append`."""
+        """Do what the machine wants: answer by `group.shard.resolve(token, action)`, store by `group.shard.store`."""
         ...
 
     def tombstone_keys(self, group: Group) -> list[bytes]:
-        """The keys of all records that the log may hold of the membership."""
+        """The keys of all records that the log may hold of the membership, which is of this kind; `group.leftovers` are not among them."""
         ...

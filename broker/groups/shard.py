@@ -1,7 +1,8 @@
 """One partition of `__consumer_offsets` that this broker leads, as groups.
 
 Owns the groups of the partition, the requests that wait for them, and the rule that memory follows the log: a commit becomes visible when
-its record is committed; a membership's machine is told when what it wanted stored is. Knows no request formats and decides nothing about members.
+its record is committed; a membership's machine is told when what it wanted stored is. And the rule that a group is of one kind: what is in the log of
+the kind before is deleted with the first store of the next. Knows no request formats and decides nothing about members.
 
 How to use it (all on the event loop, nothing here awaits but `write`):
 
@@ -22,7 +23,8 @@ import trio
 
 from penstock.broker.errors import ApiError
 from penstock.broker.groups.classic_events import GroupClosed, Token
-from penstock.broker.groups.group import Group
+from penstock.broker.groups.group import Group, Membership
+from penstock.broker.groups.membership_driver import MembershipDriver
 from penstock.broker.groups.offset_table import CommittedOffset
 from penstock.broker.groups.record_writer import Done, RecordPair, RecordWriter
 from penstock.broker.groups.shard_services import ShardServices
@@ -88,13 +90,9 @@ class GroupShard:
 
         Whoever waits for it is answered. `done` is called when that is committed.
         """
-        keys = [encode_offset_key(group.group_id, topic, index) for topic, index in group.offset_keys()]
-        for driver in self.services.drivers:
-            keys += driver.tombstone_keys(group)
-        membership = group.membership
-        if membership is not None:
-            self.step(group, GroupClosed(error_code=ErrorCode.UNKNOWN_MEMBER_ID))
-            group.membership = None
+        offset_keys = [encode_offset_key(group.group_id, *which) for which in group.offset_keys()]
+        self._end_membership(group, ErrorCode.UNKNOWN_MEMBER_ID)
+        keys = [*group.leftovers, *offset_keys]
         self.drop(group)
         if not keys:
             done(ErrorCode.NONE)
@@ -118,7 +116,7 @@ class GroupShard:
         return self._deletions > 0 and group_id not in self.groups
 
     def _bring_back(self, group: Group) -> None:
-        """Its offsets, that is: a membership that may be deleted has no members, so nothing of it is missed."""
+        """Its offsets and leftovers, that is: a membership that may be deleted has no members, so nothing of it is missed."""
         now = self.groups.get(group.group_id)
         if now is None:
             self.groups[group.group_id] = group
@@ -127,6 +125,49 @@ class GroupShard:
         for topic, index, committed in group.offsets:
             if not now.has_offset(topic, index):
                 now.offsets.put(topic, index, committed)
+        own = set(self._membership_keys(now))
+        now.leftovers = (*now.leftovers, *(key for key in group.leftovers if key not in own))
+
+    # Memberships
+
+    def put_membership(self, group: Group, membership: Membership) -> None:
+        """Give a group a membership. One that is there ends: what the log may hold of it becomes leftovers, and nothing is written.
+
+        So a group stays in the log what it was until the first `store`. Whoever waits for the one before is told to come again.
+        """
+        self._end_membership(group, ErrorCode.COORDINATOR_NOT_AVAILABLE)
+        group.membership = membership
+
+    def store(self, group: Group, records: Sequence[RecordPair], done: Done) -> None:
+        """Append records of the group's membership as `append` does, behind what deletes its leftovers."""
+        leftovers, membership = group.leftovers, group.membership
+        if not leftovers:
+            self.append(records, done)
+            return
+
+        def finished(code: ErrorCode) -> None:
+            if not code and group.membership is membership:
+                deleted = set(leftovers)
+                group.leftovers = tuple(key for key in group.leftovers if key not in deleted)
+            done(code)
+
+        self.append([*((key, None) for key in leftovers), *records], finished)
+
+    def _end_membership(self, group: Group, code: ErrorCode) -> None:
+        if group.membership is None:
+            return
+        group.leftovers = tuple(self._membership_keys(group))
+        group.stored_kinds.difference_update(self._driver(group).kinds)
+        self.step(group, GroupClosed(error_code=code))
+        group.membership = None
+
+    def _membership_keys(self, group: Group) -> Iterable[bytes]:
+        """The keys of all that the log may hold of memberships, each once, those of the ones before first."""
+        own = [] if group.membership is None else self._driver(group).tombstone_keys(group)
+        return dict.fromkeys((*group.leftovers, *own))
+
+    def _driver(self, group: Group) -> MembershipDriver:
+        return next(driver for driver in self.services.drivers if driver.handles(group))
 
     # Offsets
 
@@ -166,10 +207,7 @@ class GroupShard:
         for what in getattr(membership, "news", ()):
             log.info("group %r: %s", group.group_id, what)
         if actions:
-            for driver in self.services.drivers:
-                if driver.handles(group):
-                    driver.perform(group, actions)
-                    break
+            self._driver(group).perform(group, actions)
         if not self.is_closed:
             self.services.deadlines.note(group)
 

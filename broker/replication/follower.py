@@ -7,7 +7,8 @@ Invariants:
     - Before each change it is looked at again whether this replica follows that leader in that epoch: what an older answer brought is
       dropped. Where this replica becomes the leader while a worker is at its log, its epoch begins behind that.
     - Nothing below the replica's own high watermark is cut (PROPERTIES D7): whoever would have to is damaged, see `TruncationRefused`.
-    - A cut begins when no checkpoint names an offset above it: a log that ends below its recovery point would look damaged.
+    - A cut begins when no checkpoint names an offset above it: a log that ends below its recovery point would look damaged. One that is dropped goes
+      from its end on, wherever the next begins: so none names any offset of it.
     - On return all of the log counts: it is durable where `write.caching` is off.
 
 Source: Kafka's `Partition.appendRecordsToFollowerOrFutureReplica`, `ReplicaFetcherThread`.
@@ -33,6 +34,7 @@ from penstock.protocol.record_batch import (
 )
 from penstock.runtime.files import StorageError
 from penstock.storage.errors import CorruptBatch, StaleLeaderEpoch
+from penstock.storage.layout import OFFSET_MAX
 from penstock.storage.log import Log
 
 T = TypeVar("T")
@@ -43,8 +45,8 @@ FOLLOWING = -2
 """In place of the prepared leader epoch: the active segment's file is open, and nothing was prepared that a leader needs."""
 UNPREPARED = -1
 
-Cutting = Callable[[Partition, int, bool], AbstractAsyncContextManager[None]]
-"""Entered once no checkpoint of the partition is above the offset (that of log starts only if asked to); while it is, none will be."""
+Cutting = Callable[[Partition, int, int], AbstractAsyncContextManager[None]]
+"""Entered once no checkpoint of the partition is above the first offset, and that of log starts not above the second; while it is, none will be."""
 
 
 class NotFollowed(PenstockError):
@@ -155,7 +157,7 @@ class FollowerLogs:
         log = partition.log
         base_offset = read_batch_header(records).base_offset
         start = log.log_start_offset
-        async with self._cutting(partition, base_offset, False):
+        async with self._cutting(partition, 0, OFFSET_MAX):
             with partition.changing_log():
                 await self._run(lambda: log.truncate_fully_and_start_at(base_offset, log_start_offset=start))
             partition.prepared_epoch = UNPREPARED
@@ -173,7 +175,7 @@ class FollowerLogs:
                     f"the leader's epoch {cut.epoch} ends at {cut.end_offset}, so everything from {offset} on would have to go, "
                     f"of which all below {partition.high_watermark} is committed"
                 )
-            async with self._cutting(partition, offset, False):
+            async with self._cutting(partition, offset, OFFSET_MAX):
                 self.require_followed(partition, cut.leader_epoch)
                 with partition.changing_log():
                     await self._run(partition.log.truncate_to, offset)
@@ -191,7 +193,7 @@ class FollowerLogs:
                 raise TruncationRefused(
                     f"the leader's log begins at {cut.offset} and ends below {partition.high_watermark}, where all is committed"
                 )
-            async with self._cutting(partition, cut.offset, True):
+            async with self._cutting(partition, 0, cut.offset):
                 self.require_followed(partition, cut.leader_epoch)
                 with partition.changing_log():
                     await self._run(partition.log.truncate_fully_and_start_at, cut.offset)

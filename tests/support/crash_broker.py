@@ -213,7 +213,7 @@ class CrashBroker:
         batches = [raw for raw in self.ledger.batches if end_of(raw) > self.log.log_start_offset]
         count = self.random.randint(0, len(batches))
         offset = end_of(batches[count - 1]) if count else self.log.log_start_offset
-        self._lower_checkpoints(offset)
+        self.directory.lower_offsets(*KEY, offset)
         self.cut_to = offset
         self.log.truncate_to(offset)
         self.ledger.batches = [raw for raw in self.ledger.batches if end_of(raw) <= self.log.log_end_offset]
@@ -224,7 +224,7 @@ class CrashBroker:
         """As a follower does whose leader begins above: drop everything, and go on elsewhere."""
         ledger = self.ledger
         offset = self.log.log_end_offset + self.random.randint(0, 5)
-        self._lower_checkpoints(self.log.log_start_offset)
+        self.directory.lower_offsets(*KEY, 0, offset)
         self.cut_to = 0
         ledger.others.append(Variant([], offset, offset))
         self.log.truncate_fully_and_start_at(offset)
@@ -235,12 +235,6 @@ class CrashBroker:
         self.cut_to = None
         self._forget_sequences()
         self.directory.write_log_starts({KEY: offset})
-
-    def _lower_checkpoints(self, offset: int) -> None:
-        if self.directory.recovery_points.get(KEY, 0) > offset:
-            self.directory.write_recovery_points({KEY: offset})
-        if self.directory.high_watermarks.get(KEY, 0) > offset:
-            self.directory.write_high_watermarks({KEY: offset})
 
     def _forget_sequences(self) -> None:
         """Producers go on from what the log has of them."""

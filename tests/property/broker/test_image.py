@@ -116,7 +116,7 @@ def content(image: ClusterImage) -> tuple[object, ...]:
         [image.partition(i, index) for i in ids for index in range(PARTITION_COUNT_MAX)],
         [image.topic_configs(name) for name in names],
         [image.broker_configs(broker) for broker in (None, 1)],
-        sorted(image.unseen_partitions()),
+        sorted(image.unseen_partitions(), key=lambda state: (state.topic_id, state.index)),
         dict(image.quotas),
     )
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import hypothesis.strategies as st
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from penstock.broker.isr import with_isr
 from penstock.broker.keys import NO_LEADER, PartitionState
@@ -30,6 +30,7 @@ from penstock.broker.partition_machine import (
     FollowerFetched,
     IsrChangeFailed,
     LeaderTold,
+    LogTruncated,
     PartitionMachine,
     Role,
     SettingsChanged,
@@ -58,6 +59,10 @@ class World:
     registered: dict[int, int] = field(default_factory=lambda: {2: 1, 3: 1})
     counted: dict[int, int] = field(default_factory=lambda: {2: 0, 3: 0})
     """What each follower's log really has of the leader's."""
+    cut_to: int | None = None
+    """Where this log will end when the worker is done that cuts it for the leader before; None if none does."""
+    uncut: dict[int, int] = field(default_factory=dict[int, int])
+    """What each follower's log has of this one as it was before that cut."""
     log_end: int = 0
     durable_end: int = 0
     epoch_start: int = 0
@@ -76,6 +81,7 @@ class Trial:
         self.machine = PartitionMachine(
             ME, write_caching=False, min_insync_replicas=min_insync, replica_lag_time_max_ms=LAG_MS
         )
+        self.must_start_epoch = False
         self.elect(ME)
         self.see_news()
 
@@ -91,12 +97,18 @@ class Trial:
                     assert could_commit or self.could_commit(), (event, "D3, KIP-966, M2")
                     self.check_committed()
             elif isinstance(action, BecomeLeader):
-                self.world.epoch_start = self.world.log_end
-                self.step(EpochStarted(self.world.log_end))
+                self.must_start_epoch = True
+                if self.world.cut_to is None:
+                    self.start_epoch()
             elif isinstance(action, ChangeIsr):
                 self.check_asked(action)
         assert self.machine.high_watermark >= before
         assert self.machine.high_watermark <= self.world.durable_end
+
+    def start_epoch(self) -> None:
+        self.must_start_epoch = False
+        self.world.epoch_start = self.world.log_end
+        self.step(EpochStarted(self.world.log_end))
 
     def could_commit(self) -> bool:
         """Whether the high watermark may move by what the machine knows."""
@@ -137,6 +149,8 @@ class Trial:
 
     def append(self) -> None:
         world = self.world
+        if world.cut_to is not None:
+            return  # it queues behind the cut
         if self.machine.role is not Role.LEADER:
             if world.news:
                 return
@@ -152,7 +166,7 @@ class Trial:
 
     def replicate(self, broker: int, share: float) -> None:
         """The follower gets some of what it lacks, and says so with its next fetch."""
-        if self.is_followed():
+        if self.is_followed() and self.world.cut_to is None:
             missing = self.world.log_end - self.world.counted[broker]
             self.world.counted[broker] += round(missing * share)
             self.fetch(broker)
@@ -163,12 +177,11 @@ class Trial:
         return machine.role is Role.LEADER and self.world.other_epoch <= machine.leader_epoch
 
     def fetch(self, broker: int) -> None:
+        """Tell what the follower has; of a log that is not cut yet that may be more than what will count."""
+        world = self.world
         if self.is_followed():
-            self.step(
-                FollowerFetched(
-                    broker, self.world.registered[broker], self.world.counted[broker], self.world.now_ms
-                )
-            )
+            has = world.counted if world.cut_to is None else world.uncut
+            self.step(FollowerFetched(broker, world.registered[broker], has[broker], world.now_ms))
 
     def restart(self, broker: int, *, loses: bool) -> None:
         """A follower starts anew; one that may have lost something is out of the ISR first."""
@@ -179,6 +192,7 @@ class Trial:
             if isr:
                 self.store(replace(world.state, isr=isr, eligible_leader_replicas=eligible))
                 world.counted[broker] //= 2
+                world.uncut[broker] = world.counted[broker]
         world.registered[broker] = world.registered.get(broker, 0) + 1
 
     def pass_time(self, ms: float) -> None:
@@ -195,7 +209,7 @@ class Trial:
     def tell(self) -> None:
         """The leader says what is committed: all of its ISR, this replica in it or not, has that much."""
         world = self.world
-        if self.machine.role is Role.FOLLOWER and not world.news:
+        if self.machine.role is Role.FOLLOWER and not world.news and world.cut_to is None:
             self.step(LeaderTold(min(world.counted[i] for i in world.state.isr if i != ME)))
 
     # The store
@@ -249,8 +263,8 @@ class Trial:
         failed, world.asked, world.is_answered = world.asked, None, True
         self.step(IsrChangeFailed(failed.partition_epoch))
 
-    def see_news(self) -> None:
-        """The watch brings the next state."""
+    def see_news(self, *, cuts_later: bool = False) -> None:
+        """The watch brings the next state. What another leader does not have is cut at once, or by a worker that takes its time."""
         world = self.world
         if not world.news:
             return
@@ -259,7 +273,11 @@ class Trial:
         if world.asked is None or partition_epoch > world.asked.partition_epoch:
             world.is_answered = True
         if state.leader not in (ME, NO_LEADER) and state.leader_epoch > self.machine.leader_epoch:
-            self.follow(end)
+            self.end_cut()
+            if cuts_later and end < world.log_end:
+                world.cut_to = end
+            else:
+                self.follow(end)
         self.learn(state, partition_epoch)
         world.history.append((state, partition_epoch))
         assert self.machine.leader_epoch == state.leader_epoch
@@ -269,6 +287,26 @@ class Trial:
         world = self.world
         world.log_end = world.durable_end = end_offset
         assert world.log_end >= self.machine.high_watermark, "D1, D7"
+
+    def end_cut(self) -> None:
+        """The worker is done; an epoch that has begun meanwhile begins behind the cut."""
+        world = self.world
+        if world.cut_to is not None:
+            self.follow(world.cut_to)
+            world.cut_to = None
+            if self.must_start_epoch:
+                self.start_epoch()
+            self.step(LogTruncated(world.log_end, world.durable_end, 0))
+
+    def return_uncut(self, other: int) -> None:
+        """Another leads for a moment; this one is elected again before a worker has cut what the other does not have."""
+        world = self.world
+        if world.state.leader == ME and other in world.state.isr and not world.news and world.cut_to is None:
+            world.uncut = dict(world.counted)
+            self.elect(other)
+            self.see_news(cuts_later=True)
+            self.elect(ME)
+            self.see_news()
 
     def learn(self, state: PartitionState, partition_epoch: int) -> None:
         world = self.world
@@ -340,6 +378,7 @@ def _moves() -> list[Move]:
         *move("min isr 2", lambda t: t.change_min_insync(2)),
         *move("told", Trial.tell, 2),
         *move("elect me", lambda t: t.elect(ME), 2),
+        *move("cut ends", Trial.end_cut, 2),
     ]
     return [*moves, *_moves_of(2), *_moves_of(3)]
 
@@ -352,9 +391,23 @@ def _moves_of(broker: int) -> list[Move]:
         *move(f"{broker} restarts", lambda t: t.restart(broker, loses=False)),
         *move(f"{broker} loses", lambda t: t.restart(broker, loses=True)),
         *move(f"elect {broker}", lambda t: t.elect(broker)),
+        *move(f"back uncut after {broker}", lambda t: t.return_uncut(broker)),
     ]
 
 
+def named(*names: str) -> list[Move]:
+    """These moves in this order."""
+    moves = {one.name: one for one in _moves()}
+    return [moves[name] for name in names]
+
+
+A_WORD_BEFORE_THE_CUT = named(
+    "append", "2 has all", "back uncut after 3", "2 fetches", "cut ends", "append", "sync", "3 has all"
+)
+"""2 tells of the tail, which 3 never had; then it is cut, and what comes there is on 3 alone."""
+
+
+@example(2, REPLICAS, A_WORD_BEFORE_THE_CUT)
 @settings(max_examples=250, deadline=None)
 @given(
     st.sampled_from([1, 2]),

@@ -16,8 +16,9 @@ from penstock.broker.partitions import FETCHED_ANEW_MAX
 from penstock.client.admin import Admin
 from penstock.client.metadata import TopicPartition
 from penstock.consumer.errors import CorruptRecords
+from penstock.runtime.files import DiskError
 from penstock.runtime.metadata import Put
-from penstock.storage.errors import CorruptBatch
+from penstock.storage.errors import CorruptBatch, LogFailed
 
 TOPIC = "orders"
 SEGMENT = "00000000000000000000.log"
@@ -357,6 +358,24 @@ def test_a_throttled_replica_catches_up_at_its_rate_and_slows_nobody_in_sync(rep
         assert took_s > least_s if replicas else took_s < 1
 
     play(scene, replica_fetch_max_bytes="2048", replica_fetch_response_max_bytes="2048")
+
+
+def test_a_replica_whose_damage_is_met_by_a_cut_is_fetched_anew() -> None:
+    async def scene(cluster: MemoryCluster) -> None:
+        victim = followers(cluster)[0]
+        partition = cluster.partition(victim, TOPIC)
+        assert partition is not None
+        log = partition.log
+        with log.read(1, 1, 2, resident_only=False) as part:
+            damage(cluster, victim, position=part.position + 8)  # the batch's length
+        with pytest.raises(LogFailed):
+            await partition.run_in_lane(lambda: log.truncate_to(2))
+        await cluster.until(partition_is_gone(cluster, victim, partition), "it is put aside")
+        partition.note_storage_error(DiskError("heard of late"))
+        await cluster.settled(TOPIC)
+        assert kept_by(victim, cluster) == 1
+
+    play(scene)
 
 
 def test_a_replica_that_is_damaged_again_and_again_does_not_fill_the_disk_with_what_is_kept() -> None:

@@ -50,7 +50,7 @@ def test_partitions_without_a_topic_key_are_not_visible() -> None:
     assert delta == ImageDelta(1)
     assert source.image.partition(A, 0) is None
     assert source.image.partitions(A) == []
-    assert source.image.unseen_partitions() == [(A, 0), (A, 1)]
+    assert [(p.topic_id, p.index) for p in source.image.unseen_partitions()] == [(A, 0), (A, 1)]
 
 
 def test_the_topic_key_makes_all_of_its_partitions_visible_at_once() -> None:

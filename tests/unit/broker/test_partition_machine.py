@@ -207,6 +207,25 @@ def test_nobody_joins_before_it_is_known_where_the_epoch_begins() -> None:
     assert machine.step(fetched(OTHER, 0)) != ()
 
 
+def test_word_from_before_the_epoch_of_what_was_cut_then_counts_no_more() -> None:
+    """The log is cut to 5 for the leader before, when this replica leads and others tell what they have of the uncut one."""
+    machine = PartitionMachine(ME, write_caching=True, min_insync_replicas=1)
+    machine.step(state(epoch=2, isr=(ME, OTHER), replicas=ALL, end=8, durable=8))
+    assert machine.step(fetched(OTHER, 8)) == ()
+    assert machine.step(fetched(THIRD, 7)) == ()
+    assert machine.step(EpochStarted(5)) == ()
+    assert machine.step(Appended(7)) == ()
+    assert machine.step(TimePassed(1)) == (), "nobody comes in by such a word"
+    assert machine.step(fetched(OTHER, 6)) == (AdvanceHighWatermark(6),)
+
+
+def test_word_from_before_the_epoch_of_what_was_not_cut_holds() -> None:
+    machine = PartitionMachine(ME, write_caching=True, min_insync_replicas=1)
+    machine.step(state(epoch=2, isr=(ME, OTHER), replicas=ALL, end=8, durable=8))
+    machine.step(fetched(OTHER, 5))
+    assert machine.step(EpochStarted(5)) == (AdvanceHighWatermark(5),)
+
+
 def test_broker_that_is_about_to_stop_is_not_asked_in() -> None:
     machine = leading((ME, OTHER))
     assert machine.step(FollowerFetched(THIRD, 13, 10, 0, may_join=False)) == ()

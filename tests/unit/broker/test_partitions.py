@@ -25,6 +25,7 @@ from penstock.runtime.metadata import Put
 from penstock.storage.checkpoint import read_offset_checkpoint
 from penstock.storage.layout import (
     CLEAN_SHUTDOWN,
+    HIGH_WATERMARK_CHECKPOINT,
     LOG_START_CHECKPOINT,
     PARTITION_METADATA,
     RECOVERY_POINT_CHECKPOINT,
@@ -401,6 +402,19 @@ async def test_checkpoint_that_can_not_be_written_is_named_and_tried_again(
         assert checkpoint(broker.files, RECOVERY_POINT_CHECKPOINT) == {("orders", 0): 1}
 
 
+async def test_what_was_lowered_for_a_cut_that_was_not_made_is_written_again() -> None:
+    async with memory_broker() as broker:
+        await broker.create("orders")
+        await fill(broker, "orders")
+        partitions = broker.broker.partitions
+        await partitions.write_checkpoints()
+        names = (RECOVERY_POINT_CHECKPOINT, HIGH_WATERMARK_CHECKPOINT)
+        async with partitions.cutting(broker.partition("orders"), 0):
+            assert [checkpoint(broker.files, name)["orders", 0] for name in names] == [0, 0]
+        await partitions.write_checkpoints()
+        assert [checkpoint(broker.files, name)["orders", 0] for name in names] == [1, 1]
+
+
 async def test_indexes_of_a_segment_that_has_grown_are_saved_while_it_is_active() -> None:
     async with memory_broker() as broker:
         for topic in ("grown", "small"):
@@ -416,6 +430,23 @@ async def test_indexes_of_a_segment_that_has_grown_are_saved_while_it_is_active(
         broker.files.fail("rename", DiskError)
         await broker.broker.partitions.save_indexes()
         await fill(broker, "grown")
+
+
+async def test_bug_in_one_partitions_saving_of_indexes_does_not_stop_the_checkpoints_task(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with memory_broker() as broker:
+        await broker.create("orders", write_caching="true")
+        log, raw = broker.partition().log, bytes(batch([b"v" * 1_000_000]))
+        while log.unsaved_bytes < SAVE_AFTER_BYTES:
+            await broker.produced("orders", raw)
+        for step in ("encode", "save_indexes"):
+            broker.threads.fail_once(step, RuntimeError(f"a bug of {step}"))
+            await broker.broker.partitions.save_indexes()
+            assert f"a bug of {step}" in caplog.text
+            assert log.unsaved_bytes >= SAVE_AFTER_BYTES
+        await broker.broker.partitions.save_indexes()
+        assert log.unsaved_bytes == 0, "it is tried again"
 
 
 async def test_folder_taken_away_does_not_stop_the_checkpoints_task(caplog: pytest.LogCaptureFixture) -> None:
@@ -507,3 +538,30 @@ async def test_idle_producers_are_forgotten_and_busy_ones_are_not(
         await trio.sleep(59)
         broker.broker.partitions.forget_idle_producers(trio.current_time())
         assert partition.log.producer_count == 1
+
+
+async def test_producers_are_forgotten_while_a_worker_appends_or_writes_them_down(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Nothing guards them: the sweep, a roll or an append would end by a bug, or one that has just written be forgotten."""
+    async with memory_broker(producer_id_expiration_ms="60000") as broker:
+        await broker.create("orders")
+        await broker.create("idle")
+        log, idle = broker.partition().log, broker.partition("idle").log
+        for number in range(2):
+            await broker.produced("orders", bytes(batch(producer_id=7 + number)))
+        await broker.produced("idle", bytes(batch(producer_id=7)))
+        broker.broker.partitions.forget_idle_producers(trio.current_time())
+        await trio.sleep(PRODUCER_CHECK_S)
+        broker.threads.hold("roll")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(broker.partition().run_in_lane, log.roll)
+            await settle()
+            broker.produce("orders", bytes(batch(producer_id=8, sequence=1)))
+            broker.broker.partitions.forget_idle_producers(trio.current_time())
+            assert (log.producer_count, idle.producer_count) == (2, 0)
+            broker.threads.release("roll")
+        await settle()
+        assert log.producer_count == 1, "the one whose batch came before is known still"
+        (again,) = await broker.produced("orders", bytes(batch(producer_id=8)))
+        assert (again.error_code, again.base_offset) == (NONE, 1), "and so are its batches"

@@ -16,7 +16,15 @@ from penstock.broker.keys import PartitionState, TopicRecord
 from penstock.broker.registration import Registration, join_cluster
 from penstock.broker.rejoining import Remains, after_restart
 from penstock.broker.transactions import BATCH_SIZE
-from penstock.runtime.metadata import OPERATIONS_PER_TRANSACTION_MAX, MetadataUnavailable, Put, Snapshot
+from penstock.runtime.metadata import (
+    OPERATIONS_PER_TRANSACTION_MAX,
+    Compare,
+    Delete,
+    MetadataUnavailable,
+    Put,
+    Snapshot,
+    TransactionResult,
+)
 
 TOPIC_ID = bytes([1] * 16)
 SESSION_S = 9
@@ -414,6 +422,36 @@ async def test_garbage_of_half_made_topics_goes_at_the_next_start() -> None:
     await registration(store).start(ENDPOINTS)
     left = [key for key in store.entries if key.startswith(keys.PARTITIONS_PREFIX)]
     assert left == [keys.partition_key(TOPIC_ID, 0)]
+
+
+async def test_a_late_copy_of_a_collection_deletes_what_was_made_anew() -> None:
+    """A reply was lost, and the transaction was sent twice: the copy may come when an enlargement was tried again."""
+
+    class Copied(MemoryMetadata):
+        """Keeps what deletes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.late: list[tuple[Sequence[Compare], Sequence[Put | Delete]]] = []
+
+        async def transact(
+            self, compares: Sequence[Compare], operations: Sequence[Put | Delete]
+        ) -> TransactionResult:
+            if isinstance(operations[0], Delete):
+                self.late.append((compares, operations))
+            return await super().transact(compares, operations)
+
+    store = Copied()
+    state = PartitionState((1,), (1,), 1, 0)
+    await put_topic(store, [state])
+    left_behind = Put(keys.partition_key(TOPIC_ID, 1), keys.encode_partition(state))
+    await store.transact([], [left_behind])
+    await registration(store).start(ENDPOINTS)
+    assert left_behind.key not in store.entries
+    await store.transact([], [left_behind])
+    (copy,) = store.late
+    await store.transact(*copy)
+    assert left_behind.key in store.entries
 
 
 async def test_who_is_not_the_controller_collects_nothing() -> None:

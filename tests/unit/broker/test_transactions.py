@@ -6,7 +6,9 @@ from trio.testing import MockClock
 
 from penstock.broker.transactions import (
     ATTEMPT_COUNT_MAX,
+    BATCH_SIZE,
     Transaction,
+    delete_unchanged,
     metadata_failure,
     transact,
 )
@@ -77,3 +79,16 @@ def test_clients_are_told_whether_it_may_have_been_done() -> None:
     assert unknown.code == unavailable.code == ErrorCode.REQUEST_TIMED_OUT
     assert "may or may not" in str(unknown)
     assert "may or may not" not in str(unavailable)
+
+
+async def test_one_key_that_changes_keeps_all_others_from_being_deleted() -> None:
+    store = MemoryMetadata()
+    names = [f"/a{number:03}" for number in range(BATCH_SIZE + 2)]
+    for name in names:
+        await store.transact([], [Put(name, b"1")])
+    await store.transact([], [Put("/guard", b"1")])
+    found = {name: store.entries[name].mod_revision for name in names}
+    await store.transact([], [Put(names[0], b"2")])
+    guard = Compare("/guard", create_revision=store.entries["/guard"].create_revision)
+    assert await delete_unchanged(store, guard, found) == 2
+    assert sorted(store.entries) == [*names[:BATCH_SIZE], "/guard"]

@@ -173,6 +173,35 @@ def test_what_a_short_write_has_left_of_a_sector_is_taken_for_damage_behind_a_po
     assert read_values(reopen(files))[0] == (0, b"v0")
 
 
+@pytest.mark.parametrize("lost", range(7))
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_short_write_whose_rest_ends_in_the_same_sector_is_taken_for_damage_behind_a_power_cut(
+    files: MemoryFiles, lost: int, *, follows: bool
+) -> None:
+    """The disk has that sector as it was before one of the writes, and the sectors behind it with all that was appended later."""
+    log = new_log(files)
+    fill(log, 1)
+    log.sync()
+    files.short_write_bytes = 100
+    raw = batch([b"x" * 100])
+    if follows:
+        log.append_as_follower(memoryview(stored(raw, 1)), now_ms=NOW_MS)
+    else:
+        append(log, raw)
+    files.short_write_bytes = 0
+    for _ in range(2):
+        append(log, batch([b"y" * 700]))
+    writes = [change for change in files.unsynced().changes if isinstance(change, Write)]
+    absent = {
+        change.number
+        for first in writes[lost : lost + 1]
+        for change in writes
+        if change.number >= first.number and change.position // SECTOR_BYTES == first.position // SECTOR_BYTES
+    }
+    files.power_cut(Survival(frozenset(change.number for change in writes) - absent))
+    assert read_values(reopen(files))[0] == (0, b"v0")
+
+
 def test_a_sync_that_fails_for_want_of_room_within_a_write_is_no_full_disk(files: MemoryFiles) -> None:
     log = new_log(files)
     fill(log, 1)

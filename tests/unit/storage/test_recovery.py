@@ -520,6 +520,37 @@ def test_offsets_that_were_deleted_are_never_given_again(files: MemoryFiles) -> 
     assert read_values(reopen(files, recovery_point=5, log_start_offset=4)) == [(4, b"value")]
 
 
+@pytest.mark.parametrize("ending", ["kill", "power cut"])
+def test_going_on_at_the_log_start_that_is_stopped_anywhere_leaves_no_log_that_looks_damaged(
+    ending: str,
+) -> None:
+    for call in range(1, 90):
+        files = MemoryFiles()
+        log = new_log(files, SMALL)
+        fill(log, 10)
+        log.sync()
+        assert len(log.segments) > 2
+        fill(log, 2)
+        files.power_cut()
+        files.fail("any", DiskError, call=call, forever=True)
+        try:
+            reopen(files, SMALL, recovery_point=10, log_start_offset=12)
+            done = True
+        except DiskError:
+            done = False
+        if ending == "kill":
+            files.kill()
+        else:
+            files.heal()
+            files.power_cut()
+        log = reopen(files, SMALL, recovery_point=10, log_start_offset=12)
+        assert (log.log_start_offset, log.log_end_offset) == (12, 12)
+        if done:
+            assert call > 15
+            return
+    raise AssertionError("opening never came to its end")
+
+
 def test_a_batch_inside_a_torn_batchs_payload_errs_on_the_safe_side(files: MemoryFiles) -> None:
     """A torn batch whose value is itself a batch of this log looks like damage: it is refused, never cut."""
     log = new_log(files)

@@ -98,6 +98,43 @@ def test_epochs_and_producers_go_back_with_the_log(files: MemoryFiles) -> None:
     assert list(log.epoch_entries) == [(0, 0), (1, 3)]
 
 
+def test_a_producer_snapshot_that_went_with_a_cut_does_not_come_back_with_a_power_cut() -> None:
+    """It would be taken for the state of the log that has grown past it: who sends what is in no log would be told that it is there."""
+    config = LogConfig(segment_bytes=800)
+    for call in range(1, 60):
+        files = MemoryFiles()
+        log = new_log(files, config)
+        for sequence in range(3):
+            append(log, batch(producer_id=7, sequence=sequence))
+        for sequence in range(10):
+            append(log, batch([b"x" * 100], producer_id=8, sequence=sequence), epoch=1)
+        log.sync()
+        assert len(log.segments) > 2
+        files.fail("any", DiskError, call=call)
+        done = True
+        try:
+            log.truncate_to(3)
+        except LogFailed:
+            done = False
+            files.kill()
+            log = reopen(files, config, recovery_point=3)
+            log.truncate_to(3)
+        files.heal()
+        for sequence in range(3, 8):
+            append(log, batch(producer_id=7, sequence=sequence))  # a new epoch would sync the directory
+        log.sync()
+        files.power_cut()
+        log = reopen(files, config, recovery_point=3)
+        assert log.log_end_offset == 8
+        again = append(log, batch(producer_id=7, sequence=3))
+        assert (again.is_duplicate, again.base_offset) == (True, 3)
+        assert not append(log, batch([b"x" * 100], producer_id=8, sequence=2)).is_duplicate
+        if done:
+            assert call > 15
+            return
+    raise AssertionError("truncation never came to its end")
+
+
 @pytest.mark.parametrize("cut_at", [0, 2, 5])
 def test_a_slice_on_its_way_keeps_its_bytes_through_a_truncation(files: MemoryFiles, cut_at: int) -> None:
     log = new_log(files, SMALL)

@@ -2,14 +2,16 @@
 
 import pytest
 import trio
-from tests.support.controllers import TOPIC_ID, ClusterBroker, cluster, put_states
+from tests.support.controllers import TOPIC, TOPIC_ID, ClusterBroker, cluster, put_states
 from tests.support.memory_metadata import Fault, MemoryMetadata
+from tests.support.metadata_plane import new_random
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from penstock.broker import keys
 from penstock.broker.keys import PartitionState
+from penstock.broker.topic_admin import TopicAdmin
 from penstock.broker.transactions import BATCH_SIZE
-from penstock.runtime.metadata import Put
+from penstock.runtime.metadata import Delete, Put
 
 S = PartitionState
 
@@ -168,6 +170,42 @@ async def test_a_new_controller_clears_away_what_the_last_one_left_half_made(
         await wait_all_tasks_blocked()
         assert brokers[2].controller.is_active
         assert garbage not in store.entries
+
+
+async def test_a_new_controller_deletes_the_states_of_an_enlargement_that_is_tried_again(
+    autojump_clock: MockClock,
+) -> None:
+    """The count would be stored and the states gone: partitions without one, for good."""
+
+    class SlowDeletes(MemoryMetadata):
+        """A deletion of states comes late."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.has_come = trio.Event()
+            self.may_go_on = trio.Event()
+
+        async def transact(self, compares, operations):  # type: ignore[no-untyped-def]
+            if isinstance(operations[0], Delete):
+                self.has_come.set()
+                await self.may_go_on.wait()
+            return await super().transact(compares, operations)
+
+    slow = SlowDeletes()
+    async with cluster(1, 2, store=slow) as (store, brokers):
+        state = S((2,), (2,), 2, 0)
+        await put_states(store, [state])
+        left_behind = [Put(keys.partition_key(TOPIC_ID, i), keys.encode_partition(state)) for i in (1, 2)]
+        await store.transact([], left_behind)
+        await brokers[1].stop()
+        await slow.has_come.wait()
+        new = brokers[2]
+        admin = TopicAdmin(store, new.image, new.config, new_random())
+        revision = await admin.create_partitions(TOPIC, 3, None)
+        slow.may_go_on.set()
+        await new.watch.wait_for(revision)
+        await wait_all_tasks_blocked()
+        assert len(new.states()) == 3
 
 
 async def test_a_lowered_minimum_empties_the_eligible_leader_replicas(autojump_clock: MockClock) -> None:

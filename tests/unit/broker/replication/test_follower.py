@@ -5,11 +5,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from tests.support.logs import batch, fill, new_log, read_batches, read_values, stored
+from tests.support.logs import batch, fill, new_log, read_batches, read_values, reopen, stored
 from tests.support.memory_files import MemoryFiles
 from tests.support.partition_bench import ME, PartitionBench, partition_bench, settle
 
 from penstock.broker.partition import Partition
+from penstock.broker.partition_appends import SLOW_APPEND_S
 from penstock.broker.partition_events import FollowerFetched, LeaderTold
 from penstock.broker.replication.fetcher_machine import Append, Standing, StartOver, Truncate
 from penstock.broker.replication.follower import (
@@ -20,8 +21,12 @@ from penstock.broker.replication.follower import (
     point_of_divergence,
     standing_of,
 )
-from penstock.runtime.files import DiskError, DiskFull
-from penstock.storage.errors import CorruptBatch
+from penstock.broker.replication.follower_fetch import Follower
+from penstock.protocol.errors import ErrorCode
+from penstock.protocol.fetch import FetchPartition
+from penstock.runtime.files import DiskError, DiskFull, StorageError
+from penstock.storage.errors import CorruptBatch, LogFailed
+from penstock.storage.layout import OFFSET_MAX
 from penstock.storage.log import Log
 from penstock.storage.log_config import LogConfig
 
@@ -36,15 +41,15 @@ class FollowerBench:
         self.bench = bench
         self.partition: Partition = bench.partition
         self.log: Log = bench.log
-        self.cuts: list[tuple[int, bool]] = []
+        self.cuts: list[tuple[int, int]] = []
         self.logs = FollowerLogs(bench.services, self._cutting)
 
     @asynccontextmanager
     async def _cutting(
-        self, partition: Partition, offset: int, lowers_log_start: bool
+        self, partition: Partition, offset: int, log_start_offset: int
     ) -> AsyncGenerator[None]:
-        assert partition.log.log_end_offset >= offset or lowers_log_start, "before the cut"
-        self.cuts.append((offset, lowers_log_start))
+        assert partition.log.log_end_offset >= offset, "before the cut"
+        self.cuts.append((offset, log_start_offset))
         yield
 
     def follow(self, epoch: int = EPOCH, leader: int = LEADER) -> None:
@@ -215,7 +220,7 @@ async def test_a_log_may_begin_inside_of_the_first_batch() -> None:
         await follower.append(stored(batch(10), 50, EPOCH), high_watermark=60)
         assert (follower.log.log_start_offset, follower.log.log_end_offset) == (53, 60)
         assert [offset for offset, _ in read_values(follower.log)] == list(range(53, 60))
-        assert follower.cuts == [(53, True), (50, False)]
+        assert follower.cuts == [(0, 53), (0, OFFSET_MAX)]
         assert follower.partition.high_watermark == 60
 
 
@@ -241,6 +246,68 @@ async def test_a_log_that_was_being_written_as_leader_is_counted_before_it_is_as
         assert standing_of(follower.partition).end_offset == follower.log.durable_end_offset == 2
 
 
+@pytest.mark.parametrize("write_caching", [False, True])
+async def test_a_slow_append_that_ends_when_another_leads_is_counted_before_it_is_asked_for(
+    write_caching: bool,
+) -> None:
+    """It never counted: the fetcher settled the log again and again, and the replica stayed out of the ISR."""
+    async with partition_bench(write_caching=write_caching) as bench:
+        await bench.warm_up()
+        bench.clock.append_cost_s = 2 * SLOW_APPEND_S
+        bench.send()
+        bench.clock.append_cost_s = 0
+        bench.threads.hold("append")
+        sent = bench.send()
+        await settle()
+        follower = FollowerBench(bench)
+        follower.follow()
+        bench.threads.release("append")
+        await follower.logs.settle(follower.partition, EPOCH)
+        assert sent.code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+        assert standing_of(follower.partition).end_offset == 3
+        assert follower.partition.machine.counted_end_offset == 3
+
+
+async def test_who_leads_after_a_part_of_an_answer_was_appended_syncs_it() -> None:
+    async with follower_bench() as follower:
+        await follower.append(*batches(1))
+        sent = batches(3, start=1)
+        follower.bench.change(log_config=LogConfig(segment_bytes=len(sent[0]) * 2))
+        await settle()
+        rest = follower.logs.begin(follower.partition, follower.fetched(*sent))
+        assert rest is not None
+        follower.bench.lead(EPOCH + 1)
+        with pytest.raises(NotFollowed):
+            await follower.logs.append(follower.partition, rest)
+        await settle()
+        assert follower.partition.high_watermark == follower.log.log_end_offset == 2
+
+
+async def test_who_leads_after_a_roll_that_synced_all_and_failed_knows_what_is_durable() -> None:
+    """Nothing was left to sync, and so nobody told."""
+    async with follower_bench() as follower, trio.open_nursery() as nursery:
+        await follower.append(*batches(1))
+        sent, bench = batches(3, start=1), follower.bench
+        bench.change(log_config=LogConfig(segment_bytes=len(sent[0]) * 2))
+        await settle()
+        rest = follower.logs.begin(follower.partition, follower.fetched(*sent))
+        assert rest is not None
+        bench.threads.hold("append_on_worker")
+
+        async def append() -> None:
+            with pytest.raises(DiskFull):
+                await follower.logs.append(follower.partition, rest)
+
+        nursery.start_soon(append)
+        await settle()
+        bench.lead(EPOCH + 1)
+        bench.files.capacity_bytes = bench.files.used_bytes()
+        bench.threads.release("append_on_worker")
+        await settle()
+        assert follower.log.durable_end_offset == follower.log.log_end_offset == 2
+        assert follower.partition.high_watermark == 2
+
+
 # Cutting
 
 
@@ -248,7 +315,7 @@ async def test_what_the_leader_does_not_have_is_cut_after_the_checkpoints() -> N
     async with follower_bench() as follower:
         await follower.append(*batches(4, epoch=1), *batches(4, start=4, epoch=2))
         await follower.logs.truncate(follower.partition, Truncate(KEY, EPOCH, 1, 3))
-        assert follower.cuts == [(3, False)]
+        assert follower.cuts == [(3, OFFSET_MAX)]
         assert standing_of(follower.partition) == Standing(3, 1, 0)
         assert follower.partition.machine.counted_end_offset == 3
         await follower.append(*batches(2, start=3))
@@ -344,6 +411,86 @@ async def test_who_becomes_leader_while_a_worker_cuts_commits_nothing_of_what_go
         await settle()
         assert follower.partition.machine.epoch_start_offset == 2
         assert follower.partition.high_watermark == follower.log.log_end_offset == 2
+
+
+async def test_who_becomes_leader_while_a_worker_cuts_acks_nothing_by_a_word_from_before_the_cut() -> None:
+    """The other has the same tail, says so, and has yet to learn that it went."""
+    async with follower_bench(write_caching=True) as follower, trio.open_nursery() as nursery:
+        await follower.append(*batches(8, epoch=1))
+        bench = follower.bench
+        bench.threads.hold("truncate_to")
+        nursery.start_soon(follower.logs.truncate, follower.partition, Truncate(KEY, EPOCH, 1, 3))
+        await settle()
+        bench.lead(EPOCH + 1, isr=(ME, LEADER), replicas=(ME, LEADER))
+        fetch = FetchPartition("", KEY[0], 0, EPOCH + 1, 8, 1, 0, 1 << 20)
+        Follower(LEADER, 12, may_join=True).take_word([(fetch, follower.partition)], 0.0)
+        told = follower.partition.machine.follower(LEADER)
+        assert told is not None
+        assert told.end_offset == 8
+        bench.threads.release("truncate_to")
+        await settle()
+        sent = bench.send()
+        await settle()
+        assert (follower.log.log_end_offset, follower.partition.high_watermark) == (4, 0)
+        assert not sent.is_final
+        follower.partition.step(FollowerFetched(LEADER, 12, 4, 0.0))
+        assert sent.is_final
+        assert sent.code == 0
+
+
+async def test_who_becomes_leader_while_its_log_fails_in_a_cut_commits_nothing() -> None:
+    async with follower_bench() as follower, trio.open_nursery() as nursery:
+        await follower.append(*batches(4, epoch=1), high_watermark=1)
+        bench = follower.bench
+        bench.threads.hold("truncate_fully_and_start_at")
+
+        async def start_over() -> None:
+            with pytest.raises(StorageError):
+                await follower.logs.start_over(follower.partition, StartOver(KEY, EPOCH, 70))
+
+        nursery.start_soon(start_over)
+        await settle()
+        bench.lead(EPOCH + 1, replicas=(ME, LEADER))
+        bench.files.fail("sync_directory", DiskError)
+        bench.threads.release("truncate_fully_and_start_at")
+        await settle()
+        assert follower.partition.is_offline
+        assert bench.has_left
+        assert follower.partition.high_watermark == 1
+
+
+@pytest.mark.parametrize("ending", ["kill", "power cut"])
+async def test_starting_over_that_is_stopped_anywhere_leaves_no_log_that_looks_damaged(ending: str) -> None:
+    small = LogConfig(segment_bytes=300)
+    for call in range(1, 60):
+        files = MemoryFiles()
+        async with follower_bench(files=files) as follower:
+            follower.bench.change(log_config=small)
+            await follower.append(*batches(12))
+            assert len(follower.log.segments) > 2
+            files.fail("any", DiskError, call=call, forever=True)
+            done = True
+            try:
+                await follower.logs.start_over(follower.partition, StartOver(KEY, EPOCH, 70))
+            except LogFailed:
+                done = False
+            files.heal()
+            disk = files.fork()
+            (lowered_to, _), durable = follower.cuts[0], follower.log.durable_end_offset
+        if ending == "kill":
+            disk.kill()
+        else:
+            disk.power_cut()
+        # the checkpoints as they were lowered, or written once more before the end
+        for recovery_point in (min(12, lowered_to), durable):
+            log = reopen(disk.fork(), small, recovery_point=recovery_point)
+            assert (log.log_start_offset, log.log_end_offset) == (70, 70) or not done
+            log.truncate_fully_and_start_at(70)
+            assert (log.log_end_offset, log.durable_end_offset) == (70, 70)
+        if done:
+            assert call > 15
+            return
+    raise AssertionError("starting over never came to its end")
 
 
 async def test_starting_over_raises_the_high_watermark_to_where_the_leader_begins() -> None:
