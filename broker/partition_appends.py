@@ -90,6 +90,7 @@ class PartitionAppends(ABC):
         self._refusal_count = 0
         self._next_refusal_line = 0.0
         self.is_lost = False  # its log has failed: others are to lead, and no ISR is to have it
+        self.begins_anew = False  # in the place of a log that went: no ISR is to have it by what that one had
         self.gaps = RefusedGaps()
         self._is_appending = False
         self._epoch_to_start: int | None = None

@@ -135,14 +135,19 @@ class PartitionMachine:
         self._counted: tuple[FollowerState, ...] = ()
         """Of the maximal ISR, without this broker."""
         self._may_commit = False
-        self.told_high_watermark = 0
-        """What this follower's leader said last in its epoch; 0 where nothing was heard yet."""
+        self.told_high_watermark = UNKNOWN_OFFSET
+        """What this follower's leader said last in its epoch."""
         self._ended = False
 
     @property
     def counted_end_offset(self) -> int:
         """How far the local replica counts: durable, or appended where caching is on."""
         return self._log_end_offset if self.write_caching else self._durable_end_offset
+
+    @property
+    def has_caught_up(self) -> bool:
+        """Whether this follower counts up to what its leader said last was committed, and has heard it in its epoch."""
+        return UNKNOWN_OFFSET < self.told_high_watermark <= self.counted_end_offset
 
     @property
     def maximal_isr(self) -> tuple[int, ...]:
@@ -213,7 +218,7 @@ class PartitionMachine:
         if state.leader == self.broker_id:
             return self._learn_leading(state, is_new_epoch)
         if is_new_epoch:
-            self.told_high_watermark = 0
+            self.told_high_watermark = UNKNOWN_OFFSET
         if state.leader < 0:
             return self._rest(Role.OFFLINE, GoOffline())
         if self.role is Role.FOLLOWER and not is_new_epoch:

@@ -7,7 +7,8 @@ A directory without a topic in the store is never deleted on that ground (the st
 `*-stray` and named in the log. A topic's deletion renames its directories first, so that a new topic of that name starts empty.
 
 A replica that the store gives to other brokers is removed like one of a deleted topic. A damaged one is served no more; once the cluster counts it
-no more it is renamed to `*-damaged`, kept, and fetched anew. What goes wrong with one partition's files takes that partition out of service and no
+no more it is renamed to `*-damaged`, kept, and fetched anew. A log that begins anew within one start of the broker is in no ISR and leads nobody
+by what the one before it had, of which fetches on their way may still tell, and leaders may know (PROPERTIES D5). What goes wrong with one partition's files takes that partition out of service and no
 other. Checkpoints: `checkpointed_partitions`.
 """
 
@@ -26,9 +27,11 @@ from penstock.broker.checkpointed_partitions import CheckpointedPartitions
 from penstock.broker.damage import repair_advice
 from penstock.broker.deleted_files import DeletedFiles
 from penstock.broker.image import ClusterImage, ImageDelta, PartitionImage, TopicImage
+from penstock.broker.keys import NO_LEADER
 from penstock.broker.partition import Partition
 from penstock.broker.partition_machine import PartitionMachine, StateLearned, TimePassed
 from penstock.broker.partition_settings import PartitionServices, PartitionSettings
+from penstock.broker.rejoining import without
 from penstock.broker.settings import settings_for
 from penstock.errors import PenstockError
 from penstock.protocol.errors import ErrorCode
@@ -79,6 +82,8 @@ class PartitionManager(CheckpointedPartitions):
         self._unusable: dict[tuple[bytes, int], Exception] = {}
         self._damaged: set[tuple[bytes, int]] = set()
         """Replicas that are to be put aside once they are in no ISR."""
+        self._begins_anew: set[tuple[bytes, int]] = set()
+        """Replicas whose log goes, or has gone, and no other is open yet: leaders may still know how far it was."""
         self._damage_counts: Counter[tuple[bytes, int]] = Counter()
         self._absence_refused_at = -math.inf
         """When a batch was refused last for want of its partition (monotonic seconds)."""
@@ -143,14 +148,18 @@ class PartitionManager(CheckpointedPartitions):
     def note(self, delta: ImageDelta) -> None:
         """Take a change of the image; `run` acts on one after the other.
 
-        Partitions that are open learn at once who leads: behind a thousand logs that are being opened that would be late.
+        Partitions that are open learn at once who leads, also those that are to be removed: behind a thousand logs that are being opened that
+        would be late.
         """
         self._deltas.append(delta)
         self._noted.set()
         for state in delta.partitions_changed:
-            partition = self._by_id.get((state.topic_id, state.index))
-            if partition is not None and self._config.node_id in state.replicas:
+            key = (state.topic_id, state.index)
+            partition = self._by_id.get(key)
+            if partition is not None:
                 self._teach(partition, state)
+            elif key in self._begins_anew:
+                self._leaves(state)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Act on the image's changes for ever; started once those noted so far are done, and strays are put aside."""
@@ -309,14 +318,24 @@ class PartitionManager(CheckpointedPartitions):
         )
         if self._absence_refused_at > -math.inf:
             partition.gaps.refuse(ErrorCode.NOT_LEADER_OR_FOLLOWER, self._absence_refused_at)
+        partition.begins_anew = (topic.topic_id, state.index) in self._begins_anew
+        self._begins_anew.discard((topic.topic_id, state.index))
         self._by_name[topic.name, state.index] = partition
         self._by_id[topic.topic_id, state.index] = partition
         self._teach(partition, state)
 
     def _teach(self, partition: Partition, state: PartitionImage) -> None:
+        if partition.begins_anew and partition.machine.has_caught_up:
+            partition.begins_anew = False
+        has_lost = (
+            partition.is_lost or partition.begins_anew or (state.topic_id, state.index) in self._begins_anew
+        )
+        leaves = has_lost and self._leaves(
+            state
+        )  # taken in by a fetch that was sent before the log failed, or went
         partition.learn(
             StateLearned(
-                state.leader,
+                NO_LEADER if leaves and state.leader == self._config.node_id else state.leader,
                 state.leader_epoch,
                 state.isr,
                 state.replicas,
@@ -328,9 +347,6 @@ class PartitionManager(CheckpointedPartitions):
                 state.eligible_leader_replicas,
             )
         )
-        if partition.is_lost and self._services.isr_changes is not None and self._counts_here(state):
-            # a leader has taken it in by a fetch that was sent before the log failed
-            self._services.isr_changes.leave(partition.topic_id, partition.index)
 
     async def _delete(self, topic: TopicImage) -> None:
         """Take a removed topic's partitions out of service and rename their directories; the files go `file.delete.delay.ms` later."""
@@ -338,18 +354,25 @@ class PartitionManager(CheckpointedPartitions):
         await self._remove(gone, f"the deleted topic {topic.name}")
         for key in [key for key in self._unusable if key[0] == topic.topic_id]:
             del self._unusable[key]
+        self._begins_anew = {key for key in self._begins_anew if key[0] != topic.topic_id}
 
     async def _leave_behind(self, delta: ImageDelta) -> None:
-        """Remove the replicas that other brokers hold now, and put aside those that are damaged, once they count no more."""
+        """Remove the replicas that other brokers hold now, and put aside those that are damaged, once they count no more.
+
+        Not what counts again, or has come back, by the image, which may be ahead.
+        """
         node_id = self._config.node_id
         moved: list[Partition] = []
         for state in delta.partitions_changed:
             key = (state.topic_id, state.index)
-            if node_id not in state.replicas:
-                moved += [self._by_id[key]] if key in self._by_id else []
+            now = self._image.partition(*key) or state
+            if node_id not in state.replicas and node_id not in now.replicas:
+                if key in self._by_id:
+                    moved.append(self._by_id[key])
+                    self._begins_anew.add(key)
                 self._unusable.pop(key, None)
                 self._damaged.discard(key)
-            elif key in self._damaged and not self._counts_here(state):
+            elif key in self._damaged and not self._counts_here(state) and not self._counts_here(now):
                 await self._put_damaged_aside(key)
         if moved:
             for partition in moved:
@@ -391,14 +414,14 @@ class PartitionManager(CheckpointedPartitions):
     def quarantine(self, topic_id: bytes, index: int, reason: str) -> None:
         """A replica is damaged: serve it no more, and fetch it anew from another broker as soon as the cluster does not count it any more.
 
-        The last member of an ISR stays as it is: nobody else has all that is committed. One that is damaged again and again stays out of service
-        until the next start: the disk must not fill up with what is kept.
+        The last member of an ISR stays as it is, unless there are eligible leader replicas to take its place: nobody else has all that is committed.
+        One that is damaged again and again stays out of service until the next start: the disk must not fill up with what is kept.
         """
         state = self._image.partition(topic_id, index)
         topic = self._image.topic_by_id(topic_id)
         if self._services.isr_changes is None or state is None or topic is None:
             return
-        if (topic_id, index) in self._damaged or state.isr in ((), (self._config.node_id,)):
+        if (topic_id, index) in self._damaged or self._is_last(state):
             return
         self._damage_counts[topic_id, index] += 1
         if self._damage_counts[topic_id, index] <= FETCHED_ANEW_MAX:
@@ -426,12 +449,26 @@ class PartitionManager(CheckpointedPartitions):
         """Whether this replica may be made leader, or holds up the high watermark."""
         return self._config.node_id in (*state.isr, *state.eligible_leader_replicas)
 
+    def _is_last(self, state: PartitionImage) -> bool:
+        """Whether nobody else is known to have all that is committed."""
+        left = without(state.state, self._config.node_id)
+        return not left.isr or self._config.node_id in left.isr
+
+    def _leaves(self, state: PartitionImage) -> bool:
+        """Take this replica, whose log is not what it was, out of what it counts in; False if it counts nowhere, or is the last."""
+        changes = self._services.isr_changes
+        if changes is None or not self._counts_here(state) or self._is_last(state):
+            return False
+        changes.leave(state.topic_id, state.index)
+        return True
+
     async def _put_damaged_aside(self, key: tuple[bytes, int]) -> None:
         """Keep a damaged replica's directory under another name; the next to open that partition begins with an empty log."""
         self._damaged.discard(key)
         partition, topic = self._by_id.get(key), self._image.topic_by_id(key[0])
         if topic is None:
             return
+        self._begins_anew.add(key)
         try:
             if partition is not None:
                 await self._take_out_of_service([partition])

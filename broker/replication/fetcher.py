@@ -329,8 +329,8 @@ class LeaderFetcher:
     def _entry(self, ask: Ask, known: _Entry | None) -> _Entry | None:
         """What the request has of it: `known` where nothing has changed; None if it is not to be asked for."""
         partition = self._fetchers.partitions.by_id(*ask.key)
-        if partition is None:
-            return None
+        if partition is None or partition.is_offline:
+            return None  # to ask would vouch for a log that has failed
         standing = ask.standing
         if partition.machine.counted_end_offset < standing.end_offset:
             # write.caching was turned off: what was counted is to be synced first

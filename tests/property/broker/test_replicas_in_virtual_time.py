@@ -9,12 +9,15 @@ from tests.support.crashes.deterministic import run_in_virtual_time
 from tests.support.machine_cluster import MemoryCluster, machine_cluster
 
 from penstock import Consumer
+from penstock.broker import keys
+from penstock.broker.keys import PartitionState, TopicRecord
 from penstock.broker.partition import Partition
 from penstock.broker.partitions import FETCHED_ANEW_MAX
 from penstock.client.admin import Admin
 from penstock.client.metadata import TopicPartition
 from penstock.consumer.errors import CorruptRecords
 from penstock.runtime.files import DiskError
+from penstock.runtime.metadata import Put
 from penstock.storage.errors import CorruptBatch, LogFailed
 
 TOPIC = "orders"
@@ -22,13 +25,13 @@ SEGMENT = "00000000000000000000.log"
 Scene = Callable[[MemoryCluster], Awaitable[None]]
 
 
-def play(scene: Scene, **properties: str) -> None:
-    """One scene on three brokers and a topic with forty records of a hundred bytes."""
+def play(scene: Scene, *, min_insync_replicas: str = "2", record_count: int = 40, **properties: str) -> None:
+    """One scene on three brokers and a topic with some records of a hundred bytes."""
 
     async def run(seed: int) -> None:
         async with machine_cluster(3, Random(seed), **properties) as cluster:
-            await cluster.make_topic(TOPIC)
-            await cluster.fill(TOPIC, 40)
+            await cluster.make_topic(TOPIC, min_insync_replicas=min_insync_replicas)
+            await cluster.fill(TOPIC, record_count)
             await cluster.settled(TOPIC)
             await scene(cluster)
 
@@ -111,21 +114,146 @@ async def read_all(cluster: MemoryCluster) -> list[int]:
         return [record.offset async for record in consumer.read(TOPIC)]
 
 
+async def leave_alone_and_damage(cluster: MemoryCluster) -> int:
+    """Kill the followers, then the leader, which is the last of the ISR; its log is found damaged at the next start."""
+    victim = cluster.leader(TOPIC)
+    for node_id in followers(cluster):
+        await cluster.kill(node_id)
+    await cluster.until(lambda: cluster.state(TOPIC).isr == (victim,), "it is alone")
+    await cluster.kill(victim)
+    cluster.members[victim].disk.unlink("/data/recovery-point-offset-checkpoint")
+    damage(cluster, victim)
+    return victim
+
+
 def test_the_last_of_the_isr_is_never_emptied() -> None:
     async def scene(cluster: MemoryCluster) -> None:
-        victim = cluster.leader(TOPIC)
-        for node_id in followers(cluster):
-            await cluster.kill(node_id)
-        await cluster.until(lambda: cluster.state(TOPIC).isr == (victim,), "it is alone")
-        await cluster.kill(victim)
-        cluster.members[victim].disk.unlink("/data/recovery-point-offset-checkpoint")
-        damage(cluster, victim)
+        victim = await leave_alone_and_damage(cluster)
+        assert cluster.state(TOPIC).eligible_leader_replicas == ()
         await cluster.start(victim)
+        await trio.sleep(5)
+        assert cluster.state(TOPIC).isr == (victim,)
         assert cluster.partition(victim, TOPIC) is None
         assert f"{TOPIC}-0" in cluster.names(victim)
-        assert not any(name.endswith("-damaged") for name in cluster.names(victim))
+        assert kept_by(victim, cluster) == 0
+
+    play(scene, min_insync_replicas="1")
+
+
+def test_a_damaged_last_of_the_isr_gives_way_to_a_replica_that_has_all_that_is_committed() -> None:
+    async def scene(cluster: MemoryCluster) -> None:
+        victim = await leave_alone_and_damage(cluster)
+        eligible = cluster.state(TOPIC).eligible_leader_replicas
+        assert eligible
+        await cluster.start(victim)
+        for node_id in cluster.members.keys() - {victim}:
+            await cluster.start(node_id)
+        await cluster.settled(TOPIC)
+        assert len(await read_all(cluster)) == 40
 
     play(scene)
+
+
+# Logs that begin anew
+
+
+async def take_in(cluster: MemoryCluster, node_id: int, *, leads: bool = False) -> None:
+    """Have a replica in the ISR, as a leader stores it that goes by what the log had before; `leads`: it is elected as well."""
+    state = cluster.state(TOPIC)
+    leader = node_id if leads else state.leader
+    isr = tuple(i for i in state.replicas if i in state.isr or i == node_id)
+    taken = PartitionState(state.replicas, isr, leader, state.leader_epoch + leads)
+    await cluster.store.transact(
+        [], [Put(keys.partition_key(state.topic_id, 0), keys.encode_partition(taken))]
+    )
+
+
+@pytest.mark.parametrize("way", ["damaged", "moved"])
+def test_a_log_that_begins_anew_is_in_no_isr_by_what_the_one_before_it_had(way: str) -> None:
+    async def scene(cluster: MemoryCluster) -> None:
+        victim = followers(cluster)[0]
+        partition, process = cluster.partition(victim, TOPIC), cluster.members[victim].process
+        assert partition is not None
+        assert process is not None
+        process.worker_waits_s = (0.5,)
+        replicas = cluster.state(TOPIC).replicas
+        if way == "damaged":
+            partition.note_storage_error(CorruptBatch(SEGMENT, 0, "found by the test"))
+        else:
+            await cluster.set_replicas(TOPIC, *(node_id for node_id in replicas if node_id != victim))
+        await cluster.until(lambda: cluster.partition(victim, TOPIC) is None, "its log goes")
+        await cluster.set_replicas(TOPIC, *replicas)
+        await take_in(cluster, victim)
+        await cluster.until(lambda: victim not in cluster.state(TOPIC).isr, "it leaves again", within_s=0.2)
+        assert cluster.partition(victim, TOPIC) is None, "it leaves late"
+        await cluster.settled(TOPIC)
+
+    play(scene)
+
+
+def test_a_damaged_log_that_is_the_last_by_now_is_not_put_aside_by_what_was_known_before() -> None:
+    async def scene(cluster: MemoryCluster) -> None:
+        victim = followers(cluster)[0]
+        partition, process = cluster.partition(victim, TOPIC), cluster.members[victim].process
+        assert partition is not None
+        assert process is not None
+        process.worker_waits_s = (0.5,)
+        alone = PartitionState((victim,), (victim,), victim, 0)
+        await cluster.store.transact(
+            [],
+            [
+                Put(keys.partition_key(b"o" * 16, 0), keys.encode_partition(alone)),
+                Put(keys.topic_key("other"), keys.encode_topic(TopicRecord(b"o" * 16, 1))),
+            ],
+        )
+        await trio.sleep(0.05)  # its log is being opened, and what changes is acted on later
+        partition.note_storage_error(CorruptBatch(SEGMENT, 0, "found by the test"))
+        await cluster.until(lambda: victim not in cluster.state(TOPIC).isr, "it leaves")
+        state = cluster.state(TOPIC)
+        last = PartitionState(state.replicas, (victim,), victim, state.leader_epoch + 1)
+        key = keys.partition_key(state.topic_id, 0)
+        await cluster.store.transact([], [Put(key, keys.encode_partition(last))])
+        await trio.sleep(5)
+        assert kept_by(victim, cluster) == 0
+
+    play(scene)
+
+
+def test_a_log_that_has_begun_anew_leads_nobody_before_it_has_what_is_committed() -> None:
+    async def scene(cluster: MemoryCluster) -> None:
+        victim = followers(cluster)[0]
+        await cluster.configure_topic(TOPIC, **{"follower.replication.throttled.replicas": "*"})
+        await cluster.configure_brokers(**{"follower.replication.throttled.rate": "2000"})
+        partition = cluster.partition(victim, TOPIC)
+        assert partition is not None
+        partition.note_storage_error(CorruptBatch(SEGMENT, 0, "found by the test"))
+        await cluster.until(partition_is_gone(cluster, victim, partition), "another log is in its place")
+        await take_in(cluster, victim, leads=True)
+        epoch = cluster.state(TOPIC).leader_epoch
+        await cluster.until(lambda: victim not in cluster.state(TOPIC).isr, "it leaves")
+        begun = cluster.partition(victim, TOPIC)
+        assert begun is not None
+        assert begun.log.log_end_offset < 40
+        assert begun.log.end_offset_for_epoch(epoch)[0] < epoch, "it led"
+        await cluster.settled(TOPIC)
+        assert begun.log.log_end_offset == 40
+        assert [kept_by(node_id, cluster) for node_id in cluster.members if node_id != victim] == [0, 0]
+
+    play(scene, replica_fetch_max_bytes="2048", replica_fetch_response_max_bytes="2048")
+
+
+def test_a_log_that_begins_anew_where_there_is_nothing_comes_into_the_isr() -> None:
+    async def scene(cluster: MemoryCluster) -> None:
+        victim = followers(cluster)[0]
+        partition = cluster.partition(victim, TOPIC)
+        assert partition is not None
+        partition.note_storage_error(CorruptBatch(SEGMENT, 0, "found by the test"))
+        await cluster.until(partition_is_gone(cluster, victim, partition), "another log is in its place")
+        await cluster.settled(TOPIC, within_s=5.0)
+        await cluster.fill(TOPIC, 1)
+        await cluster.settled(TOPIC)
+
+    play(scene, record_count=0)
 
 
 # Replicas that are moved

@@ -213,6 +213,47 @@ async def test_who_leads_is_learned_at_once_though_other_logs_are_being_opened()
         broker.threads.release("open_each")
 
 
+async def test_a_leader_that_is_moved_away_takes_nothing_more_though_other_logs_are_being_opened() -> None:
+    store = MemoryMetadata()
+    async with memory_broker(store=store) as broker:
+        topic_id = await broker.create("orders")
+        partition = broker.partition()
+        broker.threads.hold("open_each")
+        await broker.broker.topics.create(NewTopic("many", 10))
+        await settle()
+        state = keys.encode_partition(PartitionState((2,), (2,), 2, 7))
+        await store.transact([], [Put(keys.partition_key(topic_id, 0), state)])
+        await settle()
+        assert broker.partition() is partition, "it is not removed yet"
+        (part,) = await broker.produced("orders", bytes(batch()), acks=1)
+        assert part.error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+        broker.threads.release("open_each")
+        await settle()
+        assert broker.broker.partitions.by_name("orders", 0) is None
+
+
+async def test_a_replica_that_was_moved_away_and_back_while_other_logs_are_being_opened_keeps_its_log() -> (
+    None
+):
+    store = MemoryMetadata()
+    async with memory_broker(store=store) as broker:
+        topic_id = await broker.create("orders")
+        await fill(broker, "orders", 3)
+        partition = broker.partition()
+        broker.threads.hold("open_each")
+        await broker.broker.topics.create(NewTopic("many", 10))
+        await settle()
+        for epoch, node_id in ((7, 2), (8, 1)):
+            state = keys.encode_partition(PartitionState((node_id,), (node_id,), node_id, epoch))
+            await store.transact([], [Put(keys.partition_key(topic_id, 0), state)])
+            await settle()
+        broker.threads.release("open_each")
+        await settle()
+        assert broker.partition() is partition
+        await fill(broker, "orders")
+        assert await end_of(broker, "orders") == (NONE, 4)
+
+
 # Topics that go
 
 

@@ -207,6 +207,16 @@ async def test_answer_to_an_older_request_is_not_taken_for_one_to_what_was_asked
         assert [log.log_end_offset for log in logs] == [1, 1]
 
 
+async def test_a_log_that_has_failed_is_vouched_for_no_more(autojump_clock: trio.testing.MockClock) -> None:
+    async with following_broker(answer(), count=2) as bench:
+        await trio.sleep(1.5)
+        bench.broker.partition().fail()
+        bench.answer_late(1, answer())
+        await trio.sleep(0.1)
+        (forgotten,) = bench.requests[-1].forgotten_topics_data
+        assert (forgotten.topic_id, forgotten.partitions) == (TOPIC_ID, [0])
+
+
 async def test_leader_is_told_at_once_that_the_log_begins_elsewhere(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
