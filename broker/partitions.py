@@ -327,12 +327,9 @@ class PartitionManager(CheckpointedPartitions):
     def _teach(self, partition: Partition, state: PartitionImage) -> None:
         if partition.begins_anew and partition.machine.has_caught_up:
             partition.begins_anew = False
-        has_lost = (
-            partition.is_lost or partition.begins_anew or (state.topic_id, state.index) in self._begins_anew
-        )
-        leaves = has_lost and self._leaves(
-            state
-        )  # taken in by a fetch that was sent before the log failed, or went
+        goes = (state.topic_id, state.index) in self._begins_anew
+        # it may have been taken in by a fetch that was sent before the log failed, or went
+        leaves = (partition.is_lost or partition.begins_anew or goes) and self._leaves(state)
         partition.learn(
             StateLearned(
                 NO_LEADER if leaves and state.leader == self._config.node_id else state.leader,
