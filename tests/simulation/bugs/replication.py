@@ -14,6 +14,7 @@ from penstock.broker.replication import follower_fetch
 from penstock.broker.replication.follower import FollowerLogs
 from penstock.broker.replication.isr_changes import IsrChanges
 from penstock.protocol.errors import ErrorCode
+from penstock.storage.layout import OFFSET_MAX
 
 
 def _truncating_settle(original: Any) -> Any:
@@ -22,7 +23,7 @@ def _truncating_settle(original: Any) -> Any:
             self.require_followed(partition, leader_epoch)
             high_watermark = partition.high_watermark
             if partition.log.log_start_offset <= high_watermark < partition.log.log_end_offset:
-                async with self._cutting(partition, high_watermark, lowers_log_start=False):
+                async with self._cutting(partition, high_watermark, OFFSET_MAX):
                     with partition.changing_log():
                         await self._run(partition.log.truncate_to, high_watermark)
                     self._was_cut(partition)

@@ -75,7 +75,8 @@ class Namespaces:
         namespace, link = f"ps{self._number}n{index}", f"ps{self._number}v{index}"
         address = f"198.18.{self._number}.{index}"
         _ip("netns", "add", namespace)
-        host = Host(name, address, 9092, ("ip", "netns", "exec", namespace))
+        # `ip netns exec` would also keep all file systems mounted that are now: other tests' disks, which these unmount
+        host = Host(name, address, 9092, ("nsenter", f"--net=/var/run/netns/{namespace}"))
         self._hosts.append(host)
         _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
         _ip("link", "set", link, "master", self.bridge, "up")
@@ -118,7 +119,7 @@ _PERMANENT = ("dev", "eth0", "nud", "permanent")
 
 
 def _inside(host: Host) -> tuple[str, str]:
-    return "-n", host.prefix[-1]
+    return "-n", host.prefix[-1].rpartition("/")[2]
 
 
 @contextmanager
@@ -126,6 +127,7 @@ def namespaces() -> Generator[Namespaces]:
     """A network of namespaces with a /24 of its own from the range kept for benchmarks (RFC 2544). Skips without root and `ip`."""
     need(os.geteuid() == 0, "root, for network namespaces")
     need_program("ip")
+    need_program("nsenter")
     with ExitStack() as stack:
         number = _new_bridge()
         network = Namespaces(number)

@@ -28,15 +28,12 @@ HOT_MB = 16
 FETCH_BYTES = MB
 LEFT_BYTES_MAX = 4 * MB
 """Of nearly 150 MB: what is forgotten is whole folios only."""
+TAKEN_BYTES_MAX = MB // 2
+"""Of what is hot: some kernels take pages that nobody has touched for a while (DAMON)."""
 GAP_MB = 16
 RECORDS_PER_MB = 1000
 """A little less than there are."""
 TOTAL_BYTES = TOTAL_MB * MB
-
-
-def pages_bytes(size_bytes: int) -> int:
-    """In whole pages."""
-    return -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def resident_bytes(path: str, start: int = 0, end: int | None = None) -> int:
@@ -118,10 +115,16 @@ def day(written: Day) -> Day:
     return written
 
 
+def assert_hot(day: Day) -> None:
+    """What was read is in memory still."""
+    first, last = day.paths[0], day.paths[-1]
+    assert HOT_MB * MB - resident_bytes(first, 0, HOT_MB * MB) < TAKEN_BYTES_MAX
+    assert os.path.getsize(last) - resident_bytes(last) < TAKEN_BYTES_MAX
+
+
 def test_what_was_cold_is_cold_again_and_what_was_hot_is_hot_still(day: Day) -> None:
-    first, *far, last = day.paths
-    hot_bytes = resident_bytes(first), resident_bytes(last)
-    assert hot_bytes == (HOT_MB * MB, pages_bytes(os.path.getsize(last)))
+    first, *far = day.paths[:-1]
+    assert_hot(day)
     looked_back_bytes = TOTAL_BYTES - (SEGMENT_MB + HOT_MB + GAP_MB) * MB
     assert (
         day.read((HOT_MB + GAP_MB) * RECORDS_PER_MB, day.log.log_end_offset)
@@ -129,15 +132,15 @@ def test_what_was_cold_is_cold_again_and_what_was_hot_is_hot_still(day: Day) -> 
     )
     assert sum(resident_bytes(path) for path in far) < LEFT_BYTES_MAX
     assert resident_bytes(first, HOT_MB * MB) < LEFT_BYTES_MAX
-    assert (resident_bytes(first, 0, HOT_MB * MB), resident_bytes(last)) == hot_bytes
+    assert_hot(day)
 
 
 def test_a_reader_of_what_another_has_in_memory_takes_it_from_nobody(day: Day) -> None:
     first = day.paths[0]
     day.read(0, HOT_MB // 2 * RECORDS_PER_MB)
-    assert resident_bytes(first, 0, HOT_MB * MB) == HOT_MB * MB
+    assert HOT_MB * MB - resident_bytes(first, 0, HOT_MB * MB) < TAKEN_BYTES_MAX
     day.read(0, HOT_MB // 2 * RECORDS_PER_MB)
-    assert resident_bytes(first, 0, HOT_MB * MB) == HOT_MB * MB
+    assert HOT_MB * MB - resident_bytes(first, 0, HOT_MB * MB) < TAKEN_BYTES_MAX
 
 
 def test_what_is_near_the_end_stays_for_those_who_come_next(day: Day) -> None:
