@@ -130,11 +130,12 @@ class PartitionAppends(ABC):
             result.error_code = self.gaps.refuse(ErrorCode.NOT_ENOUGH_REPLICAS, self._monotonic())
             return True
         now_ms = self._wall_ms()
+        header = None
         try:
             header = check_produced_batch(batch)
             check_limits(header, now_ms, self.settings)
         except InvalidBatch as error:
-            self.append_refused(error, result)
+            self.append_refused(error, result, header)
             self.log_refusal(str(error))
             return True
         if (
@@ -286,12 +287,15 @@ class PartitionAppends(ABC):
                 "%s-%d: refused a batch (%d so far): %s", self.topic, self.index, self._refusal_count, reason
             )
 
-    def append_refused(self, error: PenstockError, result: ProducePartitionResult) -> None:
-        """Nothing was appended: say why, by Kafka's code."""
+    def append_refused(
+        self, error: PenstockError, result: ProducePartitionResult, header: BatchHeader | None = None
+    ) -> None:
+        """Nothing was appended: say why, by Kafka's code. `header` is the batch's, where that could be read."""
         result.error_message = str(error)
         match error:
             case InvalidBatch():
-                self.gaps.skip(self._monotonic())
+                if header is not None:
+                    self.gaps.skip(header.base_sequence, self._monotonic())
                 result.error_code = error.code
             case ProducerStateError():
                 result.error_code = self.gaps.code_of(error.code, self._monotonic())
@@ -373,7 +377,7 @@ class PartitionAppends(ABC):
             if await self.make_ready(header, now_ms) and own_epoch in (None, self.machine.leader_epoch):
                 return await self.append_in_turn(view, header, now_ms, acks, result, done, until)
         except PenstockError as error:
-            self.append_refused(error, result)
+            self.append_refused(error, result, header)
             return True
         result.error_code = self.gaps.refuse(self.refusal, self._monotonic())
         return True

@@ -191,7 +191,7 @@ class PartitionManager(CheckpointedPartitions):
         for state in delta.partitions_changed:
             partition = self._by_id.get((state.topic_id, state.index))
             if partition is not None:
-                self._teach(partition, state)
+                self._teach(partition, self._newest(state))
             elif (
                 self._config.node_id in state.replicas and (state.topic_id, state.index) not in self._damaged
             ):
@@ -322,7 +322,11 @@ class PartitionManager(CheckpointedPartitions):
         self._begins_anew.discard((topic.topic_id, state.index))
         self._by_name[topic.name, state.index] = partition
         self._by_id[topic.topic_id, state.index] = partition
-        self._teach(partition, state)
+        self._teach(partition, self._newest(state))
+
+    def _newest(self, state: PartitionImage) -> PartitionImage:
+        """The state by the image, which may be ahead of the delta that is being acted on."""
+        return self._image.partition(state.topic_id, state.index) or state
 
     def _teach(self, partition: Partition, state: PartitionImage) -> None:
         if partition.begins_anew and partition.machine.has_caught_up:
@@ -362,7 +366,7 @@ class PartitionManager(CheckpointedPartitions):
         moved: list[Partition] = []
         for state in delta.partitions_changed:
             key = (state.topic_id, state.index)
-            now = self._image.partition(*key) or state
+            now = self._newest(state)
             if node_id not in state.replicas and node_id not in now.replicas:
                 if key in self._by_id:
                     moved.append(self._by_id[key])

@@ -35,12 +35,14 @@ class RefusedGaps:
         self._code_until = self.until = now + MEMORY_S
         return code
 
-    def skip(self, now: float) -> None:
+    def skip(self, base_sequence: int, now: float) -> None:
         """Take note that a batch is refused with a code after which it is *not* sent again as it is: its producer closes the gap by itself, or splits it.
 
-        Those behind it that are on their way are out of order, and are to be told so: that is when a client gives them other sequences.
+        Those behind it that are on their way are out of order, and are to be told so: that is when a client gives them other sequences. It matters only of
+        what may be its producer's first: whoever else is unknown may begin anywhere, however often others are refused.
         """
-        self.until = now + MEMORY_S
+        if base_sequence == 0:
+            self.until = now + MEMORY_S
 
     def code_of(self, code: ErrorCode, now: float) -> ErrorCode:
         """What to answer to a batch that must not be appended because of `code`."""

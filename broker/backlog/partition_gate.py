@@ -145,7 +145,7 @@ class PartitionGate(BacklogGate):
         text = self.rule.explain(count, header.size_bytes, self._log_ends(now_ms))
         self.refused_batches += 1
         self.refused_records += count
-        self._partition.gaps.skip(self._clock.monotonic())
+        self._partition.gaps.skip(header.base_sequence, self._clock.monotonic())
         result.error_code = ErrorCode.POLICY_VIOLATION
         result.error_message = f"{self.topic}-{self.index}: {text}"
         self._partition.log_refusal(text)

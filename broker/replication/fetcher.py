@@ -100,6 +100,7 @@ class _Entry:
 
     ask: Ask
     wanted: FetchPartition
+    partition: Partition
 
 
 @dataclass(slots=True)
@@ -331,6 +332,9 @@ class LeaderFetcher:
         partition = self._fetchers.partitions.by_id(*ask.key)
         if partition is None or partition.is_offline:
             return None  # to ask would vouch for a log that has failed
+        if known is not None and known.partition is not partition:
+            self.machine.touch(ask.key)
+            return None  # another log: what was told to the one before is forgotten first, and told again when it is asked for anew
         standing = ask.standing
         if partition.machine.counted_end_offset < standing.end_offset:
             # write.caching was turned off: what was counted is to be synced first
@@ -352,6 +356,7 @@ class LeaderFetcher:
                 log_start_offset,
                 self._config.replica_fetch_max_bytes,
             ),
+            partition,
         )
 
     def _send(

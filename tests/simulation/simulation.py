@@ -27,6 +27,7 @@ from tests.simulation.operating import Operator
 from tests.simulation.topics import place_of
 from tests.simulation.workload import GROUPS, History, Workload
 
+from penstock.broker import keys
 from penstock.errors import PenstockError
 
 START_LIMIT_S = 60.0
@@ -296,7 +297,7 @@ class Simulation:
             if host.broker is None:
                 return f"{host.name} does not run"
         for (topic_id, index), state in sorted(self.observer.states.items()):
-            if topic_id not in self.observer.names or self._is_gone(topic_id):
+            if not self._is_counted(topic_id, index):
                 continue
             place = self.observer.place(topic_id, index)
             if state.leader < 0 or set(state.isr) != set(state.replicas):
@@ -324,10 +325,14 @@ class Simulation:
         partition = None if broker is None else broker.partitions.by_id(topic_id, index)
         return -1 if partition is None else partition.log.log_end_offset
 
-    def _is_gone(self, topic_id: bytes) -> bool:
-        name = self.observer.names[topic_id]
-        image = self.cluster.store
-        return f"/penstock/topics/{name}" not in image.entries
+    def _is_counted(self, topic_id: bytes, index: int) -> bool:
+        """Whether the partition is there: its topic is, and has so many. States beyond that are of an enlargement that did not come to its end."""
+        name = self.observer.names.get(topic_id)
+        entry = None if name is None else self.cluster.store.entries.get(key := keys.topic_key(name))
+        if entry is None:
+            return False
+        topic = keys.decode_topic(key, entry.value)
+        return topic.topic_id == topic_id and index < topic.partition_count
 
     def _unfinished_clients(self) -> str:
         for host in self.cluster.clients:
@@ -367,9 +372,7 @@ class Simulation:
         return found
 
     def _places(self) -> list[tuple[bytes, int]]:
-        return sorted(
-            key for key in self.observer.states if key[0] in self.observer.names and not self._is_gone(key[0])
-        )
+        return sorted(key for key in self.observer.states if self._is_counted(*key))
 
     def _compacts(self, topic_id: bytes) -> bool:
         name = self.observer.names[topic_id]

@@ -242,9 +242,16 @@ def test_a_log_that_has_begun_anew_leads_nobody_before_it_has_what_is_committed(
     play(scene, replica_fetch_max_bytes="2048", replica_fetch_response_max_bytes="2048")
 
 
-def test_a_log_that_begins_anew_where_there_is_nothing_comes_into_the_isr() -> None:
+@pytest.mark.parametrize("follows_more", [False, True])
+def test_a_log_that_begins_anew_where_there_is_nothing_comes_into_the_isr(follows_more: bool) -> None:
+    """Who follows another partition of that leader, too, goes on in the fetch session in which it was told all."""
+
     async def scene(cluster: MemoryCluster) -> None:
         victim = followers(cluster)[0]
+        if follows_more:
+            await cluster.create("other", cluster.state(TOPIC).replicas)
+            await cluster.settled("other")
+            await trio.sleep(3.0)
         partition = cluster.partition(victim, TOPIC)
         assert partition is not None
         partition.note_storage_error(CorruptBatch(SEGMENT, 0, "found by the test"))

@@ -232,6 +232,27 @@ async def test_a_leader_that_is_moved_away_takes_nothing_more_though_other_logs_
         assert broker.broker.partitions.by_name("orders", 0) is None
 
 
+async def test_a_log_that_is_opened_late_leads_in_no_epoch_that_is_over_though_others_are_being_opened() -> (
+    None
+):
+    store = MemoryMetadata()
+    async with memory_broker(store=store) as broker:
+        broker.threads.hold("open_each")
+        made = await broker.broker.topics.create(NewTopic("orders", 1))
+        await settle()
+        await broker.broker.topics.create(NewTopic("more", 1))
+        state = keys.encode_partition(PartitionState((1, 2), (1, 2), 2, 7))
+        await store.transact([], [Put(keys.partition_key(made.topic_id, 0), state)])
+        await settle()
+        broker.threads.release_one("open_each")
+        await settle()
+        assert broker.broker.partitions.by_name("more", 0) is None
+        (part,) = await broker.produced("orders", bytes(batch()), acks=1)
+        assert part.error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+        broker.threads.release_all()
+        await settle()
+
+
 async def test_a_replica_that_was_moved_away_and_back_while_other_logs_are_being_opened_keeps_its_log() -> (
     None
 ):

@@ -68,6 +68,22 @@ async def test_second_batch_of_a_new_producer_is_taken_before_its_first_that_cam
         assert codes == [ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, NOT_LEADER, NONE, NONE]
 
 
+async def test_who_was_forgotten_goes_on_though_others_send_what_is_refused() -> None:
+    async with partition_bench() as bench:
+        await bench.warm_up()
+        damaged = batch()
+        damaged[-1] ^= 1
+        assert bench.send(raw=damaged).code == ErrorCode.CORRUPT_MESSAGE
+        bench.change(max_message_bytes=100)
+        assert bench.send(raw=batch([bytes(200)])).code == ErrorCode.MESSAGE_TOO_LARGE
+        assert (
+            bench.send(raw=batch([bytes(200)], producer_id=8, sequence=3)).code == ErrorCode.MESSAGE_TOO_LARGE
+        )
+        sent = bench.send(raw=batch(producer_id=9, sequence=7))
+        await settle()
+        assert sent.code == NONE
+
+
 async def test_producer_whose_first_batches_were_deleted_can_not_go_on_once_nothing_was_refused_lately() -> (
     None
 ):

@@ -16,7 +16,7 @@ from penstock.protocol.api import ApiKey
 from penstock.protocol.checksum import crc32c
 from penstock.protocol.compression import Codec
 from penstock.protocol.errors import ErrorCode
-from penstock.protocol.record_batch import DELETE_HORIZON_FLAG
+from penstock.protocol.record_batch import DELETE_HORIZON_FLAG, HEADER_SIZE_BYTES
 from penstock.protocol.records import Record, encode_batch
 
 NONE, FULL, TIMED_OUT = ErrorCode.NONE, ErrorCode.POLICY_VIOLATION, ErrorCode.REQUEST_TIMED_OUT
@@ -304,6 +304,23 @@ async def test_the_base_timestamp_need_not_be_that_of_the_first_record(codec: Co
         assert codes == [NONE, NONE]
         await calls.commit(offsets={0: 1})
         assert await produce(broker, 1) == FULL
+
+
+@pytest.mark.parametrize("record", [b"", b"\x80", b"\x02"])
+async def test_a_batch_without_the_record_that_it_promises_is_appended_whole_or_not_at_all(
+    record: bytes,
+) -> None:
+    """Nobody looks into records on the way in, but an age asks for the first one's time."""
+    made = bytearray(raw(1)[:HEADER_SIZE_BYTES] + record)
+    made[8:12] = (len(made) - 12).to_bytes(4)
+    made[17:21] = crc32c(made[21:]).to_bytes(4)
+    async with memory_broker() as broker:
+        calls = await bounded(broker, backlog_max_age_ms="60000")
+        await calls.commit(offsets={0: 0})
+        (answer,) = await broker.produced("orders", bytes(made))
+        assert answer.error_code == NONE
+        partition = broker.partition()
+        assert partition.high_watermark == partition.log.log_end_offset == 1
 
 
 async def test_a_log_that_is_cut_while_it_is_looked_at_is_looked_at_again() -> None:
