@@ -65,6 +65,7 @@ UNPACKED_BYTES_MAX = 256 << 20
 WRITE_BYTES = 256 << 10
 SYNC_BYTES = 8 << 20
 """Synced at the latest after so many bytes, so that no sync of the log itself waits behind a large one."""
+INT64_MAX = 2**63 - 1
 FREE_BYTES_MIN = 1 << 20
 """What a compaction leaves free besides the size of what it rewrites."""
 
@@ -347,7 +348,7 @@ class Compaction:
             if not kept.count:
                 return self._if_known(header, batch)
             if (kept.has_tombstone or header.is_control) and header.delete_horizon_ms is None:
-                horizon_ms = self._now_ms + self._log.config.delete_retention_ms
+                horizon_ms = min(self._now_ms + self._log.config.delete_retention_ms, INT64_MAX)
                 return keep_records_until(data, header, kept, horizon_ms)
             return batch if kept.count == header.record_count else keep_records(data, header, kept)
 

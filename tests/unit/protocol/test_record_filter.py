@@ -1,5 +1,7 @@
 """Batches with fewer records: what stays is byte for byte what it was, under a header that tells the truth."""
 
+from dataclasses import replace
+
 import pytest
 from tests.support.compaction import keyed, marker
 
@@ -125,6 +127,20 @@ def test_a_horizon_stays_when_more_records_go() -> None:
     assert read_batch_header(second).delete_horizon_ms == 10**12
     told = decode_records(memoryview(second), output_max_bytes=MANY)
     assert told == [r for r in RECORDS if r.offset in {106, 109}]
+
+
+def test_a_time_too_far_below_the_horizon_leaves_a_batch_that_can_be_read() -> None:
+    now_ms, int64_min = 10**12, -(2**63)
+    records = [
+        Record(0, now_ms, b"a", b"1"),
+        Record(1, now_ms + int64_min, b"b", None),
+        Record(2, 5, b"c", None),
+    ]
+    raw = bytearray(encode_batch(records, codec=Codec.NONE))
+    data, kept = kept_of(raw, {0, 1, 2})
+    left = keep_records_until(data, read_batch_header(raw), kept, 2 * now_ms)
+    told = decode_records(memoryview(left), output_max_bytes=MANY)
+    assert told == [records[0], replace(records[1], timestamp=2 * now_ms + int64_min), records[2]]
 
 
 def test_an_emptied_batch_holds_its_place_and_its_producers_sequence() -> None:
