@@ -229,6 +229,9 @@ class Compaction:
         shared = segment.pool.acquire(segment)
         try:
             batch = memoryview(shared.file.pread(header.size_bytes, position))
+            check_batch(segment.path, position, header, batch, -1, ChainRules(0, None, 0))
+        except CorruptBatch as error:
+            _raise_unless_gone(segment, error)
         finally:
             segment.pool.release(shared)
         return _marker(segment, position, batch)

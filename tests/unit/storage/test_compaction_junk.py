@@ -9,7 +9,7 @@ from tests.support.memory_files import MemoryFiles
 
 from penstock.protocol.record_filter import ControlType
 from penstock.protocol.records import decode_records
-from penstock.storage.errors import UnreadableRecords
+from penstock.storage.errors import CorruptBatch, UnreadableRecords
 from penstock.storage.log_config import LogConfig
 from penstock.storage.verify import verify_partition
 
@@ -59,3 +59,18 @@ def test_a_marker_that_says_nothing_under_a_right_checksum_is_no_damage() -> Non
     with pytest.raises(UnreadableRecords, match="can't be read"):
         compact(log)
     assert len(read_batches(log)) == 4
+
+
+def test_a_damaged_marker_aborts_nothing_though_the_map_is_full_before_it() -> None:
+    files = MemoryFiles()
+    log = new_log(files, COMPACT)
+    append_raw(log, keyed([(b"b", b"committed")], producer_id=5, is_transactional=True))
+    for number in range(20):
+        append(log, keyed([(b"%d" % number, b"1")]))
+    log.roll()
+    append_raw(log, marker(ControlType.COMMIT, producer_id=5))
+    log.roll()
+    damaged = log.segments[1]
+    files.change(damaged.path, damaged.size_bytes - 9, b"\0")  # the type's last byte: it seems to abort
+    with pytest.raises(CorruptBatch, match="CRC"):
+        compact(log, map_bytes_max=200)
