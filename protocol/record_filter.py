@@ -102,11 +102,10 @@ def keep_records_until(data: bytes, header: BatchHeader, kept: KeptRecords, hori
 
 def _with_count(header: BatchHeader, kept: KeptRecords) -> BatchHeader:
     is_append_time = header.attributes & LOG_APPEND_TIME_FLAG
-    return replace(
-        header,
-        record_count=kept.count,
-        max_timestamp=header.max_timestamp if is_append_time else kept.max_timestamp,
-    )
+    max_timestamp = header.max_timestamp
+    if not is_append_time:  # never above what was checked on the way in, whatever the records say
+        max_timestamp = min(max_timestamp, kept.max_timestamp)
+    return replace(header, record_count=kept.count, max_timestamp=max_timestamp)
 
 
 def empty_batch(header: BatchHeader) -> bytearray:

@@ -7,7 +7,13 @@ from tests.support.compaction import keyed, marker
 
 from penstock.protocol.compression import Codec
 from penstock.protocol.errors import DecodeError
-from penstock.protocol.record_batch import DELETE_HORIZON_FLAG, read_batch_header, stamp, verify_crc
+from penstock.protocol.record_batch import (
+    DELETE_HORIZON_FLAG,
+    HEADER_SIZE_BYTES,
+    read_batch_header,
+    stamp,
+    verify_crc,
+)
 from penstock.protocol.record_filter import (
     ControlType,
     KeptRecords,
@@ -22,6 +28,7 @@ from penstock.protocol.records import (
     encode_batch,
     iterate_entries,
     recompress,
+    seal_batch,
     unpack_batch,
 )
 
@@ -141,6 +148,16 @@ def test_a_time_too_far_below_the_horizon_leaves_a_batch_that_can_be_read() -> N
     left = keep_records_until(data, read_batch_header(raw), kept, 2 * now_ms)
     told = decode_records(memoryview(left), output_max_bytes=MANY)
     assert told == [records[0], replace(records[1], timestamp=2 * now_ms + int64_min), records[2]]
+
+
+def test_a_record_later_than_its_batch_said_does_not_put_off_its_expiry() -> None:
+    made_header = read_batch_header(made())
+    payload = bytes(made()[HEADER_SIZE_BYTES:])
+    raw = seal_batch(replace(made_header, max_timestamp=4990), payload)  # the latest is of 5000
+    data, kept = kept_of(raw, {100, 112})
+    header = read_batch_header(raw)
+    for left in (keep_records(data, header, kept), keep_records_until(data, header, kept, 10**12)):
+        assert read_batch_header(left).max_timestamp == 4990
 
 
 def test_an_emptied_batch_holds_its_place_and_its_producers_sequence() -> None:
