@@ -7,8 +7,8 @@ Python runs one thread at a time. So a compaction works on a worker in steps of 
 interpreter for three times as long after each; a step that took longer because others were at work is followed by a longer pause. That is a
 quarter of a core at the most for each of `log.cleaner.threads`.
 
-An error ends the compaction of one log and disturbs nobody: damage makes it uncleanable until the next start, anything else is tried again
-after a while. One line each.
+An error ends the compaction of one log and disturbs nobody: damage makes it uncleanable until the next start, and so does a control batch that
+can't be read; anything else is tried again after a while. One line each.
 
 Source: Kafka's `LogCleaner`, `LogCleanerManager`; KIP-346 (uncleanable partitions).
 """
@@ -28,7 +28,7 @@ from penstock.runtime.files import StorageError
 from penstock.runtime.threads import Threads
 from penstock.storage.compaction_plan import CompactionPlan, plan_compaction
 from penstock.storage.data_directory import DataDirectory
-from penstock.storage.errors import CorruptBatch, LogChanged, LogClosed, LogFailed
+from penstock.storage.errors import CorruptBatch, LogChanged, LogClosed, LogFailed, UnreadableRecords
 from penstock.storage.retention import CautiousClock
 
 if TYPE_CHECKING:
@@ -217,6 +217,14 @@ class LogCleaner:
             result.written_bytes,
             result.key_count,
         )
+        if result.unreadable_count:
+            log.warning(
+                "%s-%d: copied %d batches as they are, the first at offset %d: they are not damaged, and their records can't be read",
+                partition.topic,
+                partition.index,
+                result.unreadable_count,
+                result.first_unreadable_offset,
+            )
 
     def _give_up(self, partition: Partition, error: Exception) -> None:
         name = f"{partition.topic}-{partition.index}"
@@ -226,10 +234,11 @@ class LogCleaner:
             log.debug("%s: compaction given up: %s", name, error)
         elif isinstance(error, LogFailed):
             partition.note_storage_error(error)
-        elif isinstance(error, CorruptBatch):
+        elif isinstance(error, CorruptBatch | UnreadableRecords):
             self._not_before[partition] = FOR_EVER
             log.error("%s: not compacted any more until the next start: %s", name, error)
-            self._partitions.quarantine(partition.topic_id, partition.index, str(error))
+            if isinstance(error, CorruptBatch):
+                self._partitions.quarantine(partition.topic_id, partition.index, str(error))
         else:
             self._not_before[partition] = now + RETRY_S
             log.error("%s: not compacted, tried again in %d s: %s", name, RETRY_S, error)

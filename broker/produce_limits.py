@@ -8,15 +8,18 @@ NO_TIMESTAMP = -1
 
 
 def check_limits(header: BatchHeader, now_ms: int, settings: PartitionSettings) -> None:
-    """Raise InvalidBatch for a client's batch that may not be appended; `now_ms` is the wall clock's."""
+    """Raise InvalidBatch for a client's batch that may not be appended; `now_ms` is the wall clock's.
+
+    A record without a timestamp (-1) is within the bounds, and says nothing of the batch's largest.
+    """
     if header.attributes & TRANSACTIONAL_FLAG:
         raise InvalidBatch(ErrorCode.INVALID_TXN_STATE, "a transactional batch outside of a transaction")
     check_size(header, settings)
-    if settings.log_config.log_append_time or header.base_timestamp == NO_TIMESTAMP:
+    if settings.log_config.log_append_time:
         return
-    if (
-        header.max_timestamp - now_ms > settings.timestamp_after_max_ms
-        or now_ms - header.base_timestamp > settings.timestamp_before_max_ms
+    if header.max_timestamp - now_ms > settings.timestamp_after_max_ms or (
+        header.base_timestamp != NO_TIMESTAMP
+        and now_ms - header.base_timestamp > settings.timestamp_before_max_ms
     ):
         raise InvalidBatch(
             ErrorCode.INVALID_TIMESTAMP,

@@ -7,6 +7,7 @@ Invariants:
     - Base offset, last offset delta, leader epoch and the producer's fields stay: offsets and sequences tell the same story as before.
     - A record that stays is copied as it lies, in its batch's codec; only the delete horizon, which takes the place of the base timestamp,
       has the timestamp deltas written anew.
+    - What is written can be read again: a record whose time lies further below the horizon than 64 bits can say comes nearer.
 
 Source: KIP-534; Kafka's `MemoryRecords.filterTo`, `DefaultRecordBatch.writeEmptyHeader`, `ControlRecordType`.
 """
@@ -31,6 +32,7 @@ from penstock.protocol.records import iterate_entries, seal_batch, unpack_batch
 CONTROL_BYTES_MAX = 1 << 20
 """Of the records of a control batch: a marker has about a dozen."""
 _CONTROL_KEY = struct.Struct(">hh")
+_INT64_MIN = -(2**63)
 
 
 class ControlType(enum.IntEnum):
@@ -76,7 +78,7 @@ def keep_records(data: bytes, header: BatchHeader, kept: KeptRecords) -> bytearr
 
 
 def keep_records_until(data: bytes, header: BatchHeader, kept: KeptRecords, horizon_ms: int) -> bytearray:
-    """The same, with a delete horizon: from then on compaction may drop the tombstones, or the marker, in it."""
+    """The same, with a delete horizon: from then on compaction may drop the tombstones, or the marker, in it. `horizon_ms` is not negative."""
     left = bytearray()
     runs = kept.runs
     run = 0
@@ -88,7 +90,7 @@ def keep_records_until(data: bytes, header: BatchHeader, kept: KeptRecords, hori
             break
         if start < runs[run]:
             continue
-        head = b"\0" + encode_varint(timestamp - horizon_ms)
+        head = b"\0" + encode_varint(max(timestamp - horizon_ms, _INT64_MIN))
         left += encode_varint(len(head) + end - rest)
         left += head
         left += view[rest:end]
@@ -100,11 +102,10 @@ def keep_records_until(data: bytes, header: BatchHeader, kept: KeptRecords, hori
 
 def _with_count(header: BatchHeader, kept: KeptRecords) -> BatchHeader:
     is_append_time = header.attributes & LOG_APPEND_TIME_FLAG
-    return replace(
-        header,
-        record_count=kept.count,
-        max_timestamp=header.max_timestamp if is_append_time else kept.max_timestamp,
-    )
+    max_timestamp = header.max_timestamp
+    if not is_append_time:  # never above what was checked on the way in, whatever the records say
+        max_timestamp = min(max_timestamp, kept.max_timestamp)
+    return replace(header, record_count=kept.count, max_timestamp=max_timestamp)
 
 
 def empty_batch(header: BatchHeader) -> bytearray:

@@ -9,7 +9,8 @@ Three passes over what `plan` names. 1. Headers of the dirty part: which transac
 
 What stays: a record whose key has no later one below the end; but a tombstone only until the delete horizon of its batch, which the first
 compaction that meets it sets `delete.retention.ms` ahead. Records of aborted transactions and records without a key go. A marker goes once no batch
-of its transaction is left, and the horizon that it gets then has passed. What lies at or above the end is copied.
+of its transaction is left, and the horizon that it gets then has passed. What lies at or above the end is copied. So is a batch whose records
+can't be read though its checksum is right: its producer wrote that, and it is no damage. The keys before the fault count like any others.
 
 Invariants:
     - Offsets stay: a batch keeps base offset, last offset delta, sequence, epochs. One that loses nothing is copied byte for byte, one that loses
@@ -29,7 +30,6 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
-from penstock.protocol.compression import DecompressionTooLarge
 from penstock.protocol.errors import DecodeError
 from penstock.protocol.record_batch import BatchHeader, read_batch_header
 from penstock.protocol.record_filter import (
@@ -49,7 +49,7 @@ from penstock.storage.compaction_plan import (
     SegmentGroup,
     group_segments,
 )
-from penstock.storage.errors import CorruptBatch, LogChanged, SegmentFull
+from penstock.storage.errors import CorruptBatch, LogChanged, SegmentFull, UnreadableRecords
 from penstock.storage.key_map import KeyMap
 from penstock.storage.layout import CLEANED_SUFFIX, RELATIVE_OFFSET_MAX, SEGMENT_SIZE_BYTES_MAX
 from penstock.storage.log import Log
@@ -65,6 +65,7 @@ UNPACKED_BYTES_MAX = 256 << 20
 WRITE_BYTES = 256 << 10
 SYNC_BYTES = 8 << 20
 """Synced at the latest after so many bytes, so that no sync of the log itself waits behind a large one."""
+INT64_MAX = 2**63 - 1
 FREE_BYTES_MIN = 1 << 20
 """What a compaction leaves free besides the size of what it rewrites."""
 
@@ -93,6 +94,10 @@ class CompactionResult:
     """Of the segments that were rewritten."""
     written_bytes: int = 0
     """Of those that took their place."""
+    unreadable_count: int = 0
+    """Batches that were copied because their records can't be read."""
+    first_unreadable_offset: int = -1
+    """The base offset of the first of them; -1 without one."""
 
 
 class Compaction:
@@ -130,7 +135,8 @@ class Compaction:
 
         Raises:
             LogChanged, LogClosed: the log was truncated, deleted from, closed or is not to be compacted any more; no fault.
-            CorruptBatch: damage, or records that can't be read; the log is as before.
+            CorruptBatch: damage; the log is as before.
+            UnreadableRecords: nobody can tell what a control batch says, though it is not damaged; the log is as before.
             DiskFull: no room for the new segment; the log is as before.
             LogFailed, StorageError
         """
@@ -223,6 +229,9 @@ class Compaction:
         shared = segment.pool.acquire(segment)
         try:
             batch = memoryview(shared.file.pread(header.size_bytes, position))
+            check_batch(segment.path, position, header, batch, -1, ChainRules(0, None, 0))
+        except CorruptBatch as error:
+            _raise_unless_gone(segment, error)
         finally:
             segment.pool.release(shared)
         return _marker(segment, position, batch)
@@ -255,7 +264,7 @@ class Compaction:
             return False
         first_offset = self._plan.first_dirty_offset
         put = self._keys.put
-        with _Readable(segment, position):
+        with contextlib.suppress(DecodeError):  # copied later on
             entries = iterate_entries(*unpack_batch(batch, UNPACKED_BYTES_MAX))
             for count, (offset, _, key, _, _, _, _) in enumerate(entries):
                 if offset >= first_offset and key is not None and not put(key, offset):
@@ -340,16 +349,24 @@ class Compaction:
                 return batch
         elif self._transactions.is_aborted(header) or not header.record_count:
             return self._if_known(header, batch)
-        with _Readable(segment, position):
+        kept = KeptRecords()
+        try:
             data, _ = unpack_batch(batch, UNPACKED_BYTES_MAX)
-            kept = KeptRecords()
             yield from self._select(data, header, kept)
-            if not kept.count:
-                return self._if_known(header, batch)
-            if (kept.has_tombstone or header.is_control) and header.delete_horizon_ms is None:
-                horizon_ms = self._now_ms + self._log.config.delete_retention_ms
-                return keep_records_until(data, header, kept, horizon_ms)
-            return batch if kept.count == header.record_count else keep_records(data, header, kept)
+        except DecodeError:
+            self._note_unreadable(header)
+            return batch
+        if not kept.count:
+            return self._if_known(header, batch)
+        if (kept.has_tombstone or header.is_control) and header.delete_horizon_ms is None:
+            horizon_ms = min(self._now_ms + self._log.config.delete_retention_ms, INT64_MAX)
+            return keep_records_until(data, header, kept, horizon_ms)
+        return batch if kept.count == header.record_count else keep_records(data, header, kept)
+
+    def _note_unreadable(self, header: BatchHeader) -> None:
+        if not self.result.unreadable_count:
+            self.result.first_unreadable_offset = header.base_offset
+        self.result.unreadable_count += 1
 
     def _select(self, data: bytes, header: BatchHeader, kept: KeptRecords) -> Steps:
         """Note in `kept` which records of an unpacked batch stay."""
@@ -450,25 +467,6 @@ class _Output:
             self._file.close()
 
 
-class _Readable:
-    """Turns what is wrong with a batch's records, under a right checksum, into a CorruptBatch."""
-
-    __slots__ = ("_position", "_segment")
-
-    def __init__(self, segment: Segment, position: int) -> None:
-        self._segment = segment
-        self._position = position
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        if isinstance(error, DecodeError | DecompressionTooLarge):
-            raise CorruptBatch(
-                self._segment.path, self._position, f"its records can't be read: {error}"
-            ) from error
-
-
 def _fits(output: _Output, segment_count: int, group: SegmentGroup) -> bool:
     """Whether a group can go to an output that holds no records yet, if need be all of it."""
     return (
@@ -479,8 +477,10 @@ def _fits(output: _Output, segment_count: int, group: SegmentGroup) -> bool:
 
 
 def _marker(segment: Segment, position: int, batch: memoryview) -> int | None:
-    with _Readable(segment, position):
+    try:
         return control_type(batch)
+    except DecodeError as error:
+        raise UnreadableRecords(segment.path, position, str(error)) from error
 
 
 def _emptied(header: BatchHeader, batch: memoryview) -> memoryview | bytearray:

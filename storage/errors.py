@@ -20,6 +20,15 @@ class CorruptBatch(StorageError):
         self.reason = reason
 
 
+class UnreadableRecords(StorageError):
+    """A record batch has the right checksum and holds what is no record: so it was written, and the disk is whole."""
+
+    def __init__(self, path: str, position: int, reason: str) -> None:
+        super().__init__(
+            f"the records of the batch at position {position} can't be read: {reason}", path=path
+        )
+
+
 class CorruptFile(StorageError):
     """A checkpoint, snapshot or metadata file does not parse, or its checksum is wrong."""
 
@@ -122,6 +131,7 @@ __all__ = [
     "StaleLeaderEpoch",
     "StorageError",
     "TopicIdMismatch",
+    "UnreadableRecords",
     "UnsupportedFormat",
     "missing_is_disk_error",
 ]

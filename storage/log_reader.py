@@ -28,7 +28,7 @@ from penstock.storage.batch_walk import (
 )
 from penstock.storage.errors import CorruptBatch, NotResident
 from penstock.storage.log_slice import LogSlice, empty_slice
-from penstock.storage.segment import Indexes, Segment
+from penstock.storage.segment import HotTail, Indexes, Segment
 from penstock.storage.segment_files import SharedFile
 from penstock.storage.segment_indexes import batch_ends_with, ensure_indexes, rebuild_indexes
 
@@ -147,7 +147,7 @@ def _slice_of_segment(segments: Segments, number: int, request: ReadRequest) -> 
     if batch == len(tail.end_offsets):
         return None
     position = positions[batch]
-    limit = _end_in_tail(segments, number, request)
+    limit = _end_in_tail(segments, number, tail, request)
     if position >= limit:
         return None
     first_end = positions[batch + 1] if batch + 1 < len(positions) else limit
@@ -165,16 +165,17 @@ def _slice_of_segment(segments: Segments, number: int, request: ReadRequest) -> 
     return _make_passing_slice(segment, request, found, limit, passing_from)
 
 
-def _end_in_tail(segments: Segments, number: int, request: ReadRequest) -> int:
-    """The position of the end offset, which lies above an offset in the tail."""
+def _end_in_tail(segments: Segments, number: int, tail: HotTail, request: ReadRequest) -> int:
+    """The position of the end offset, which lies in the tail or above it.
+
+    `tail` is the one that the caller looked at: an append may have put one in its place that begins above the end offset.
+    """
     segment = segments[number]
     if number + 1 < len(segments):
         if request.end_offset >= segments[number + 1].base_offset:
             return segment.size_bytes
     elif request.ends_at_size >= 0:
         return request.ends_at_size
-    tail = segment.tail
-    assert tail is not None
     end = tail.find(request.end_offset)
     return tail.positions[end] if end < len(tail.positions) else segment.size_bytes
 
@@ -325,7 +326,7 @@ def _end_position(segments: Segments, number: int, file: File, found: _Located, 
         return request.ends_at_size
     tail = segment.tail
     if tail is not None and request.end_offset >= tail.first_offset:
-        return _end_in_tail(segments, number, request)
+        return _end_in_tail(segments, number, tail, request)
     wanted = max(found.position + request.max_bytes, found.first_end)
     floor = _checked_floor(segment, file, request.end_offset - 1, request)
     if floor >= wanted:

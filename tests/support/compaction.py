@@ -6,9 +6,9 @@ from typing import NamedTuple
 from tests.support.logs import NOW_MS, OUTPUT_MAX_BYTES, read_batches
 
 from penstock.protocol.compression import Codec
-from penstock.protocol.record_batch import read_batch_header, stamp
+from penstock.protocol.record_batch import HEADER_SIZE_BYTES, read_batch_header, stamp
 from penstock.protocol.record_filter import ControlType
-from penstock.protocol.records import Record, decode_records, encode_batch
+from penstock.protocol.records import Record, decode_records, encode_batch, seal_batch
 from penstock.storage.compaction import Compaction, CompactionLimits, CompactionResult
 from penstock.storage.compaction_plan import CompactionPlan, plan_compaction
 from penstock.storage.log import Log
@@ -101,6 +101,12 @@ def keyed(
             is_transactional=is_transactional,
         )
     )
+
+
+def unreadable(raw: bytearray, *, kept_bytes: int = 0) -> bytearray:
+    """The batch under a right checksum, but with junk in the place of its records behind the first `kept_bytes`."""
+    kept = bytes(raw[HEADER_SIZE_BYTES : HEADER_SIZE_BYTES + kept_bytes])
+    return seal_batch(read_batch_header(raw), kept + b"no record at all")
 
 
 def marker(kind: ControlType, *, producer_id: int, producer_epoch: int = 0) -> bytearray:

@@ -1,5 +1,6 @@
 """The log cleaner at work: which log is next, how errors end, who may pull a log from under it, and what is written down."""
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar, TypeVarTuple
@@ -7,9 +8,9 @@ from typing import TypeVar, TypeVarTuple
 import pytest
 import trio
 import trio.testing
-from tests.support.compaction import append_raw, kept_records, keyed, marker
+from tests.support.compaction import append_raw, kept_records, keyed, marker, unreadable
 from tests.support.group_calls import GroupCalls
-from tests.support.logs import NOW_MS
+from tests.support.logs import NOW_MS, read_batches
 from tests.support.memory_broker import DATA, MemoryBroker, memory_broker
 from tests.support.memory_files import MemoryFiles
 from tests.support.memory_metadata import MemoryMetadata
@@ -126,6 +127,34 @@ async def test_damage_makes_a_log_uncleanable_with_one_line_and_others_go_on(
         assert "bad-0: not compacted any more" in lines[0].getMessage()
         assert "CRC" in lines[0].getMessage()
         await write(broker, "bad", (b"k", b"still served"))
+
+
+async def test_a_batch_that_nobody_can_read_is_named_in_one_line_and_hinders_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with memory_broker() as broker:
+        log = await dirty(broker)
+        append_raw(log, unreadable(keyed([(b"k", b"junk")], timestamps_ms=NOW_MS)))
+        await write(broker, "orders", *[(b"k", b"%d" % number) for number in range(COUNT)])
+        assert await cleaner(broker).clean_one()
+        assert not await cleaner(broker).clean_one()
+        (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert f"orders-0: copied 1 batches as they are, the first at offset {COUNT}:" in line
+        assert len(read_batches(log)) < COUNT
+
+
+async def test_a_marker_that_nobody_can_read_ends_the_compaction_and_is_not_called_damage(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with memory_broker() as broker:
+        log = await dirty(broker)
+        append_raw(log, unreadable(marker(ControlType.COMMIT, producer_id=5)))
+        await write(broker, "orders", *[(b"k", b"%d" % number) for number in range(COUNT)])
+        for _ in range(3):
+            await cleaner(broker).clean_one()
+        (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert "orders-0: not compacted any more until the next start" in line
+        assert "corrupt" not in line
 
 
 async def test_a_full_disk_is_named_once_and_tried_again_later(

@@ -435,6 +435,9 @@ async def test_limits_of_the_topic_are_kept() -> None:
         assert b.send(raw=batch(timestamps_ms=NOW_MS - 6)).code == ErrorCode.INVALID_TIMESTAMP
         assert b.send(raw=batch(timestamps_ms=NOW_MS + 5)).code == TIMED_OUT
         assert b.send(raw=batch(timestamps_ms=-1)).code == TIMED_OUT, "no timestamp is no wrong timestamp"
+        assert b.send(raw=batch(2, timestamps_ms=[-1, NOW_MS + 5])).code == TIMED_OUT
+        late = batch(2, timestamps_ms=[-1, NOW_MS + 6])
+        assert b.send(raw=late).code == ErrorCode.INVALID_TIMESTAMP, "the first record's lack is its own"
         raw = bytearray(
             encode_batch(
                 [Record(0, NOW_MS, None, b"v")],

@@ -1,11 +1,19 @@
 """Batches with fewer records: what stays is byte for byte what it was, under a header that tells the truth."""
 
+from dataclasses import replace
+
 import pytest
 from tests.support.compaction import keyed, marker
 
 from penstock.protocol.compression import Codec
 from penstock.protocol.errors import DecodeError
-from penstock.protocol.record_batch import DELETE_HORIZON_FLAG, read_batch_header, stamp, verify_crc
+from penstock.protocol.record_batch import (
+    DELETE_HORIZON_FLAG,
+    HEADER_SIZE_BYTES,
+    read_batch_header,
+    stamp,
+    verify_crc,
+)
 from penstock.protocol.record_filter import (
     ControlType,
     KeptRecords,
@@ -20,6 +28,7 @@ from penstock.protocol.records import (
     encode_batch,
     iterate_entries,
     recompress,
+    seal_batch,
     unpack_batch,
 )
 
@@ -125,6 +134,30 @@ def test_a_horizon_stays_when_more_records_go() -> None:
     assert read_batch_header(second).delete_horizon_ms == 10**12
     told = decode_records(memoryview(second), output_max_bytes=MANY)
     assert told == [r for r in RECORDS if r.offset in {106, 109}]
+
+
+def test_a_time_too_far_below_the_horizon_leaves_a_batch_that_can_be_read() -> None:
+    now_ms, int64_min = 10**12, -(2**63)
+    records = [
+        Record(0, now_ms, b"a", b"1"),
+        Record(1, now_ms + int64_min, b"b", None),
+        Record(2, 5, b"c", None),
+    ]
+    raw = bytearray(encode_batch(records, codec=Codec.NONE))
+    data, kept = kept_of(raw, {0, 1, 2})
+    left = keep_records_until(data, read_batch_header(raw), kept, 2 * now_ms)
+    told = decode_records(memoryview(left), output_max_bytes=MANY)
+    assert told == [records[0], replace(records[1], timestamp=2 * now_ms + int64_min), records[2]]
+
+
+def test_a_record_later_than_its_batch_said_does_not_put_off_its_expiry() -> None:
+    made_header = read_batch_header(made())
+    payload = bytes(made()[HEADER_SIZE_BYTES:])
+    raw = seal_batch(replace(made_header, max_timestamp=4990), payload)  # the latest is of 5000
+    data, kept = kept_of(raw, {100, 112})
+    header = read_batch_header(raw)
+    for left in (keep_records(data, header, kept), keep_records_until(data, header, kept, 10**12)):
+        assert read_batch_header(left).max_timestamp == 4990
 
 
 def test_an_emptied_batch_holds_its_place_and_its_producers_sequence() -> None:

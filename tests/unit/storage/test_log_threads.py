@@ -208,9 +208,28 @@ def test_a_read_at_any_line_of_an_append_sees_what_was_visible(before: int) -> N
     assert last_batch_before(log, before + 1) == (before, before + 1)
 
 
-@pytest.mark.parametrize("before", [5, 2 * TAIL_BATCHES_MIN - 1])
-def test_an_append_at_any_line_of_a_read_changes_nothing_for_it(before: int) -> None:
-    names = frozenset({"read", "read_slice", "_slice_of_segment", "_end_in_tail", "_make_slice", "find"})
+@pytest.mark.parametrize(
+    ("before", "start", "end"),
+    [
+        (5, 4, 5),
+        (2 * TAIL_BATCHES_MIN - 1, 2 * TAIL_BATCHES_MIN - 2, 2 * TAIL_BATCHES_MIN - 1),
+        (2 * TAIL_BATCHES_MIN - 1, 90, 100),  # in a tail that the append trims to what lies above
+        (3 * TAIL_BATCHES_MIN - 1, TAIL_BATCHES_MIN - 1, TAIL_BATCHES_MIN + 1),  # from below such a tail
+    ],
+)
+def test_an_append_at_any_line_of_a_read_changes_nothing_for_it(before: int, start: int, end: int) -> None:
+    names = frozenset(
+        {
+            "read",
+            "read_slice",
+            "_slice_of_segment",
+            "_cold_slice",
+            "_end_position",
+            "_end_in_tail",
+            "_make_slice",
+            "find",
+        }
+    )
     for line in range(1, 200):
         log = new_log(MemoryFiles())
         fill(log, before)
@@ -224,12 +243,12 @@ def test_an_append_at_any_line_of_a_read_changes_nothing_for_it(before: int) -> 
 
         sys.settrace(at_each_line(names, write))
         try:
-            with log.read(before - 1, 1 << 20, before, resident_only=True) as part:
+            with log.read(start, 1 << 20, end, resident_only=True) as part:
                 sys.settrace(None)
                 headers = [header for header, _ in iterate_batches(part.read())]
         finally:
             sys.settrace(None)
-        assert [(header.base_offset, header.next_offset) for header in headers] == [(before - 1, before)]
+        assert [header.base_offset for header in headers] == list(range(start, end))
         if passed < line:
             assert line > 20
             return
