@@ -300,8 +300,11 @@ class Cluster:
         return connection
 
     def _suspect(self) -> None:
-        """A broker owes an answer and is silent: ask another who is there."""
-        if len(self._nodes) > 1 and not self._is_suspecting:
+        """A broker owes an answer and is silent: ask another who is there, be it the one that told of this one and of no other."""
+        if self._is_suspecting:
+            return
+        peers = {connection.peer for connection in self._connections.values() if connection.is_open}
+        if len(self._nodes) > 1 or len(peers) > 1:
             self._is_suspecting = True
             self._nursery.start_soon(self._look_around)
 

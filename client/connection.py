@@ -53,10 +53,11 @@ class ConnectionSettings:
 class PendingAnswer:
     """The place of one request in the line of answers; made by `Connection.begin`, for `Connection.finish`."""
 
-    __slots__ = ("correlation_id", "failure", "frame", "ready", "sent_at", "taken_by")
+    __slots__ = ("correlation_id", "failure", "frame", "patience_s", "ready", "sent_at", "taken_by")
 
-    def __init__(self, correlation_id: int) -> None:
-        self.correlation_id = correlation_id
+    def __init__(self, patience_s: float) -> None:
+        self.correlation_id = -1
+        self.patience_s = patience_s
         self.sent_at = trio.current_time()
         self.ready = trio.Event()
         self.frame: memoryview | None = None
@@ -82,7 +83,8 @@ class Connection:
         self._api_versions: Mapping[int, tuple[int, int]] = {}
         self._heard_at = 0.0
         self.on_silence: Callable[[], None] = _do_nothing
-        """Called now and then while the broker owes an answer and says nothing: it may be dead for the rest of the cluster."""
+        """Called now and then, and before a further request, while the broker owes an answer and says nothing: it may be dead for the
+        rest of the cluster."""
 
     @property
     def peer(self) -> str:
@@ -102,9 +104,7 @@ class Connection:
     @property
     def is_silent(self) -> bool:
         """Whether the broker has owed an answer for `SILENCE_S`, and has said nothing in that time."""
-        if not self._unanswered:
-            return False
-        return trio.current_time() - max(self._unanswered[0].sent_at, self._heard_at) >= SILENCE_S
+        return bool(self._unanswered) and self._silent_s(trio.current_time()) >= SILENCE_S
 
     @property
     def api_versions(self) -> Mapping[int, tuple[int, int]]:
@@ -177,9 +177,12 @@ class Connection:
         `at_once` hands it to the system right here, where the rest of a turn's requests would go with it in one call.
 
         Raises:
-            ConnectionLost: the connection was lost; nobody is answered.
+            ConnectionLost: the connection was lost, or the broker has been silent for the request timeout; nobody is answered.
         """
-        answer = PendingAnswer(self._put(api_key, version, body, at_once=at_once))
+        answer = PendingAnswer(self._settings.request_timeout_ms / 1000)
+        if self._unanswered and answer.sent_at - self._unanswered[0].sent_at >= SILENCE_S:
+            self._look_for_silence(answer.sent_at)
+        answer.correlation_id = self._put(api_key, version, body, at_once=at_once)
         self._unanswered.append(answer)
         return answer
 
@@ -197,7 +200,8 @@ class Connection:
         Returns without a checkpoint where the answer is there. Errors and cancellation as for `request`.
         """
         if not answer.ready.is_set():
-            await self._wait(answer, (self._settings.request_timeout_ms + broker_wait_ms) / 1000)
+            answer.patience_s = (self._settings.request_timeout_ms + broker_wait_ms) / 1000
+            await self._wait(answer)
         if answer.frame is None:
             if answer.failure is None:
                 answer.failure = ConnectionLost(f"{self.peer}: no answer to {api_key.name} in time")
@@ -209,9 +213,21 @@ class Connection:
         """What follows the header of an answer. Raises ProtocolError; the connection is closed."""
         return frame[self._answer_header_size_bytes(api_key, version, frame) :]
 
-    async def _wait(self, answer: PendingAnswer, patience_s: float) -> None:
+    def _silent_s(self, now: float) -> float:
+        """For how long the broker has owed an answer and said nothing; there is one that it owes."""
+        return now - max(self._unanswered[0].sent_at, self._heard_at)
+
+    def _look_for_silence(self, now: float) -> None:
+        """What `_wait` does for the oldest request, whose caller may have given it up: where all are impatient nobody waits for long."""
+        silent_s = self._silent_s(now)
+        if silent_s >= self._unanswered[0].patience_s:
+            self._fail(ConnectionLost(f"{self.peer}: no answer in time to what was asked before"))
+        elif silent_s >= SILENCE_S:
+            self.on_silence()
+
+    async def _wait(self, answer: PendingAnswer) -> None:
         """Wait for an answer for so long since it was asked for, and say so while the broker is silent, less and less often."""
-        sent_at = -math.inf
+        sent_at, patience_s = -math.inf, answer.patience_s
         interval_s = look_at = 0.0
         while True:
             if answer.sent_at != sent_at:

@@ -69,7 +69,7 @@ class PartitionQueue:
         self.is_draining = False
         self.identity: ProducerIdentity | None = None
         self.has_acked = False
-        """Under this producer id: every leader from now on knows it, and takes nothing behind a gap."""
+        """Under this producer id, in this topic: every leader from now on knows it, and takes nothing behind a gap."""
         self.has_gap = False
         """A batch was refused for good while others were on the wire behind it: those will be out of order, for no other reason."""
         self.next_sequence = 0
@@ -117,6 +117,11 @@ class PartitionQueue:
         if self.on_wire and self.identity is not None and not self.has_acked:
             self.is_draining = True
 
+    def forget_topic(self) -> None:
+        """The topic is another one of the same name, whose leaders know neither sequences nor producer."""
+        self.has_acked = False
+        self.must_restart = self.must_restart or self.identity is not None
+
     def restart(self) -> None:
         """Take the next epoch, or forget the identity where there is no next one; all waiting batches get new sequences."""
         assert not self.on_wire
@@ -157,7 +162,8 @@ class PartitionQueue:
         """The batch is in the log."""
         self.on_wire.remove(batch)
         self.failure_count = 0
-        self.has_acked = True
+        if not self.must_restart:  # else it may be in the log of a topic that is gone
+            self.has_acked = True
 
     def refused(self, batch: Batch) -> None:
         """The batch from the wire is not in the log and will not be: close the gap that it leaves in the sequences."""

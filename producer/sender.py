@@ -128,8 +128,8 @@ class Sender:
             self._give_up(queue, lambda _: error)
             return True
         if metadata.topic_id != queue.topic_id:
-            if queue.topic_id is not None and queue.identity is not None:
-                queue.must_restart = True  # another topic of the same name, which knows no sequences
+            if queue.topic_id is not None:
+                queue.forget_topic()
             queue.topic_id, queue.leader_epoch = metadata.topic_id, -1
         if partition.leader_epoch > queue.leader_epoch:  # what the last leader did is no reason to wait
             queue.leader_epoch = partition.leader_epoch

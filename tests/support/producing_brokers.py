@@ -137,6 +137,7 @@ class ProducingBroker(ScriptedBroker):
         answer = metadata_answer(
             {node: (f"b{node}", 9092) for node in self.cluster.brokers}, {TOPIC: self.cluster.leaders}
         )
+        answer.topics[0].topic_id = self.cluster.topic_id
         for part in answer.topics[0].partitions:
             part.leader_epoch = self.cluster.epochs.get(part.partition_index, 3)
         wanted = [topic.name for topic in request.topics]
@@ -159,7 +160,9 @@ class ProducingBroker(ScriptedBroker):
         instead: Instead | None = None
         for topic in request.topic_data:
             for part in topic.partition_data:
-                result = self._append(part.index, part.records, request.acks)
+                result: tuple[ErrorCode, int] | Instead = (ErrorCode.UNKNOWN_TOPIC_ID, -1)
+                if getattr(topic, "topic_id", self.cluster.topic_id) == self.cluster.topic_id:
+                    result = self._append(part.index, part.records, request.acks)
                 if isinstance(result, Instead):
                     instead = result
                 else:
@@ -169,7 +172,7 @@ class ProducingBroker(ScriptedBroker):
             return instead
         if request.acks == 0:
             return SILENCE
-        topic = Message(name=TOPIC, topic_id=TOPIC_ID, partition_responses=parts)
+        topic = Message(name=TOPIC, topic_id=request.topic_data[0].topic_id, partition_responses=parts)
         told = {part.current_leader.leader_id for part in parts if hasattr(part, "current_leader")}
         endpoints = [Message(node_id=node, host=f"b{node}", port=9092, rack=None) for node in sorted(told)]
         return Message(responses=[topic], node_endpoints=endpoints)
@@ -227,6 +230,7 @@ class ProducingCluster:
         """Leader epochs by partition; where one is given, a broker that does not lead says who does."""
         self.logs = [PartitionLog() for _ in range(partition_count)]
         self.producer_id = 99
+        self.topic_id = TOPIC_ID
         self.is_topic_gone = False
         self.fate: Callable[[int, memoryview], Fate] = fate or (lambda index, records: GOOD)
         self.delay_s = delay_s
@@ -243,6 +247,11 @@ class ProducingCluster:
     def forget_topic(self) -> None:
         """The topic is deleted."""
         self.is_topic_gone = True
+
+    def make_topic_anew(self) -> None:
+        """The topic is deleted, and another of its name and size is made."""
+        self.topic_id = bytes(reversed(self.topic_id))
+        self.logs = [PartitionLog() for _ in self.logs]
 
     def hang_up(self, node_id: int) -> None:
         """End all connections to a broker."""

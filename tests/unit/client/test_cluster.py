@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from penstock.client.cluster import Cluster, ConnectionLane
 from penstock.client.connection import ConnectionSettings
 from penstock.client.errors import BootstrapFailed, BrokerError, UnsupportedByBroker
-from penstock.client.metadata import Address, parse_bootstrap
+from penstock.client.metadata import Address, Node, parse_bootstrap
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.message import Message
@@ -235,6 +235,32 @@ async def test_a_silent_broker_that_the_others_name_no_more_is_given_up_before_i
         await cluster.refresh([])
         assert trio.current_time() == began, "nor is it asked by the connection that all began with"
         assert len(frozen.bodies(ApiKey.METADATA)) == 1
+
+
+@pytest.mark.parametrize("is_told", ["Metadata", "FindCoordinator"])
+async def test_a_silent_broker_that_the_others_name_no_more_is_asked_again_by_callers_who_give_up_early(
+    is_told: str, autojump_clock: MockClock
+) -> None:
+    """However the client came to know it: the answer to FindCoordinator names no other broker."""
+    frozen, other = broker_that_names(2), broker_that_names(1, 2)
+    network = ScriptedNetwork({("2", 9092): frozen, ("1", 9092): other})
+    async with cluster_of(network, "1:9092") as cluster:
+        if is_told == "Metadata":
+            await cluster.refresh([])
+        else:
+            await cluster.any_connection()
+            cluster.learn_node(Node(2, Address("2", 9092)))
+        frozen.handlers[ApiKey.LIST_GROUPS] = lambda version, request: SILENCE
+        connection = await cluster.connection(2)
+        answer = metadata_answer({1: ("1", 9092)})
+        other.handlers[ApiKey.METADATA] = lambda version, request: answer
+        for _ in range(2):
+            with trio.move_on_after(1.5):
+                await connection.request(ApiKey.LIST_GROUPS, Message())
+        with pytest.raises(ConnectionLost), trio.fail_after(1.5):
+            await connection.request(ApiKey.LIST_GROUPS, Message())
+        with pytest.raises(BrokerError, match="broker 2 is not known"):
+            await cluster.connection(2)
 
 
 async def test_a_broker_that_only_takes_its_time_keeps_its_connection(autojump_clock: MockClock) -> None:

@@ -191,6 +191,54 @@ async def test_a_broker_that_stays_silent_counts_as_lost(autojump_clock: MockClo
         assert not connection.is_open
 
 
+async def give_up_after(seconds: float, call: Callable[[], Awaitable[object]]) -> bool:
+    """Whether the call was given up."""
+    with trio.move_on_after(seconds) as scope:
+        await call()
+    return scope.cancelled_caught
+
+
+async def test_a_silent_broker_is_never_lost_to_callers_who_give_up_early(autojump_clock: MockClock) -> None:
+    async with connected(deaf_broker(), ConnectionSettings(request_timeout_ms=30_000)) as (connection, _):
+        noticed: list[float] = []
+        connection.on_silence = lambda: noticed.append(trio.current_time() - began)
+        began = trio.current_time()
+        for _ in range(20):
+            assert await give_up_after(1.5, ask_raising(connection))
+        assert noticed == pytest.approx([1.5 * number for number in range(2, 20)])
+        await fails_with(ConnectionLost, ask_raising(connection), "no answer in time to what was asked")
+        assert (connection.is_open, connection.in_flight_count) == (False, 0)
+
+
+async def test_a_broker_that_answers_late_is_lost_to_callers_who_give_up_early(
+    autojump_clock: MockClock,
+) -> None:
+    async with connected(deaf_broker(), ConnectionSettings(request_timeout_ms=30_000)) as (
+        connection,
+        stream,
+    ):
+        for seconds in (0.1, 29.95):
+            assert await give_up_after(seconds, ask_raising(connection))
+        stream.feed(metadata_frame(1, "late"))
+        await trio.sleep(0.1)
+        assert await give_up_after(1.5, ask_raising(connection)), "it has just said something"
+        assert connection.is_open
+
+
+async def test_what_a_broker_takes_its_time_for_on_purpose_counts_as_silence_when_it_is_given_up(
+    autojump_clock: MockClock,
+) -> None:
+    async with connected(deaf_broker(), ConnectionSettings(request_timeout_ms=30_000)) as (connection, _):
+
+        async def poll() -> None:
+            await connection.request(ApiKey.METADATA, METADATA, broker_wait_ms=10_000)
+
+        for _ in range(26):
+            assert await give_up_after(1.5, poll)
+        await trio.sleep(1)
+        await fails_with(ConnectionLost, poll, "no answer in time")
+
+
 async def test_a_broker_may_take_longer_where_it_waits_on_purpose(autojump_clock: MockClock) -> None:
     async with connected(deaf_broker()) as (connection, stream):
 

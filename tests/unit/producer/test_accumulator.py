@@ -251,6 +251,26 @@ def test_a_leader_that_does_not_answer_holds_up_its_successor_who_knows_the_prod
     assert len(buffer.accumulator.collect(NODE + 1, 0)) == 1
 
 
+@pytest.mark.parametrize("is_late", [False, True], ids=["acked before", "acked late"])
+def test_a_later_batch_is_the_first_that_a_leader_of_the_topic_made_anew_sees(is_late: bool) -> None:
+    """An ack of the topic that is gone says nothing of what leaders of the new one know, even where it comes after the news."""
+    buffer = Buffer()
+    buffer.batches(3)
+    (gone,) = buffer.take()
+    if not is_late:
+        buffer.accumulator.acked(gone, Outcome(0))
+    buffer.queue().forget_topic()
+    if is_late:
+        assert buffer.take() == []
+        buffer.accumulator.acked(gone, Outcome(0))
+    (first,) = buffer.take()
+    assert named(first) == (1, 0)
+    buffer.accumulator.move(buffer.queue(), NODE + 1)
+    assert buffer.accumulator.collect(NODE + 1, 0) == []
+    buffer.accumulator.put_back(first, error=None, retry_at_ms=0)
+    assert buffer.accumulator.collect(NODE + 1, 0) == [first]
+
+
 def test_a_broker_forgets_a_batch_before_its_answer_is_clear() -> None:
     """The sixth behind an unclear batch would push it out of the broker's memory, also where the ones between are acked."""
     buffer = Buffer()

@@ -8,6 +8,7 @@ from trio.testing import MockClock
 from penstock.producer.producer import Producer
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
+from penstock.protocol.record_batch import read_batch_header
 
 
 @pytest.fixture
@@ -84,3 +85,36 @@ async def test_a_record_that_a_deposed_leader_may_have_is_told_to_be_in_no_log(
         cluster.fate = lambda index, records: (True, ErrorCode.NONE)
         await producer.send(TOPIC, b"three")
     assert cluster.logs[0].values == [b"one", b"two", b"three"], "the third does not pass for the second"
+
+
+async def test_batches_to_a_topic_that_was_made_anew_change_places_when_its_leader_dies(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """What the topic that is gone has acked is known to no leader of the new one."""
+    cluster = ProducingCluster(nursery, partition_count=2, broker_count=3)
+    offered: list[int] = []
+
+    def take(index: int, records: memoryview) -> tuple[bool, ErrorCode]:
+        if index == 0:
+            offered.append(read_batch_header(records).base_sequence)
+        return True, ErrorCode.NONE
+
+    async with producer_of(cluster) as producer, trio.open_nursery() as sending:
+
+        async def send(value: bytes) -> None:
+            await producer.send(TOPIC, value, partition=0)
+
+        await send(b"gone")
+        cluster.fate = take
+        cluster.make_topic_anew()
+        await producer.send(TOPIC, b"learns of it", partition=1)
+        cluster.brokers[1].freeze()
+        sending.start_soon(send, b"first")
+        await trio.sleep(0.1)
+        cluster.leaders = [2, 3]
+        await producer.send(TOPIC, b"learns who leads", partition=1)
+        sending.start_soon(send, b"second")
+        await trio.sleep(0.5)
+        assert offered == [], "the first has no answer"
+        cluster.hang_up(1)
+    assert (offered, cluster.logs[0].values) == ([0, 1], [b"first", b"second"])
