@@ -239,11 +239,12 @@ class FetchJob:
             for entry, partition in self.partitions:
                 result = self._begin(entry, partition)
                 results.append(result)
-                if partition is not None and self._wants_data(result, entry, partition, budget, results):
+                if partition is not None and self._wants_data(result, entry, partition, budget):
                     limit = min(entry.max_bytes, budget)
                     cold = self._cold
                     size = limit if cold is None else cold.shorten(entry, limit)
-                    _keep(self._read(partition, entry.fetch_offset, size), result, results, limit)
+                    records = self._read(partition, entry.fetch_offset, size)
+                    _keep(records, result, limit, is_first=budget == self._max_bytes)
                     if cold is not None:
                         cold.record(entry, result.records.count, 0.0, self._broker.clock.monotonic())
                     budget -= result.records.count
@@ -334,9 +335,8 @@ class FetchJob:
         entry: FetchPartition,
         partition: "Partition",
         budget: int,
-        results: list[FetchPartitionResult],
     ) -> bool:
-        """Whether there is something to read for this partition, and room for it.
+        """Whether there is something to read for this partition, and room for it: `budget` more bytes.
 
         The first partition with data is served even when it is over the limit: a fetcher must be able to go on.
         """
@@ -355,7 +355,7 @@ class FetchJob:
             and not self._may_read_behind(entry, partition)
         ):
             return False
-        return budget > 0 or not any(other.records.count for other in results)
+        return budget > 0 or budget == self._max_bytes
 
     def _may_read_behind(self, entry: FetchPartition, partition: "Partition") -> bool:
         """Whether a read that may be far from the log's end is to be made now. Those of replicas in sync are."""
@@ -409,8 +409,9 @@ class FetchJob:
             for entry, partition in self.partitions:
                 result = self._begin(entry, partition)
                 results.append(result)
-                if partition is not None and self._wants_data(result, entry, partition, budget, results):
-                    await self._read_one(result, entry, partition, min(entry.max_bytes, budget), results)
+                if partition is not None and self._wants_data(result, entry, partition, budget):
+                    limit, is_first = min(entry.max_bytes, budget), budget == self._max_bytes
+                    await self._read_one(result, entry, partition, limit, is_first=is_first)
                     budget -= result.records.count
         except BaseException:
             release_records(results)
@@ -423,7 +424,8 @@ class FetchJob:
         entry: FetchPartition,
         partition: "Partition",
         limit: int,
-        results: list[FetchPartitionResult],
+        *,
+        is_first: bool,
     ) -> None:
         cold, monotonic, read_s = self._cold, self._broker.clock.monotonic, 0.0
         size = limit if cold is None else cold.shorten(entry, limit)
@@ -440,13 +442,13 @@ class FetchJob:
                     self._is_cut = True
                 # it has advanced meanwhile, and what was read goes up to there
                 result.high_watermark = result.last_stable_offset = partition.high_watermark
-            _keep(records, result, results, limit)
+            _keep(records, result, limit, is_first=is_first)
             if cold is not None:
                 cold.record(entry, result.records.count, read_s, monotonic())
         except OffsetOutOfRange:
             result.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
         except StorageError as error:
-            if isinstance(error, TooManyOpenFiles) and any(other.records.count for other in results):
+            if isinstance(error, TooManyOpenFiles) and not is_first:
                 return  # what there is goes out; this partition's turn comes when the files are free again
             partition.note_storage_error(error)
             # Damage does not go away: clients raise the one, and ask again for ever upon the other.
@@ -551,11 +553,9 @@ def _above_follower(partition: "Partition") -> ErrorCode:
     )
 
 
-def _keep(
-    records: LogSlice, result: FetchPartitionResult, results: list[FetchPartitionResult], limit: int
-) -> None:
-    """Put what was read into the result, unless its one batch is over the limit and another partition has data already."""
-    if records.count > limit and any(other.records.count for other in results):
+def _keep(records: LogSlice, result: FetchPartitionResult, limit: int, *, is_first: bool) -> None:
+    """Put what was read into the result, unless its one batch is over the limit and another partition has data already (not `is_first`)."""
+    if records.count > limit and not is_first:
         records.release()
     else:
         result.records = records
