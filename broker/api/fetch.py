@@ -13,6 +13,7 @@ Consumers are sent to a replica in their rack, and may read followers up to thos
 KIP-320 (epochs), KIP-392, KIP-516, KIP-595, KIP-903, KIP-951.
 """
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from penstock.broker.context import ANONYMOUS
@@ -59,10 +60,14 @@ def fetch(
     principal: str = ANONYMOUS,
     listener: str = "",
     toll: "FetchToll | None" = None,
+    reader: Hashable = None,
 ) -> Parts | Reply:
-    """Handle one Fetch frame of `principal`, which came in by `listener`; `toll` is there where quotas are set."""
+    """Handle one Fetch frame of `principal`, which came in by `listener`; `toll` is there where quotas are set.
+
+    `reader` is the connection, which the broker is told of when it has ended (`Broker.reader_left`); all who have none are one reader.
+    """
     request = decode_fetch_request(header.api_version, frame[header.body_position :])
-    job = FetchJob(broker, header, request, principal, listener)
+    job = FetchJob(broker, header, request, principal, listener, reader)
     if toll is not None:
         job.pay(toll)
     if job.refusal:
@@ -96,6 +101,7 @@ class FetchJob:
         "_listener",
         "_max_bytes",
         "_rack",
+        "_reader",
         "_session_epoch",
         "_toll",
         "_version",
@@ -107,9 +113,16 @@ class FetchJob:
     )
 
     def __init__(
-        self, broker: "Broker", header: RequestHeader, request: FetchRequest, principal: str, listener: str
+        self,
+        broker: "Broker",
+        header: RequestHeader,
+        request: FetchRequest,
+        principal: str,
+        listener: str,
+        reader: Hashable,
     ) -> None:
         self._broker = broker
+        self._reader = reader
         self._version = header.api_version
         self._listener = listener
         self._correlation_id = header.correlation_id
@@ -363,12 +376,11 @@ class FetchJob:
         if follower is not None and follower.broker_id in partition.machine.isr:
             return True
         if self._cold is None:
-            cold_reads, session = self._broker.cold_reads, self.plan.session
+            cold_reads = self._broker.cold_reads
             if follower is not None:
                 self._cold = cold_reads.fetch(cold_reads.followers, follower.broker_id)
             else:
-                reader = self if session is None else session.session_id
-                self._cold = cold_reads.fetch(cold_reads.consumers, reader)
+                self._cold = cold_reads.fetch(cold_reads.consumers, self._reader)
         return self._cold.admits(entry, partition.log, self._broker.clock.monotonic())
 
     def leaves_out(self, partition: "Partition") -> bool:
