@@ -6,7 +6,7 @@ given back. A part that fails takes the broker down with its error.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -96,6 +96,11 @@ class Broker:
 
             self._cold_reads = ColdReads(self)
         return self._cold_reads
+
+    def reader_left(self, reader: Hashable) -> None:
+        """A connection has ended: others get the turn that it may have been promised."""
+        if self._cold_reads is not None:
+            self._cold_reads.consumers.give_back(reader, self.clock.monotonic())
 
     async def hand_over(self) -> None:
         """Give leadership away before a stop, in a cluster; takes at most `shutdown.timeout.ms`. To be called while requests are served."""

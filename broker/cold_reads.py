@@ -6,13 +6,14 @@ sync asks for never is. Two classes, followers that catch up and consumers, each
 
 While requests to produce come in, a cold read is cut to `CHUNK_BYTES` (at least one batch), and after one that took t seconds of the loop and a
 worker the next of its class waits until `SHARE` of the time went to it. Readers of a class take turns, first come, first served. Without such
-requests there is no bound at all.
+requests there is no bound at all. A reader is a follower, or a consumer's connection: with or without a fetch session, it outlasts the request.
 
 Invariants:
     - Nobody starves: a class gets at least `FLOOR_BYTES_PER_S`, and at least twice of what is produced; followers, each that waits: who
       catches up gets ahead.
-    - A turn that was promised stays promised until it is used, or `TURN_KEPT_S` past: who is answered in between for other reasons, as a follower
-      is by hot partitions of its session, does not lose its place.
+    - A turn that was promised stays promised until it is used, `TURN_KEPT_S` past, or its reader has gone: who is answered in between for other
+      reasons, as a follower is by hot partitions of its session, or because the queue is longer than `max_wait_ms`, does not lose its place.
+    - A reader has one turn at most, so there are no more than connections; the time of one that has gone is others'.
     - What is hot pays for an addition in each produce request, and a comparison in each fetched partition.
 """
 
@@ -122,6 +123,12 @@ class ColdClass:
         self._step_s = min(cost_s / SHARE, size_bytes / floor)
         _, set_aside_s = self._turns.pop(reader, (0.0, 0.0))
         self._free_at = max(self._free_at - set_aside_s, now) + self._step_s
+
+    def give_back(self, reader: Hashable, now: float) -> None:
+        """The reader has gone. What was set aside for it is there for those who come next; who waits keeps the turn that was promised."""
+        turn_at, set_aside_s = self._turns.pop(reader, (now, 0.0))
+        if turn_at > now:
+            self._free_at -= set_aside_s
 
     @property
     def waiting_count(self) -> int:

@@ -103,7 +103,7 @@ class Dispatcher:
             self._broker.hot_bytes += len(frame)
             return produce(self._broker, header, frame, connection)
         if header.api_key == _FETCH:
-            return fetch(self._broker, header, frame, ANONYMOUS, connection.listener)
+            return fetch(self._broker, header, frame, ANONYMOUS, connection.listener, reader=connection)
         request = decode_request(header.api_key, header.api_version, frame[header.body_position :])
         context = RequestContext(
             header.api_key,

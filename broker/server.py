@@ -217,6 +217,7 @@ class Server:
             log.exception("%s: closed by a bug", stream.peer)
         finally:
             self._connections.discard(connection)
+            self._broker.reader_left(connection)
             self._count_by_host[host] -= 1
             if not self._count_by_host[host]:
                 del self._count_by_host[host]

@@ -13,6 +13,7 @@ Consumers are sent to a replica in their rack, and may read followers up to thos
 KIP-320 (epochs), KIP-392, KIP-516, KIP-595, KIP-903, KIP-951.
 """
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from penstock.broker.context import ANONYMOUS
@@ -59,10 +60,14 @@ def fetch(
     principal: str = ANONYMOUS,
     listener: str = "",
     toll: "FetchToll | None" = None,
+    reader: Hashable = None,
 ) -> Parts | Reply:
-    """Handle one Fetch frame of `principal`, which came in by `listener`; `toll` is there where quotas are set."""
+    """Handle one Fetch frame of `principal`, which came in by `listener`; `toll` is there where quotas are set.
+
+    `reader` is the connection, which the broker is told of when it has ended (`Broker.reader_left`); all who have none are one reader.
+    """
     request = decode_fetch_request(header.api_version, frame[header.body_position :])
-    job = FetchJob(broker, header, request, principal, listener)
+    job = FetchJob(broker, header, request, principal, listener, reader)
     if toll is not None:
         job.pay(toll)
     if job.refusal:
@@ -96,6 +101,7 @@ class FetchJob:
         "_listener",
         "_max_bytes",
         "_rack",
+        "_reader",
         "_session_epoch",
         "_toll",
         "_version",
@@ -107,9 +113,16 @@ class FetchJob:
     )
 
     def __init__(
-        self, broker: "Broker", header: RequestHeader, request: FetchRequest, principal: str, listener: str
+        self,
+        broker: "Broker",
+        header: RequestHeader,
+        request: FetchRequest,
+        principal: str,
+        listener: str,
+        reader: Hashable,
     ) -> None:
         self._broker = broker
+        self._reader = reader
         self._version = header.api_version
         self._listener = listener
         self._correlation_id = header.correlation_id
@@ -239,11 +252,12 @@ class FetchJob:
             for entry, partition in self.partitions:
                 result = self._begin(entry, partition)
                 results.append(result)
-                if partition is not None and self._wants_data(result, entry, partition, budget, results):
+                if partition is not None and self._wants_data(result, entry, partition, budget):
                     limit = min(entry.max_bytes, budget)
                     cold = self._cold
                     size = limit if cold is None else cold.shorten(entry, limit)
-                    _keep(self._read(partition, entry.fetch_offset, size), result, results, limit)
+                    records = self._read(partition, entry.fetch_offset, size)
+                    _keep(records, result, limit, is_first=budget == self._max_bytes)
                     if cold is not None:
                         cold.record(entry, result.records.count, 0.0, self._broker.clock.monotonic())
                     budget -= result.records.count
@@ -334,9 +348,8 @@ class FetchJob:
         entry: FetchPartition,
         partition: "Partition",
         budget: int,
-        results: list[FetchPartitionResult],
     ) -> bool:
-        """Whether there is something to read for this partition, and room for it.
+        """Whether there is something to read for this partition, and room for it: `budget` more bytes.
 
         The first partition with data is served even when it is over the limit: a fetcher must be able to go on.
         """
@@ -355,7 +368,7 @@ class FetchJob:
             and not self._may_read_behind(entry, partition)
         ):
             return False
-        return budget > 0 or not any(other.records.count for other in results)
+        return budget > 0 or budget == self._max_bytes
 
     def _may_read_behind(self, entry: FetchPartition, partition: "Partition") -> bool:
         """Whether a read that may be far from the log's end is to be made now. Those of replicas in sync are."""
@@ -363,12 +376,11 @@ class FetchJob:
         if follower is not None and follower.broker_id in partition.machine.isr:
             return True
         if self._cold is None:
-            cold_reads, session = self._broker.cold_reads, self.plan.session
+            cold_reads = self._broker.cold_reads
             if follower is not None:
                 self._cold = cold_reads.fetch(cold_reads.followers, follower.broker_id)
             else:
-                reader = self if session is None else session.session_id
-                self._cold = cold_reads.fetch(cold_reads.consumers, reader)
+                self._cold = cold_reads.fetch(cold_reads.consumers, self._reader)
         return self._cold.admits(entry, partition.log, self._broker.clock.monotonic())
 
     def leaves_out(self, partition: "Partition") -> bool:
@@ -409,8 +421,9 @@ class FetchJob:
             for entry, partition in self.partitions:
                 result = self._begin(entry, partition)
                 results.append(result)
-                if partition is not None and self._wants_data(result, entry, partition, budget, results):
-                    await self._read_one(result, entry, partition, min(entry.max_bytes, budget), results)
+                if partition is not None and self._wants_data(result, entry, partition, budget):
+                    limit, is_first = min(entry.max_bytes, budget), budget == self._max_bytes
+                    await self._read_one(result, entry, partition, limit, is_first=is_first)
                     budget -= result.records.count
         except BaseException:
             release_records(results)
@@ -423,7 +436,8 @@ class FetchJob:
         entry: FetchPartition,
         partition: "Partition",
         limit: int,
-        results: list[FetchPartitionResult],
+        *,
+        is_first: bool,
     ) -> None:
         cold, monotonic, read_s = self._cold, self._broker.clock.monotonic, 0.0
         size = limit if cold is None else cold.shorten(entry, limit)
@@ -440,13 +454,13 @@ class FetchJob:
                     self._is_cut = True
                 # it has advanced meanwhile, and what was read goes up to there
                 result.high_watermark = result.last_stable_offset = partition.high_watermark
-            _keep(records, result, results, limit)
+            _keep(records, result, limit, is_first=is_first)
             if cold is not None:
                 cold.record(entry, result.records.count, read_s, monotonic())
         except OffsetOutOfRange:
             result.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
         except StorageError as error:
-            if isinstance(error, TooManyOpenFiles) and any(other.records.count for other in results):
+            if isinstance(error, TooManyOpenFiles) and not is_first:
                 return  # what there is goes out; this partition's turn comes when the files are free again
             partition.note_storage_error(error)
             # Damage does not go away: clients raise the one, and ask again for ever upon the other.
@@ -551,11 +565,9 @@ def _above_follower(partition: "Partition") -> ErrorCode:
     )
 
 
-def _keep(
-    records: LogSlice, result: FetchPartitionResult, results: list[FetchPartitionResult], limit: int
-) -> None:
-    """Put what was read into the result, unless its one batch is over the limit and another partition has data already."""
-    if records.count > limit and any(other.records.count for other in results):
+def _keep(records: LogSlice, result: FetchPartitionResult, limit: int, *, is_first: bool) -> None:
+    """Put what was read into the result, unless its one batch is over the limit and another partition has data already (not `is_first`)."""
+    if records.count > limit and not is_first:
         records.release()
     else:
         result.records = records

@@ -87,7 +87,7 @@ class ThrottlingDispatcher(Dispatcher):
         started = self._thread_time()
         header = read_request_header(frame)
         toll = FetchToll(self._meters, client, connection, self._monotonic)
-        outcome = fetch(self._broker, header, frame, ANONYMOUS, connection.listener, toll)
+        outcome = fetch(self._broker, header, frame, ANONYMOUS, connection.listener, toll, connection)
         if toll.is_exempt:
             return outcome
         if client.request is not None:

@@ -6,7 +6,7 @@ async with memory_broker() as broker:
     answer = await broker.answer(outcome)           # what a client would read
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
@@ -117,9 +117,10 @@ class MemoryBroker:
         partition_max_bytes: int = 1 << 30,
         session: tuple[int, int] = (0, -1),
         version: int = FETCH_VERSION,
+        reader: Hashable = None,
         **more: Any,
     ) -> Parts | Reply:
-        """Fetch (topic or topic id, partition index, offset) each."""
+        """Fetch (topic or topic id, partition index, offset) each; `reader` stands for the connection."""
         topics = [
             Message(
                 **({"topic_id": topic} if isinstance(topic, bytes) else {"topic": topic}),
@@ -144,7 +145,7 @@ class MemoryBroker:
             **{key: more[key] for key in more if key not in _PARTITION_FIELDS},
         )
         frame = bytearray(encode_request(ApiKey.FETCH, version, request))
-        outcome = fetch(self.broker, _header(ApiKey.FETCH, version), memoryview(frame))
+        outcome = fetch(self.broker, _header(ApiKey.FETCH, version), memoryview(frame), reader=reader)
         frame[:] = bytes(len(frame))
         return outcome
 

@@ -1,5 +1,6 @@
 """Fetches far behind the end of a log: how much they get beside hot traffic and when, and who is never made to wait."""
 
+import pytest
 import trio
 from tests.support.batches import values_of
 from tests.support.followed_broker import TOPIC_ID, VERSION, FollowedBroker, followed_broker
@@ -7,10 +8,15 @@ from tests.support.logs import batch
 from tests.support.memory_broker import MemoryBroker, held_slices, memory_broker
 from tests.support.memory_files import MemoryFiles
 from tests.support.memory_metadata import MemoryMetadata
-from trio.testing import MockClock
+from tests.support.memory_server import HOST, PORT, memory_server
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from penstock.broker.cold_reads import CHUNK_BYTES, HOT_S
 from penstock.broker.replies import Reply
+from penstock.client.admin import Admin
+from penstock.client.admin_quotas import DEFAULT_ENTITY, QuotaEntity
+from penstock.client.connection import ConnectionSettings, open_connection
+from penstock.protocol.api import ApiKey
 from penstock.protocol.message import Message
 
 FAR_BYTES = 100_000
@@ -151,6 +157,69 @@ async def test_cold_reads_by_a_worker_wait_for_their_turns_as_well(autojump_cloc
             assert size_of(await broker.fetched(("orders", 0, 0), max_wait_ms=500)) == [CHUNK_BYTES]
         assert broker.threads.calls["read"] == 3
         assert trio.current_time() > begin
+
+
+async def test_readers_without_sessions_that_wait_for_less_than_their_queue_all_get_on(
+    autojump_clock: MockClock,
+) -> None:
+    """A turn is the connection's, which finds it when it asks again."""
+    async with memory_broker() as broker:
+        await broker.create("orders")
+        await fill(broker)
+        reads = dict.fromkeys(range(20), 0)
+
+        async def read(reader: int) -> None:
+            while True:
+                produce_something(broker)
+                (part,) = await broker.fetched(("orders", 0, 0), max_wait_ms=5, reader=reader)
+                reads[reader] += len(part.records) == CHUNK_BYTES
+
+        with trio.move_on_after(1):
+            async with trio.open_nursery() as nursery:
+                for reader in reads:
+                    nursery.start_soon(read, reader)
+        assert min(reads.values()) > 5
+        assert max(reads.values()) < 1.5 * min(reads.values())
+
+
+@pytest.mark.parametrize("has_quota", [False, True])
+async def test_a_connection_has_one_turn_and_gives_it_back_when_it_ends(
+    autojump_clock: MockClock, has_quota: bool
+) -> None:
+    """Else a client that asks often, or comes often, keeps all others waiting."""
+    async with memory_server() as server, trio.open_nursery() as nursery:
+        assert server.broker is not None
+        broker = MemoryBroker(server.broker, server.files, server.threads)
+        await broker.create("orders")
+        await fill(broker)
+        if has_quota:
+            async with Admin(server.bootstrap, server.client("admin")) as admin:
+                await admin.alter_quotas({QuotaEntity(client_id=DEFAULT_ENTITY): {"consumer_byte_rate": 1e9}})
+        cold, monotonic = broker.broker.cold_reads.consumers, server.clock.monotonic
+        produce_something(broker)
+        await broker.fetched(("orders", 0, 0))
+        wanted = Message(partition=0, fetch_offset=0, partition_max_bytes=1 << 30)
+        request = Message(
+            max_wait_ms=0,
+            min_bytes=1,
+            max_bytes=1 << 30,
+            session_epoch=-1,
+            topics=[Message(topic="orders", partitions=[wanted])],
+        )
+        network = server.client("reader").network
+        settings = ConnectionSettings(client_id="reader")
+        connections = [await open_connection(nursery, network, HOST, PORT, settings) for _ in range(10)]
+        for _ in range(20):
+            for connection in connections:
+                produce_something(broker)
+                await connection.request(ApiKey.FETCH, request, at_most=12)
+        assert 0 < cold.waiting_count <= len(connections)
+        for connection in connections:
+            connection.close()
+        await wait_all_tasks_blocked(0.01)
+        assert cold.waiting_count == 0
+        assert cold.turn_at("another", monotonic()) - monotonic() < 0.02
+        nursery.cancel_scope.cancel()
 
 
 async def fetch_as(bench: FollowedBroker, node_id: int) -> tuple[int, float]:

@@ -120,3 +120,18 @@ def test_turns_of_readers_that_have_gone_are_forgotten() -> None:
     assert cold.waiting_count == 50
     cold.turn_at("another", 10.1 + TURN_KEPT_S)
     assert cold.waiting_count == 1
+
+
+def test_readers_that_have_gone_leave_their_time_to_those_who_come_next() -> None:
+    cold = ColdReads(Hot()).consumers
+    cold.turn_at(0, 10.0)
+    cold.record(0, CHUNK_BYTES, 0.001, 10.0)
+    turns = [cold.turn_at(number, 10.0) for number in range(1, 101)]
+    for number in range(2, 101):
+        cold.give_back(number, 10.0)
+    cold.give_back("who has no turn", 10.0)
+    assert cold.waiting_count == 1
+    assert cold.turn_at(1, 10.0) == turns[0]
+    assert cold.turn_at("another", 10.0) == pytest.approx(turns[1])
+    cold.give_back("another", turns[1])
+    assert cold.turn_at("late", turns[1]) > turns[1], "time that has passed is not given back"

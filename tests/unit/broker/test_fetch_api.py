@@ -1,5 +1,6 @@
 """The Fetch handler on encoded frames: who is woken by what, what fits, sessions, cold ranges, and that no slice stays behind."""
 
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -296,6 +297,38 @@ async def test_cold_range_is_read_on_a_worker_and_then_is_warm() -> None:
         files.resident = False
         await broker.fetched(("orders", 0, 0))
         assert broker.threads.calls["read"] == 2
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("limits", [{"max_bytes": 1}, {"partition_max_bytes": 1}])
+async def test_work_for_each_partition_does_not_grow_with_those_before_it(
+    limits: dict[str, int], resident: bool
+) -> None:
+    """Else one request that names many holds all others up for seconds."""
+    files, store = MemoryFiles(), MemoryMetadata()
+    await cold(files, store, "orders")
+    async with memory_broker(files=files, store=store) as broker:
+        await broker.fetched(("orders", 0, 0))
+        files.resident = resident
+        steps = 0
+
+        def count(*_: object) -> None:
+            nonlocal steps
+            steps += 1
+
+        async def steps_for(count_each: int) -> int:
+            before = steps
+            wanted = [("orders", 7, 0)] * count_each + [("orders", 0, 0)] * count_each
+            sys.setprofile(count)
+            try:
+                parts = await broker.fetched(*wanted, **limits)
+            finally:
+                sys.setprofile(None)
+            assert sizes(parts) == [0] * count_each + [SIZE] + [0] * (count_each - 1)
+            return steps - before
+
+        await steps_for(1)
+        assert await steps_for(400) < 2.2 * await steps_for(200)
 
 
 async def test_records_that_came_during_a_cold_read_are_below_the_high_watermark_that_is_told() -> None:
