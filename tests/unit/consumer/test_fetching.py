@@ -18,6 +18,7 @@ from tests.support.scripted_broker import (
 )
 
 from penstock.client.metadata import TopicPartition
+from penstock.consumer.assignment_state import PartitionState
 from penstock.consumer.consumer import Consumer
 from penstock.consumer.errors import CorruptRecords, LogTruncated
 from penstock.protocol.api import ApiKey
@@ -347,6 +348,45 @@ async def test_a_replica_that_is_a_moment_behind_is_asked_again_and_not_without_
         assert await offsets(consumer, 1) == [0]
         assert log.asked_nodes[:4] == [1, 2, 2, 2]
         assert trio.current_time() - began > 0.06
+
+
+def state_of(consumer: Consumer) -> PartitionState:
+    """Its only partition."""
+    (state,) = consumer._state.partitions.values()  # pyright: ignore[reportPrivateUsage]
+    return state
+
+
+async def test_a_replica_that_the_leader_names_again_when_its_time_is_over_is_read_again() -> None:
+    log = Log(batch(0, b"a"), nodes=(1, 2))
+    log.preferred_read_replica = 2
+    async with log.consumer(rack="r") as consumer:
+        consumer.assign([TP])
+        assert await offsets(consumer, 1) == [0]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        asked_count = len(log.asked_nodes)
+        state_of(consumer).read_replica_until_s = 0.0
+        log.preferred_read_replica = 2
+        log.batches.append(batch(1, b"b"))
+        consumer.seek(TP, 1)
+        assert await offsets(consumer, 1) == [1]
+        assert log.asked_nodes[asked_count : asked_count + 2] == [1, 2]
+
+
+async def test_a_leader_that_came_while_a_replica_was_read_is_asked_when_the_replicas_time_is_over() -> None:
+    log = Log(batch(0, b"a"), nodes=(1, 2, 3))
+    log.preferred_read_replica = 2
+    async with log.consumer(rack="r", partition_fetch_max_bytes=1) as consumer:
+        consumer.assign([TP])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert log.asked_nodes == [1, 2], "one batch waits, and nothing is asked for beside it"
+        log.leader, log.epoch = 3, 4
+        consumer._positioner._topics.invalidate("t")  # pyright: ignore[reportPrivateUsage]
+        consumer._positioner.wake()  # pyright: ignore[reportPrivateUsage]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        state_of(consumer).read_replica_until_s = 0.0
+        log.batches.append(batch(1, b"b", epoch=4))
+        assert await offsets(consumer, 2) == [0, 1]
+        assert log.asked_nodes == [1, 2, 3]
 
 
 async def test_an_offset_out_of_range_is_reset_by_policy() -> None:
