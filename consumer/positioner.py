@@ -229,13 +229,14 @@ class Positioner:
 
     def _lead(self, state: PartitionState, topic: TopicMetadata, partition: PartitionMetadata) -> None:
         state.leader_id = partition.leader
-        if state.topic_id is not None and topic.topic_id != state.topic_id and state.phase in _POSITIONED:
+        if state.topic_id is not None and topic.topic_id != state.topic_id:
             # Another topic of the same name: nothing that was known of the old one holds, nor is there anything to commit.
             self._handout.forget_position(state.tp)
             state.clear()
             state.position = state.fetch_offset = -1
-            state.phase = Phase.UNPOSITIONED
             state.leader_epoch = state.fetch_epoch = state.position_epoch = -1
+            if state.phase in _POSITIONED:
+                state.phase = Phase.UNPOSITIONED  # else what it needs holds for this one, too
         state.topic_id = topic.topic_id
         if partition.leader_epoch != state.leader_epoch:
             if partition.leader_epoch < state.leader_epoch and topic.topic_id is not None:

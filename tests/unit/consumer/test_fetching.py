@@ -38,6 +38,7 @@ class Log:
 
     def __init__(self, *batches: bytes, nodes: tuple[int, ...] = (1,)) -> None:
         self.batches = list(batches)
+        self.topic_id = TOPIC_ID
         self.epoch = 3
         self.fetches: list[Message] = []
         self.errors: list[int] = []
@@ -47,6 +48,7 @@ class Log:
         self.epoch_end: tuple[int, int] = (3, 1 << 40)
         self.session_id = 0
         self.session_errors: list[int] = []
+        self.lookup_errors: list[int] = []
         self.latest = 0
         self.earliest = 0
         self.brokers = {node: ScriptedBroker(self.handlers(node)) for node in nodes}
@@ -67,13 +69,17 @@ class Log:
     def metadata(self, version: int, request: Message) -> Message:
         self.metadata_count += 1
         answer = metadata_answer(self.addresses, {"t": [self.leader]})
+        answer.topics[0].topic_id = self.topic_id
         answer.topics[0].partitions[0].leader_epoch = self.epoch
         return answer
 
     def list_offsets(self, version: int, request: Message) -> Message:
         wanted = request.topics[0].partitions[0]
         offset = self.earliest if wanted.timestamp == -2 else self.latest
-        part = Message(partition_index=0, error_code=0, offset=offset, timestamp=-1, leader_epoch=self.epoch)
+        code = self.lookup_errors.pop(0) if self.lookup_errors else 0
+        part = Message(
+            partition_index=0, error_code=code, offset=offset, timestamp=-1, leader_epoch=self.epoch
+        )
         return Message(topics=[Message(name="t", partitions=[part])])
 
     def epochs(self, version: int, request: Message) -> Message:
@@ -109,7 +115,7 @@ class Log:
                 return SILENCE
             aborted = [Message(producer_id=pid, first_offset=first) for pid, first in self.aborted or ()]
             part |= {"records": b"".join(chosen), "aborted_transactions": aborted}
-        topic = Message(topic="t", topic_id=TOPIC_ID, partitions=[Message(**part)])
+        topic = Message(topic="t", topic_id=self.topic_id, partitions=[Message(**part)])
         return Message(session_id=self.session_id, responses=[topic])
 
     def deposed(self) -> Message:
@@ -123,7 +129,7 @@ class Log:
             current_leader=leader,
         )
         host, port = self.addresses[self.leader]
-        topic = Message(topic="t", topic_id=TOPIC_ID, partitions=[part])
+        topic = Message(topic="t", topic_id=self.topic_id, partitions=[part])
         endpoint = Message(node_id=self.leader, host=host, port=port, rack=None)
         return Message(session_id=0, responses=[topic], node_endpoints=[endpoint])
 
@@ -397,6 +403,21 @@ async def test_an_offset_out_of_range_is_reset_by_policy() -> None:
         consumer.assign([TP])
         consumer.seek(TP, 1)
         assert await offsets(consumer, 1) == [5]
+
+
+async def test_a_topic_made_anew_while_an_offset_is_looked_for_is_fetched_at_its_own_epoch() -> None:
+    log = Log(batch(0, b"a", b"b"))
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        assert await offsets(consumer, 2) == [0, 1]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        log.topic_id, log.epoch = b"fedcba9876543210", 0
+        log.batches = [batch(0, b"x", epoch=0)]
+        log.lookup_errors = [ErrorCode.UNKNOWN_TOPIC_OR_PARTITION]
+        consumer.seek_to_beginning(TP)
+        assert (await anext(consumer)).value == b"x"
+        named = [part for one in log.fetches for topic in one.topics for part in topic.partitions]
+        assert named[-1].current_leader_epoch == 0
 
 
 async def test_an_answer_to_an_old_question_is_dropped() -> None:
