@@ -150,13 +150,13 @@ class PartitionState:
         self.reset_timestamp = timestamp
 
     def reset(self, timestamp: int) -> None:
-        """As `seek_to`, but what was fetched is still handed out before."""
+        """As `seek_to`, but what was fetched is still handed out before, unless the offset turns out to be a lower one."""
         self.generation += 1
         self.phase = Phase.RESET
         self.reset_timestamp = timestamp
 
     def found(self, offset: int, epoch: int = NO_EPOCH) -> None:
-        """A reset has its offset, or a committed one was found."""
+        """A reset has its offset, or a committed one was found. What waits in the buffer must lie below it."""
         self.generation += 1
         self.phase = Phase.FETCH
         self.fetch_offset, self.fetch_epoch = offset, epoch

@@ -323,6 +323,10 @@ class Positioner:
         if state.stop_offset is not None and outcome.offset < state.fetch_offset:
             self._fail(state, LogTruncated(state.tp, state.fetch_offset, -1))
             return
+        if outcome.offset < state.fetch_offset:
+            # Another log, or a shorter one: what waits of the old one may not come before what this one has from here on.
+            self._handout.forget_position(state.tp)
+            state.drop_buffer()
         state.found(max(outcome.offset, 0), outcome.leader_epoch if state.reset_timestamp == LATEST else -1)
 
     def _not_found(self, state: PartitionState, outcome: PenstockError | None) -> None:
@@ -358,11 +362,15 @@ class Positioner:
         elif self._state.reset_policy(state) is OffsetReset.NONE or state.stop_offset is not None:
             self._fail(state, LogTruncated(state.tp, state.position, end.end_offset))
         elif end.end_offset < 0:
+            self._handout.forget_position(state.tp)
             state.clear()
             self._begin_without(state)
             self.wake()
         else:
-            state.seek(end.end_offset, end.leader_epoch)
+            self._handout.forget_position(state.tp)
+            # The position may now be lower: what a loop had still before it is in the buffer.
+            if not state.truncate(end.end_offset, end.leader_epoch):
+                state.seek(end.end_offset, end.leader_epoch)
 
 
 def _unknown_partition(tp: TopicPartition) -> PenstockError:

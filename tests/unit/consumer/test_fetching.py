@@ -55,6 +55,8 @@ class Log:
         self.addresses = {node: (f"node{node}", 9092) for node in nodes}
         self.asked_nodes: list[int] = []
         self.at = 0
+        self.at_end = trio.Event()
+        """Set when somebody asks for what comes next."""
         self.leader = 1
         self.metadata_count = 0
 
@@ -112,6 +114,7 @@ class Log:
         else:
             chosen = [batch for batch in self.batches if _next_offset(batch) > offset]
             if not chosen:
+                self.at_end.set()
                 return SILENCE
             aborted = [Message(producer_id=pid, first_offset=first) for pid, first in self.aborted or ()]
             part |= {"records": b"".join(chosen), "aborted_transactions": aborted}
@@ -132,6 +135,16 @@ class Log:
         topic = Message(topic="t", topic_id=self.topic_id, partitions=[part])
         endpoint = Message(node_id=self.leader, host=host, port=port, rack=None)
         return Message(session_id=0, responses=[topic], node_endpoints=[endpoint])
+
+    async def replace(self, *batches: bytes, error: ErrorCode | None = None) -> None:
+        """Have these instead, once the next fetch is refused with `error`. Returns when they were fetched."""
+        await self.at_end.wait()
+        self.at_end = trio.Event()
+        self.batches = list(batches)
+        self.errors = [] if error is None else [error]
+        for stream in self.brokers[1].streams:
+            stream.end()
+        await self.at_end.wait()
 
     @asynccontextmanager
     async def consumer(self, **options: Any) -> AsyncGenerator[Consumer]:
@@ -324,6 +337,34 @@ async def test_a_log_that_was_cut_below_the_position_is_noticed(policy: str) -> 
         assert (record.offset, record.value, record.leader_epoch) == (2, b"x", 5)
 
 
+@pytest.mark.parametrize("end", [1, 3])
+async def test_a_log_that_is_cut_within_the_batch_of_a_loop_is_read_on_from_the_cut_or_the_loop(
+    end: int,
+) -> None:
+    old, new = [b"a", b"b", b"c", b"d"], [b"x", b"y", b"z"]
+    log = Log(batch(0, *old))
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        assert [(await anext(consumer)).value for _ in range(2)] == old[:2]
+        log.epoch, log.epoch_end = 5, (3, end)
+        kept = [batch(offset, old[offset]) for offset in range(end)]
+        await log.replace(*kept, batch(end, *new, epoch=5))
+        consumer.pause(TP)
+        consumer.resume(TP)
+        following = old[2:end] + new
+        assert [(await anext(consumer)).value for _ in following] == following
+
+
+async def test_a_loop_that_was_broken_off_puts_nothing_back_into_a_log_that_was_reset() -> None:
+    log = Log(batch(0, b"a", b"b", b"c", b"d"))
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        assert await offsets(consumer, 3) == [0, 1, 2]
+        log.epoch, log.epoch_end = 5, (-1, -1)
+        await log.replace(batch(0, b"v", b"w", b"x", b"y", epoch=5))
+        assert (await consumer.next_batch()).values() == [b"v", b"w", b"x", b"y"]
+
+
 async def test_the_replica_that_the_leader_names_is_read_from() -> None:
     log = Log(batch(0, b"a"), nodes=(1, 2))
     log.preferred_read_replica = 2
@@ -403,6 +444,15 @@ async def test_an_offset_out_of_range_is_reset_by_policy() -> None:
         consumer.assign([TP])
         consumer.seek(TP, 1)
         assert await offsets(consumer, 1) == [5]
+
+
+async def test_what_waits_of_a_log_does_not_stand_before_a_shorter_one() -> None:
+    log = Log(batch(0, b"a", b"b", b"c", b"d"))
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        assert (await consumer.next_batch(max_records=2)).values() == [b"a", b"b"]
+        await log.replace(batch(0, b"x", b"y"), error=ErrorCode.OFFSET_OUT_OF_RANGE)
+        assert (await consumer.next_batch()).values() == [b"x", b"y"]
 
 
 async def test_a_topic_made_anew_while_an_offset_is_looked_for_is_fetched_at_its_own_epoch() -> None:
