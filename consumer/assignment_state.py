@@ -171,10 +171,8 @@ class PartitionState:
         self.failure = None
 
     def drop_buffer(self) -> None:
-        """Give up what was fetched; it will be fetched again from the position."""
-        self.generation += 1
-        self.buffer.clear()
-        self.buffered_bytes = 0
+        """Give up what was fetched; it will be fetched again from the position, and with it a failure that lies behind it be found again."""
+        self.clear()
         self.fetch_offset, self.fetch_epoch = self.position, self.position_epoch
 
     def truncate(self, end_offset: int, epoch: int) -> bool:

@@ -177,6 +177,12 @@ async def offsets(consumer: Consumer, count: int) -> list[int]:
     return [(await anext(consumer)).offset for _ in range(count)]
 
 
+def state_of(consumer: Consumer) -> PartitionState:
+    """Its only partition."""
+    (state,) = consumer._state.partitions.values()  # pyright: ignore[reportPrivateUsage]
+    return state
+
+
 async def test_a_fetch_session_names_only_what_has_changed() -> None:
     log = Log(batch(0, b"a", b"b"))
     log.session_id = 77
@@ -272,6 +278,23 @@ async def test_a_corrupt_batch_is_told_after_what_is_before_it_and_can_be_skippe
             assert (caught.value.offset, caught.value.next_offset) == (2, 4)
         consumer.seek(TP, 4)
         assert await offsets(consumer, 1) == [4]
+
+
+async def test_a_paused_partition_that_gives_up_its_buffer_gives_up_the_failure_behind_it() -> None:
+    bad = bytearray(batch(2, b"bad"))
+    bad[16] = 7  # the magic
+    log = Log(batch(0, b"a", b"b"), bytes(bad))
+    async with log.consumer(prefetch_max_bytes=1) as consumer:
+        consumer.assign([TP])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert state_of(consumer).failure is not None
+        consumer.pause(TP)
+        consumer._state.room_bytes()  # pyright: ignore[reportPrivateUsage]
+        consumer.resume(TP)
+        assert await offsets(consumer, 2) == [0, 1]
+        with pytest.raises(CorruptRecords) as caught:
+            await anext(consumer)
+        assert caught.value.offset == 2
 
 
 async def test_a_batch_that_can_not_be_decoded_is_told_too() -> None:
@@ -395,12 +418,6 @@ async def test_a_replica_that_is_a_moment_behind_is_asked_again_and_not_without_
         assert await offsets(consumer, 1) == [0]
         assert log.asked_nodes[:4] == [1, 2, 2, 2]
         assert trio.current_time() - began > 0.06
-
-
-def state_of(consumer: Consumer) -> PartitionState:
-    """Its only partition."""
-    (state,) = consumer._state.partitions.values()  # pyright: ignore[reportPrivateUsage]
-    return state
 
 
 async def test_a_replica_that_the_leader_names_again_when_its_time_is_over_is_read_again() -> None:
