@@ -150,13 +150,13 @@ class PartitionState:
         self.reset_timestamp = timestamp
 
     def reset(self, timestamp: int) -> None:
-        """As `seek_to`, but what was fetched is still handed out before."""
+        """As `seek_to`, but what was fetched is still handed out before, unless the offset turns out to be a lower one."""
         self.generation += 1
         self.phase = Phase.RESET
         self.reset_timestamp = timestamp
 
     def found(self, offset: int, epoch: int = NO_EPOCH) -> None:
-        """A reset has its offset, or a committed one was found."""
+        """A reset has its offset, or a committed one was found. What waits in the buffer must lie below it."""
         self.generation += 1
         self.phase = Phase.FETCH
         self.fetch_offset, self.fetch_epoch = offset, epoch
@@ -171,10 +171,8 @@ class PartitionState:
         self.failure = None
 
     def drop_buffer(self) -> None:
-        """Give up what was fetched; it will be fetched again from the position."""
-        self.generation += 1
-        self.buffer.clear()
-        self.buffered_bytes = 0
+        """Give up what was fetched; it will be fetched again from the position, and with it a failure that lies behind it be found again."""
+        self.clear()
         self.fetch_offset, self.fetch_epoch = self.position, self.position_epoch
 
     def truncate(self, end_offset: int, epoch: int) -> bool:

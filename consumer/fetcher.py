@@ -116,11 +116,12 @@ class Fetcher:
         """Partitions have got a position or another leader: see that every broker in question has its loops."""
         now_s = self._environment.clock.monotonic()
         for state in self._state.partitions.values():
-            node_id = state.node_id(now_s)
-            if node_id >= 0 and node_id not in self._nodes:
-                node = self._nodes[node_id] = _Node(node_id)
-                self._nursery.start_soon(self._poll_loop, node)
-                self._nursery.start_soon(self._side_loop, node)
+            # The leader as well: it is asked when the time of a read replica is over, of which nobody tells.
+            for node_id in (state.node_id(now_s), state.leader_id):
+                if node_id >= 0 and node_id not in self._nodes:
+                    node = self._nodes[node_id] = _Node(node_id)
+                    self._nursery.start_soon(self._poll_loop, node)
+                    self._nursery.start_soon(self._side_loop, node)
         self.wake_nodes()
         self._handout.note_positions()
         self._handout.data.set()
@@ -322,10 +323,12 @@ class Fetcher:
             state.end_offset = part.last_stable_offset if committed else part.high_watermark
             state.unknown_since_s = None
             state.refusal_count = 0
-        if part.preferred_read_replica >= 0 and part.preferred_read_replica != state.read_replica:
-            state.read_replica = part.preferred_read_replica
-            state.read_replica_until_s = self._environment.clock.monotonic() + READ_REPLICA_AGE_MAX_S
-            self._positioned()
+        if part.preferred_read_replica >= 0:
+            now_s = self._environment.clock.monotonic()
+            if part.preferred_read_replica != state.node_id(now_s):
+                state.read_replica = part.preferred_read_replica
+                state.read_replica_until_s = now_s + READ_REPLICA_AGE_MAX_S
+                self._positioned()
         return state.deliver(generation, fetch_offset, part.records, part.aborted_transactions)
 
     def _refused(

@@ -229,13 +229,14 @@ class Positioner:
 
     def _lead(self, state: PartitionState, topic: TopicMetadata, partition: PartitionMetadata) -> None:
         state.leader_id = partition.leader
-        if state.topic_id is not None and topic.topic_id != state.topic_id and state.phase in _POSITIONED:
+        if state.topic_id is not None and topic.topic_id != state.topic_id:
             # Another topic of the same name: nothing that was known of the old one holds, nor is there anything to commit.
             self._handout.forget_position(state.tp)
             state.clear()
             state.position = state.fetch_offset = -1
-            state.phase = Phase.UNPOSITIONED
             state.leader_epoch = state.fetch_epoch = state.position_epoch = -1
+            if state.phase in _POSITIONED:
+                state.phase = Phase.UNPOSITIONED  # else what it needs holds for this one, too
         state.topic_id = topic.topic_id
         if partition.leader_epoch != state.leader_epoch:
             if partition.leader_epoch < state.leader_epoch and topic.topic_id is not None:
@@ -322,6 +323,10 @@ class Positioner:
         if state.stop_offset is not None and outcome.offset < state.fetch_offset:
             self._fail(state, LogTruncated(state.tp, state.fetch_offset, -1))
             return
+        if outcome.offset < state.fetch_offset:
+            # Another log, or a shorter one: what waits of the old one may not come before what this one has from here on.
+            self._handout.forget_position(state.tp)
+            state.drop_buffer()
         state.found(max(outcome.offset, 0), outcome.leader_epoch if state.reset_timestamp == LATEST else -1)
 
     def _not_found(self, state: PartitionState, outcome: PenstockError | None) -> None:
@@ -357,11 +362,15 @@ class Positioner:
         elif self._state.reset_policy(state) is OffsetReset.NONE or state.stop_offset is not None:
             self._fail(state, LogTruncated(state.tp, state.position, end.end_offset))
         elif end.end_offset < 0:
+            self._handout.forget_position(state.tp)
             state.clear()
             self._begin_without(state)
             self.wake()
         else:
-            state.seek(end.end_offset, end.leader_epoch)
+            self._handout.forget_position(state.tp)
+            # The position may now be lower: what a loop had still before it is in the buffer.
+            if not state.truncate(end.end_offset, end.leader_epoch):
+                state.seek(end.end_offset, end.leader_epoch)
 
 
 def _unknown_partition(tp: TopicPartition) -> PenstockError:

@@ -18,6 +18,7 @@ from tests.support.scripted_broker import (
 )
 
 from penstock.client.metadata import TopicPartition
+from penstock.consumer.assignment_state import PartitionState
 from penstock.consumer.consumer import Consumer
 from penstock.consumer.errors import CorruptRecords, LogTruncated
 from penstock.protocol.api import ApiKey
@@ -37,6 +38,7 @@ class Log:
 
     def __init__(self, *batches: bytes, nodes: tuple[int, ...] = (1,)) -> None:
         self.batches = list(batches)
+        self.topic_id = TOPIC_ID
         self.epoch = 3
         self.fetches: list[Message] = []
         self.errors: list[int] = []
@@ -46,12 +48,15 @@ class Log:
         self.epoch_end: tuple[int, int] = (3, 1 << 40)
         self.session_id = 0
         self.session_errors: list[int] = []
+        self.lookup_errors: list[int] = []
         self.latest = 0
         self.earliest = 0
         self.brokers = {node: ScriptedBroker(self.handlers(node)) for node in nodes}
         self.addresses = {node: (f"node{node}", 9092) for node in nodes}
         self.asked_nodes: list[int] = []
         self.at = 0
+        self.at_end = trio.Event()
+        """Set when somebody asks for what comes next."""
         self.leader = 1
         self.metadata_count = 0
 
@@ -66,13 +71,17 @@ class Log:
     def metadata(self, version: int, request: Message) -> Message:
         self.metadata_count += 1
         answer = metadata_answer(self.addresses, {"t": [self.leader]})
+        answer.topics[0].topic_id = self.topic_id
         answer.topics[0].partitions[0].leader_epoch = self.epoch
         return answer
 
     def list_offsets(self, version: int, request: Message) -> Message:
         wanted = request.topics[0].partitions[0]
         offset = self.earliest if wanted.timestamp == -2 else self.latest
-        part = Message(partition_index=0, error_code=0, offset=offset, timestamp=-1, leader_epoch=self.epoch)
+        code = self.lookup_errors.pop(0) if self.lookup_errors else 0
+        part = Message(
+            partition_index=0, error_code=code, offset=offset, timestamp=-1, leader_epoch=self.epoch
+        )
         return Message(topics=[Message(name="t", partitions=[part])])
 
     def epochs(self, version: int, request: Message) -> Message:
@@ -105,10 +114,11 @@ class Log:
         else:
             chosen = [batch for batch in self.batches if _next_offset(batch) > offset]
             if not chosen:
+                self.at_end.set()
                 return SILENCE
             aborted = [Message(producer_id=pid, first_offset=first) for pid, first in self.aborted or ()]
             part |= {"records": b"".join(chosen), "aborted_transactions": aborted}
-        topic = Message(topic="t", topic_id=TOPIC_ID, partitions=[Message(**part)])
+        topic = Message(topic="t", topic_id=self.topic_id, partitions=[Message(**part)])
         return Message(session_id=self.session_id, responses=[topic])
 
     def deposed(self) -> Message:
@@ -122,9 +132,19 @@ class Log:
             current_leader=leader,
         )
         host, port = self.addresses[self.leader]
-        topic = Message(topic="t", topic_id=TOPIC_ID, partitions=[part])
+        topic = Message(topic="t", topic_id=self.topic_id, partitions=[part])
         endpoint = Message(node_id=self.leader, host=host, port=port, rack=None)
         return Message(session_id=0, responses=[topic], node_endpoints=[endpoint])
+
+    async def replace(self, *batches: bytes, error: ErrorCode | None = None) -> None:
+        """Have these instead, once the next fetch is refused with `error`. Returns when they were fetched."""
+        await self.at_end.wait()
+        self.at_end = trio.Event()
+        self.batches = list(batches)
+        self.errors = [] if error is None else [error]
+        for stream in self.brokers[1].streams:
+            stream.end()
+        await self.at_end.wait()
 
     @asynccontextmanager
     async def consumer(self, **options: Any) -> AsyncGenerator[Consumer]:
@@ -155,6 +175,12 @@ def marker(offset: int, producer_id: int, *, commit: bool) -> bytes:
 
 async def offsets(consumer: Consumer, count: int) -> list[int]:
     return [(await anext(consumer)).offset for _ in range(count)]
+
+
+def state_of(consumer: Consumer) -> PartitionState:
+    """Its only partition."""
+    (state,) = consumer._state.partitions.values()  # pyright: ignore[reportPrivateUsage]
+    return state
 
 
 async def test_a_fetch_session_names_only_what_has_changed() -> None:
@@ -254,6 +280,23 @@ async def test_a_corrupt_batch_is_told_after_what_is_before_it_and_can_be_skippe
         assert await offsets(consumer, 1) == [4]
 
 
+async def test_a_paused_partition_that_gives_up_its_buffer_gives_up_the_failure_behind_it() -> None:
+    bad = bytearray(batch(2, b"bad"))
+    bad[16] = 7  # the magic
+    log = Log(batch(0, b"a", b"b"), bytes(bad))
+    async with log.consumer(prefetch_max_bytes=1) as consumer:
+        consumer.assign([TP])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert state_of(consumer).failure is not None
+        consumer.pause(TP)
+        consumer._state.room_bytes()  # pyright: ignore[reportPrivateUsage]
+        consumer.resume(TP)
+        assert await offsets(consumer, 2) == [0, 1]
+        with pytest.raises(CorruptRecords) as caught:
+            await anext(consumer)
+        assert caught.value.offset == 2
+
+
 async def test_a_batch_that_can_not_be_decoded_is_told_too() -> None:
     log = Log(batch(0, b"a"), patched(batch(1, b"b", b"c"), ">i", 57, 3), batch(3, b"d"))
     async with log.consumer() as consumer:
@@ -317,6 +360,34 @@ async def test_a_log_that_was_cut_below_the_position_is_noticed(policy: str) -> 
         assert (record.offset, record.value, record.leader_epoch) == (2, b"x", 5)
 
 
+@pytest.mark.parametrize("end", [1, 3])
+async def test_a_log_that_is_cut_within_the_batch_of_a_loop_is_read_on_from_the_cut_or_the_loop(
+    end: int,
+) -> None:
+    old, new = [b"a", b"b", b"c", b"d"], [b"x", b"y", b"z"]
+    log = Log(batch(0, *old))
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        assert [(await anext(consumer)).value for _ in range(2)] == old[:2]
+        log.epoch, log.epoch_end = 5, (3, end)
+        kept = [batch(offset, old[offset]) for offset in range(end)]
+        await log.replace(*kept, batch(end, *new, epoch=5))
+        consumer.pause(TP)
+        consumer.resume(TP)
+        following = old[2:end] + new
+        assert [(await anext(consumer)).value for _ in following] == following
+
+
+async def test_a_loop_that_was_broken_off_puts_nothing_back_into_a_log_that_was_reset() -> None:
+    log = Log(batch(0, b"a", b"b", b"c", b"d"))
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        assert await offsets(consumer, 3) == [0, 1, 2]
+        log.epoch, log.epoch_end = 5, (-1, -1)
+        await log.replace(batch(0, b"v", b"w", b"x", b"y", epoch=5))
+        assert (await consumer.next_batch()).values() == [b"v", b"w", b"x", b"y"]
+
+
 async def test_the_replica_that_the_leader_names_is_read_from() -> None:
     log = Log(batch(0, b"a"), nodes=(1, 2))
     log.preferred_read_replica = 2
@@ -349,6 +420,39 @@ async def test_a_replica_that_is_a_moment_behind_is_asked_again_and_not_without_
         assert trio.current_time() - began > 0.06
 
 
+async def test_a_replica_that_the_leader_names_again_when_its_time_is_over_is_read_again() -> None:
+    log = Log(batch(0, b"a"), nodes=(1, 2))
+    log.preferred_read_replica = 2
+    async with log.consumer(rack="r") as consumer:
+        consumer.assign([TP])
+        assert await offsets(consumer, 1) == [0]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        asked_count = len(log.asked_nodes)
+        state_of(consumer).read_replica_until_s = 0.0
+        log.preferred_read_replica = 2
+        log.batches.append(batch(1, b"b"))
+        consumer.seek(TP, 1)
+        assert await offsets(consumer, 1) == [1]
+        assert log.asked_nodes[asked_count : asked_count + 2] == [1, 2]
+
+
+async def test_a_leader_that_came_while_a_replica_was_read_is_asked_when_the_replicas_time_is_over() -> None:
+    log = Log(batch(0, b"a"), nodes=(1, 2, 3))
+    log.preferred_read_replica = 2
+    async with log.consumer(rack="r", partition_fetch_max_bytes=1) as consumer:
+        consumer.assign([TP])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert log.asked_nodes == [1, 2], "one batch waits, and nothing is asked for beside it"
+        log.leader, log.epoch = 3, 4
+        consumer._positioner._topics.invalidate("t")  # pyright: ignore[reportPrivateUsage]
+        consumer._positioner.wake()  # pyright: ignore[reportPrivateUsage]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        state_of(consumer).read_replica_until_s = 0.0
+        log.batches.append(batch(1, b"b", epoch=4))
+        assert await offsets(consumer, 2) == [0, 1]
+        assert log.asked_nodes == [1, 2, 3]
+
+
 async def test_an_offset_out_of_range_is_reset_by_policy() -> None:
     log = Log(batch(5, b"a"))
     log.earliest = 5
@@ -357,6 +461,30 @@ async def test_an_offset_out_of_range_is_reset_by_policy() -> None:
         consumer.assign([TP])
         consumer.seek(TP, 1)
         assert await offsets(consumer, 1) == [5]
+
+
+async def test_what_waits_of_a_log_does_not_stand_before_a_shorter_one() -> None:
+    log = Log(batch(0, b"a", b"b", b"c", b"d"))
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        assert (await consumer.next_batch(max_records=2)).values() == [b"a", b"b"]
+        await log.replace(batch(0, b"x", b"y"), error=ErrorCode.OFFSET_OUT_OF_RANGE)
+        assert (await consumer.next_batch()).values() == [b"x", b"y"]
+
+
+async def test_a_topic_made_anew_while_an_offset_is_looked_for_is_fetched_at_its_own_epoch() -> None:
+    log = Log(batch(0, b"a", b"b"))
+    async with log.consumer() as consumer:
+        consumer.assign([TP])
+        assert await offsets(consumer, 2) == [0, 1]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        log.topic_id, log.epoch = b"fedcba9876543210", 0
+        log.batches = [batch(0, b"x", epoch=0)]
+        log.lookup_errors = [ErrorCode.UNKNOWN_TOPIC_OR_PARTITION]
+        consumer.seek_to_beginning(TP)
+        assert (await anext(consumer)).value == b"x"
+        named = [part for one in log.fetches for topic in one.topics for part in topic.partitions]
+        assert named[-1].current_leader_epoch == 0
 
 
 async def test_an_answer_to_an_old_question_is_dropped() -> None:
