@@ -2,7 +2,8 @@
 
 from penstock.broker.backlog.places import NO_TIMESTAMP, Place
 from penstock.protocol.record_batch import BatchHeader, TimestampType, read_batch_header
-from penstock.protocol.records import iterate_records
+from penstock.protocol.records import iterate_timestamps
+from penstock.storage.batch_walk import unpack_in_turn
 from penstock.storage.log import Log
 from penstock.storage.log_reader import floor_segment
 
@@ -31,10 +32,14 @@ def _timestamp_at(batch: memoryview, header: BatchHeader, offset: int) -> int:
     """The timestamp of the first record of the batch at or above `offset`; the batch's largest where compaction took all of those."""
     if header.timestamp_type is TimestampType.LOG_APPEND_TIME:
         return header.max_timestamp
-    for record in iterate_records(batch, output_max_bytes=RECORDS_SIZE_BYTES_MAX):
-        if record.offset >= offset:
-            return record.timestamp
-    return header.max_timestamp
+
+    def find(bytes_max: int) -> int:
+        for found, timestamp_ms in iterate_timestamps(batch, output_max_bytes=bytes_max):
+            if found >= offset:
+                return timestamp_ms
+        return header.max_timestamp
+
+    return unpack_in_turn(find, RECORDS_SIZE_BYTES_MAX)
 
 
 __all__ = ["find_place"]
