@@ -51,10 +51,11 @@ def first_timestamp(batch: memoryview, header: BatchHeader) -> int | None:
     base = header.base_timestamp
     if header.codec is not Codec.NONE:
         return base if base == header.max_timestamp else None
-    position = HEADER_SIZE_BYTES
-    while batch[position] & 0x80:  # the record's length
+    position, end = HEADER_SIZE_BYTES, len(batch)
+    while position < end and batch[position] & 0x80:  # the record's length
         position += 1
-    return base if batch[position + 2] == 0 else None  # behind its attributes: what is to be added
+    # behind its attributes: what is to be added
+    return base if position + 2 < end and batch[position + 2] == 0 else None
 
 
 class RecentPlaces:
