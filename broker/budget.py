@@ -11,9 +11,20 @@ class ByteBudget:
     claims can't keep others out. A frame that has begun waits before it grows; but where only such frames hold the budget they would
     wait for each other for ever, so one of them at a time goes on without room. So the bytes held exceed the bound by one frame at most,
     and by what each connection may have at once (64 KiB).
+
+    What fetches that wait take is counted apart, to the same bound: clients say how long these wait, and no frame may have to wait for
+    them. Where there is no room a fetch is answered instead.
     """
 
-    __slots__ = ("_ahead", "_behind", "_limit_bytes", "_parked", "_waiting_bytes", "held_bytes")
+    __slots__ = (
+        "_ahead",
+        "_behind",
+        "_limit_bytes",
+        "_parked",
+        "_waiting_bytes",
+        "fetch_bytes",
+        "held_bytes",
+    )
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -22,6 +33,7 @@ class ByteBudget:
         self._behind = trio.lowlevel.ParkingLot()
         self._waiting_bytes = 0
         self.held_bytes = 0
+        self.fetch_bytes = 0
 
     @property
     def is_spent(self) -> bool:
@@ -53,6 +65,18 @@ class ByteBudget:
                 self._behind.unpark_all()
         else:
             self.held_bytes += count
+
+    def admit_fetch(self, count: int) -> bool:
+        """Hold `count` bytes of a fetch that is to wait, if there is room."""
+        if self.fetch_bytes + count > self._limit_bytes:
+            return False
+        self.fetch_bytes += count
+        return True
+
+    def end_fetch(self, count: int) -> None:
+        """Give `count` bytes of a fetch back that waits no more."""
+        self.fetch_bytes -= count
+        assert self.fetch_bytes >= 0, self.fetch_bytes
 
     def _give_back(self, count: int) -> None:
         self.held_bytes -= count

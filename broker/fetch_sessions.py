@@ -7,7 +7,8 @@ The rules (DESIGN section 4, trap 10): id 0 with epoch -1 is no session; epoch 0
 a session id with epoch -1 closes it; a session id with epoch n must be the next in turn.
 
 Both sessions and the partitions in all of them are bounded: an incremental request may name new ones for ever. A session that would go
-over the bound is ended; its fetcher begins anew and is served without one.
+over the bound is ended; its fetcher begins anew and is served without one. What no topic can be called is answered and not kept, for a
+name may be as long as 32 KB.
 """
 
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from penstock.broker.names import TOPIC_NAME_LENGTH_MAX
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.fetch import FetchPartition, FetchPartitionResult, FetchRequest
 from penstock.runtime.clock import Random
@@ -27,7 +29,7 @@ EPOCH_MAX = 2**31 - 1
 NO_SESSION_EPOCH = -1
 NEW_SESSION_EPOCH = 0
 PARTITIONS_MAX = 200_000
-"""In all sessions of a broker; one takes about 400 bytes."""
+"""In all sessions of a broker; one takes about 400 bytes, and its topic's name besides."""
 
 Key = tuple[str | bytes, int]
 
@@ -70,12 +72,16 @@ class FetchSession:
         self.last_used = 0.0
         self.partitions: OrderedDict[Key, SessionPartition] = OrderedDict()
 
-    def update(self, request: FetchRequest) -> None:
-        """Take what an incremental request adds, changes and forgets."""
+    def update(self, request: FetchRequest) -> list[FetchPartition]:
+        """Take what an incremental request adds, changes and forgets; returns what is to be answered now and not kept."""
+        not_kept: list[FetchPartition] = []
         for entry in request.partitions:
             known = self.partitions.get(key := partition_key(entry.topic, entry.topic_id, entry.index))
             if known is None:
-                self.partitions[key] = SessionPartition(entry)
+                if len(entry.topic) > TOPIC_NAME_LENGTH_MAX or not entry.topic.isascii():
+                    not_kept.append(entry)
+                else:
+                    self.partitions[key] = SessionPartition(entry)
             else:
                 if entry.current_leader_epoch != known.request.current_leader_epoch:
                     known.high_watermark = -1  # a follower forgets with the epoch what it was told in it
@@ -85,6 +91,7 @@ class FetchSession:
             self.partitions.pop(key, None)
             if self.news is not None:
                 self.news.forget(key)
+        return not_kept
 
     def to_look_at(self, request: FetchRequest, now: float) -> list[FetchPartition]:
         """The partitions of the session that an incremental request is about: all, or those with news."""
@@ -196,14 +203,17 @@ class FetchSessions:
             return FetchPlan(None, [], is_full=False, error=ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
         if session.epoch != request.session_epoch:
             return FetchPlan(None, [], is_full=False, error=ErrorCode.INVALID_FETCH_SESSION_EPOCH)
-        self._update(session, request)
+        not_kept = self._update(session, request)
         if self._partition_count > self._partitions_max:
             self._end(session.session_id)
             return FetchPlan(None, [], is_full=False, error=ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
         session.epoch = 1 if session.epoch == EPOCH_MAX else session.epoch + 1
         session.last_used = now
         self._sessions.move_to_end(session.session_id)
-        return FetchPlan(session, session.to_look_at(request, now), is_full=False)
+        partitions = session.to_look_at(request, now)
+        if not_kept:
+            partitions += not_kept
+        return FetchPlan(session, partitions, is_full=False)
 
     def _new_session(self, request: FetchRequest, now: float) -> FetchSession | None:
         """A session for a full fetch, or None (session id 0: the fetcher goes on with full fetches) when there is no slot."""
@@ -229,10 +239,11 @@ class FetchSessions:
         self._sessions[session_id] = session
         return session
 
-    def _update(self, session: FetchSession, request: FetchRequest) -> None:
+    def _update(self, session: FetchSession, request: FetchRequest) -> list[FetchPartition]:
         before = len(session.partitions)
-        session.update(request)
+        not_kept = session.update(request)
         self._partition_count += len(session.partitions) - before
+        return not_kept
 
     def _end_of_replica(self, replica_id: int) -> None:
         """A follower has one session with each leader: what its earlier connection began is of no use."""

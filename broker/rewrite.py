@@ -3,9 +3,11 @@
 Off the hot path: runs on a worker, since it touches every byte. Source: Kafka's LogValidator.
 """
 
-from penstock.protocol.compression import Codec
+from penstock.protocol.compression import Codec, DecompressionTooLarge
 from penstock.protocol.errors import DecodeError, ErrorCode, InvalidBatch
 from penstock.protocol.record_batch import BatchHeader, read_batch_header, set_log_append_time
+from penstock.protocol.records import DEFAULT_OUTPUT_MAX_BYTES, iterate_records, recompress
+from penstock.storage.batch_walk import unpack_in_turn
 
 RECORDS_SIZE_BYTES_MAX = 256 << 20
 """A batch that unpacks to more is refused where it has to be unpacked."""
@@ -32,11 +34,13 @@ class Rewriter:
         header = read_batch_header(batch)
         try:
             if self._require_keys:
-                _check_keys(batch)
-            if self._codec is not None and header.codec != self._codec:
-                from penstock.protocol.records import recompress  # loaded by the few topics that need it
-
-                batch = memoryview(recompress(batch, self._codec, self._level))
+                unpack_in_turn(lambda bytes_max: _check_keys(batch, bytes_max), RECORDS_SIZE_BYTES_MAX)
+            codec = self._codec
+            if codec is not None and header.codec != codec:
+                batch = unpack_in_turn(
+                    lambda bytes_max: _recompressed(batch, codec, self._level, bytes_max),
+                    DEFAULT_OUTPUT_MAX_BYTES,
+                )
         except DecodeError as error:
             raise InvalidBatch(ErrorCode.CORRUPT_MESSAGE, str(error)) from error
         if self._log_append_time:
@@ -59,9 +63,16 @@ class InternalTopicGuard:
         )
 
 
-def _check_keys(batch: memoryview) -> None:
-    from penstock.protocol.records import iterate_records
-
-    for record in iterate_records(batch, output_max_bytes=RECORDS_SIZE_BYTES_MAX):
+def _check_keys(batch: memoryview, bytes_max: int) -> None:
+    for record in iterate_records(batch, output_max_bytes=bytes_max):
         if record.key is None:
             raise InvalidBatch(ErrorCode.INVALID_RECORD, "a record without a key on a compacted topic")
+
+
+def _recompressed(batch: memoryview, codec: Codec, level: int | None, bytes_max: int) -> memoryview:
+    try:
+        return memoryview(recompress(batch, codec, level, output_max_bytes=bytes_max))
+    except InvalidBatch as error:
+        if isinstance(error.__cause__, DecompressionTooLarge) and bytes_max < DEFAULT_OUTPUT_MAX_BYTES:
+            raise error.__cause__ from None  # it may have more in its turn
+        raise

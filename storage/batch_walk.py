@@ -8,8 +8,10 @@ leader-epoch checkpoint names for that offset (PROPERTIES D10).
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from threading import Lock
+from typing import NamedTuple, TypeVar
 
+from penstock.protocol.compression import DecompressionTooLarge
 from penstock.protocol.errors import DecodeError
 from penstock.protocol.record_batch import (
     HEADER_SIZE_BYTES,
@@ -22,6 +24,12 @@ from penstock.storage.errors import CorruptBatch, NotResident
 
 HEADER_CHUNK_BYTES = 4096
 BATCH_CHUNK_BYTES = 1 << 20
+UNPACKED_AT_ONCE_BYTES = 8 << 20
+"""What any worker may unpack of a batch that a client has sent: few take more."""
+LARGE_UNPACKING = Lock()
+"""Held by the one worker that unpacks more."""
+
+T = TypeVar("T")
 
 
 class ChainRules(NamedTuple):
@@ -32,6 +40,21 @@ class ChainRules(NamedTuple):
     epoch_at: Callable[[int], int] | None
     """The leader epoch of the batch at an offset; None where nothing knows."""
     index_interval_bytes: int
+
+
+def unpack_in_turn(work: Callable[[int], T], bytes_max: int) -> T:
+    """What `work` makes of a batch that it unpacks, given to how many bytes it may: few at first, `bytes_max` when it is its turn.
+
+    A few bytes unpack to a thousand times as many, so no two workers of a process unpack large batches at once. Waits for its turn: on
+    workers only. `work` raises DecompressionTooLarge where it may not have as many as it needs, and so does this over `bytes_max`.
+    """
+    try:
+        return work(min(UNPACKED_AT_ONCE_BYTES, bytes_max))
+    except DecompressionTooLarge:
+        if bytes_max <= UNPACKED_AT_ONCE_BYTES:
+            raise
+    with LARGE_UNPACKING:
+        return work(bytes_max)
 
 
 def walk_headers(

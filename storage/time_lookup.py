@@ -14,16 +14,22 @@ from dataclasses import dataclass
 from penstock.protocol.compression import DecompressionTooLarge
 from penstock.protocol.errors import DecodeError
 from penstock.protocol.record_batch import LOG_APPEND_TIME_FLAG, NO_TIMESTAMP, BatchHeader
-from penstock.protocol.records import iterate_records
+from penstock.protocol.records import iterate_timestamps
 from penstock.runtime.files import File
-from penstock.storage.batch_walk import ChainRules, chain_fault, check_batch, walk_headers
+from penstock.storage.batch_walk import (
+    ChainRules,
+    chain_fault,
+    check_batch,
+    unpack_in_turn,
+    walk_headers,
+)
 from penstock.storage.errors import CorruptBatch
 from penstock.storage.log_reader import ReadRequest, Segments, locate
 from penstock.storage.segment import Indexes, Segment
 from penstock.storage.segment_indexes import ensure_indexes, rebuild_indexes
 
-DECOMPRESSED_BYTES_MAX = 1 << 30
-"""Of one batch that is looked into."""
+UNPACKED_BYTES_MAX = 64 << 20
+"""Of one batch that is looked into; a larger one is the answer as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,24 +251,35 @@ def _find_in_batch(
     file: File, position: int, header: BatchHeader, timestamp_ms: int, start_offset: int, rules: ChainRules
 ) -> TimestampOffset | None:
     """The first record at or above both bounds; None if there is none."""
-    for found in _times_in_batch(file, position, header, start_offset, rules):
-        if found.timestamp_ms >= timestamp_ms:
-            return found
-    return None
+
+    def find(bytes_max: int) -> TimestampOffset | None:
+        for found in _times_in_batch(file, position, header, start_offset, rules, bytes_max):
+            if found.timestamp_ms >= timestamp_ms:
+                return found
+        return None
+
+    return unpack_in_turn(find, UNPACKED_BYTES_MAX)
 
 
 def _largest_in_batch(
     file: File, position: int, header: BatchHeader, start_offset: int, rules: ChainRules
 ) -> TimestampOffset | None:
     """The first of the records with the largest timestamp at or above `start_offset`; None if there is none."""
-    times = _times_in_batch(file, position, header, start_offset, rules)
-    return max(times, key=lambda found: found.timestamp_ms, default=None)
+
+    def find(bytes_max: int) -> TimestampOffset | None:
+        times = _times_in_batch(file, position, header, start_offset, rules, bytes_max)
+        return max(times, key=lambda found: found.timestamp_ms, default=None)
+
+    return unpack_in_turn(find, UNPACKED_BYTES_MAX)
 
 
 def _times_in_batch(
-    file: File, position: int, header: BatchHeader, start_offset: int, rules: ChainRules
+    file: File, position: int, header: BatchHeader, start_offset: int, rules: ChainRules, bytes_max: int
 ) -> Iterator[TimestampOffset]:
-    """Each record from `start_offset` on; only the first one where all have the batch's time, or nobody can read them."""
+    """Each record from `start_offset` on; only the first one where all have the batch's time, or nobody can read them.
+
+    Raises DecompressionTooLarge where it would have to unpack more than `bytes_max`, and may have more in its turn.
+    """
     epoch = header.partition_leader_epoch
     whole = TimestampOffset(header.max_timestamp, max(header.base_offset, start_offset), epoch)
     if not header.record_count:
@@ -273,9 +290,11 @@ def _times_in_batch(
     batch = memoryview(file.pread(header.size_bytes, position))
     check_batch(file.path, position, header, batch, -1, rules)
     try:
-        for record in iterate_records(batch, output_max_bytes=DECOMPRESSED_BYTES_MAX):
-            if record.offset >= start_offset:
-                yield TimestampOffset(record.timestamp, record.offset, epoch)
-    except (DecodeError, DecompressionTooLarge):
-        # The checksum is right, so the disk is: its producer wrote what nobody can read. The batch as a whole is the answer.
+        for offset, timestamp_ms in iterate_timestamps(batch, output_max_bytes=bytes_max):
+            if offset >= start_offset:
+                yield TimestampOffset(timestamp_ms, offset, epoch)
+    except DecodeError as error:
+        if isinstance(error, DecompressionTooLarge) and bytes_max < UNPACKED_BYTES_MAX:
+            raise
+        # The checksum is right, so the disk is: its producer wrote what nobody can read, or nobody should. The batch as a whole is the answer.
         yield whole

@@ -1,7 +1,8 @@
 """Fetch, versions 4 to 18: long poll, min/max bytes, fetch sessions (KIP-227), read at the high watermark.
 
 Answers at once when `min_bytes` are there, an error is to be told, or nothing may be waited for; else a `PendingFetch` keeps the
-request's place and listens to the high watermarks of its partitions until enough has come or `max_wait_ms` have passed. Record bytes
+request's place and listens to the high watermarks of its partitions until enough has come or `max_wait_ms` have passed. Those that
+wait may take so many bytes in all (`ByteBudget`): where they do, a fetch of many partitions is answered with what there is. Record bytes
 are never touched: the answer names file ranges. A range that is not in the page cache is read in a worker first.
 
 At least one whole batch is answered for the first partition that has any, whatever the limits (KIP-74). Further partitions only get what is within the limits. Transactions come later:
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 from penstock.broker.context import ANONYMOUS
 from penstock.broker.fetch_sessions import FetchPlan
 from penstock.broker.leader_hints import FETCH_CODES, FIRST_FETCH_VERSION, tell_leaders
-from penstock.broker.pending_fetch import PendingFetch
+from penstock.broker.pending_fetch import UNCOUNTED_BYTES, PendingFetch, bytes_to_wait
 from penstock.broker.replies import Part, Parts, Reply
 from penstock.protocol.api import ApiKey
 from penstock.protocol.errors import ErrorCode
@@ -77,10 +78,12 @@ def fetch(
     try:
         results = job.read_now()
     except (NotResident, OffsetOutOfRange, StorageError):
+        if not job.may_wait(len(frame)):
+            return job.respond(job.read_offsets())
         waiting = PendingFetch(job, 0)
         waiting.resolve()  # the connection's writer reads on a worker, and tells errors partition by partition
         return waiting
-    if job.is_enough(results):
+    if job.is_enough(results) or not job.may_wait(len(frame)):
         return job.respond(results)
     missing_bytes = job.missing_bytes(results)
     release_records(results)
@@ -96,6 +99,7 @@ class FetchJob:
         "_broker",
         "_cold",
         "_correlation_id",
+        "_held_bytes",
         "_is_cut",
         "_is_fenced",
         "_listener",
@@ -134,6 +138,7 @@ class FetchJob:
         self._cold: ColdFetch | None = None
         self._toll: FetchToll | None = None
         self._is_cut = False
+        self._held_bytes = 0
         now = broker.clock.monotonic()
         self._is_fenced = broker.fetchers is not None and now >= broker.registration.deadline
         if request.replica_id not in (CONSUMER_REPLICA_ID, DEBUG_REPLICA_ID):
@@ -242,10 +247,30 @@ class FetchJob:
             ]
         return self._encode(results, self.refusal)
 
+    def may_wait(self, frame_bytes: int) -> bool:
+        """Whether there is room for what the request takes while it waits, and hold that. Small ones and followers' are not counted."""
+        count = bytes_to_wait(len(self.partitions), len(self.request.forgotten), frame_bytes)
+        if count <= UNCOUNTED_BYTES or self.follower is not None:
+            return True
+        if not self._broker.budget.admit_fetch(count):
+            return False
+        self._held_bytes = count
+        return True
+
+    def end_wait(self) -> None:
+        """Give back what it took. Safe to call again."""
+        if self._held_bytes:
+            self._broker.budget.end_fetch(self._held_bytes)
+            self._held_bytes = 0
+
+    def read_offsets(self) -> list[FetchPartitionResult]:
+        """What there is to tell of every partition but its records."""
+        return [self._begin(entry, partition) for entry, partition in self.partitions]
+
     def read_now(self) -> list[FetchPartitionResult]:
         """Read every partition as far as that takes no disk access. Raises NotResident, with nothing held."""
         if self._is_over_quota:
-            return [self._begin(entry, partition) for entry, partition in self.partitions]
+            return self.read_offsets()
         results: list[FetchPartitionResult] = []
         budget = self._max_bytes
         try:
@@ -298,7 +323,11 @@ class FetchJob:
                 return result
         offset = entry.fetch_offset
         if self.follower is None and not partition.is_leader and offset > high_watermark:
-            result.error_code = _above_follower(partition)
+            # it is ahead of the follower that it reads: let it wait if that is in sync, or else ask the leader
+            is_in_sync = partition.machine.broker_id in partition.machine.isr
+            result.error_code = (
+                ErrorCode.OFFSET_NOT_AVAILABLE if is_in_sync else ErrorCode.NOT_LEADER_OR_FOLLOWER
+            )
         elif offset < partition.log.log_start_offset or offset > partition.log.log_end_offset:
             result.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
         elif self._rack and self.follower is None and partition.is_leader:
@@ -553,16 +582,6 @@ def check_epoch(partition: "Partition", current_leader_epoch: int) -> ErrorCode:
         if current_leader_epoch > partition.leader_epoch:
             return ErrorCode.UNKNOWN_LEADER_EPOCH
     return ErrorCode.NONE
-
-
-def _above_follower(partition: "Partition") -> ErrorCode:
-    """What a consumer is told that reads a follower and is ahead of it: wait if it is in sync, or else ask the leader."""
-    machine = partition.machine
-    return (
-        ErrorCode.OFFSET_NOT_AVAILABLE
-        if machine.broker_id in machine.isr
-        else ErrorCode.NOT_LEADER_OR_FOLLOWER
-    )
 
 
 def _keep(records: LogSlice, result: FetchPartitionResult, limit: int, *, is_first: bool) -> None:

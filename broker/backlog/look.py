@@ -1,12 +1,15 @@
 """Looks up in a log where its unconsumed part begins. For workers: reads the disk."""
 
 from penstock.broker.backlog.places import NO_TIMESTAMP, Place
+from penstock.protocol.errors import DecodeError
 from penstock.protocol.record_batch import BatchHeader, TimestampType, read_batch_header
-from penstock.protocol.records import iterate_records
+from penstock.protocol.records import iterate_timestamps
+from penstock.storage.batch_walk import unpack_in_turn
 from penstock.storage.log import Log
 from penstock.storage.log_reader import floor_segment
 
-RECORDS_SIZE_BYTES_MAX = 256 << 20
+UNPACKED_BYTES_MAX = 64 << 20
+"""Of a batch that is looked into; a larger one counts by its largest timestamp."""
 
 
 def find_place(log: Log, offset: int, with_timestamp: bool) -> Place:
@@ -28,13 +31,23 @@ def find_place(log: Log, offset: int, with_timestamp: bool) -> Place:
 
 
 def _timestamp_at(batch: memoryview, header: BatchHeader, offset: int) -> int:
-    """The timestamp of the first record of the batch at or above `offset`; the batch's largest where compaction took all of those."""
+    """The timestamp of the first record of the batch at or above `offset`.
+
+    The batch's largest where compaction took all of those, and where its producer wrote what nobody can read, or nobody should.
+    """
     if header.timestamp_type is TimestampType.LOG_APPEND_TIME:
         return header.max_timestamp
-    for record in iterate_records(batch, output_max_bytes=RECORDS_SIZE_BYTES_MAX):
-        if record.offset >= offset:
-            return record.timestamp
-    return header.max_timestamp
+
+    def find(bytes_max: int) -> int:
+        for found, timestamp_ms in iterate_timestamps(batch, output_max_bytes=bytes_max):
+            if found >= offset:
+                return timestamp_ms
+        return header.max_timestamp
+
+    try:
+        return unpack_in_turn(find, UNPACKED_BYTES_MAX)
+    except DecodeError:
+        return header.max_timestamp
 
 
 __all__ = ["find_place"]

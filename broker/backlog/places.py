@@ -52,12 +52,10 @@ def first_timestamp(batch: memoryview, header: BatchHeader) -> int | None:
     if header.codec is not Codec.NONE:
         return base if base == header.max_timestamp else None
     position, end = HEADER_SIZE_BYTES, len(batch)
-    while (
-        position < end and batch[position] & 0x80
-    ):  # the record's length; nobody has looked yet whether there is a record
+    while position < end and batch[position] & 0x80:  # the record's length
         position += 1
-    position += 2  # behind its attributes: what is to be added
-    return base if position < end and batch[position] == 0 else None
+    # behind its attributes: what is to be added
+    return base if position + 2 < end and batch[position + 2] == 0 else None
 
 
 class RecentPlaces:

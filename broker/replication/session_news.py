@@ -44,7 +44,9 @@ class SessionNews:
             self._looked_at_all = now
             return [known.request for known in partitions.values()]
         for entry in named:
-            self._news[partition_key(entry.topic, entry.topic_id, entry.index)] = None
+            key = partition_key(entry.topic, entry.topic_id, entry.index)
+            if key in partitions:
+                self._news[key] = None
         return self.all_news()
 
     def all_news(self) -> list[FetchPartition]:

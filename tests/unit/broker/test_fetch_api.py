@@ -1,6 +1,7 @@
 """The Fetch handler on encoded frames: who is woken by what, what fits, sessions, cold ranges, and that no slice stays behind."""
 
 import sys
+import tracemalloc
 from collections.abc import Sequence
 
 import pytest
@@ -169,6 +170,56 @@ async def test_long_poll_that_nobody_wants_any_more_leaves_nothing_behind() -> N
         assert not any(partition.fetch_waiters for partition in broker.broker.partitions)
 
 
+def many(count: int) -> list[tuple[str, int, int]]:
+    return [("orders", 0, 1)] * count
+
+
+async def test_long_polls_of_many_partitions_take_no_more_than_their_bound() -> None:
+    """A frame is given back to the budget once it is read; what is kept of it is many times as large, for as long as a client likes."""
+    async with memory_broker(queued_max_request_bytes="1000000") as broker:
+        await broker.create("orders")
+        await fill(broker)
+        tracemalloc.start()
+        try:
+            kept = [broker.fetch(*many(100), max_wait_ms=2**31 - 1) for _ in range(60)]
+            taken_bytes = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        waiting = [outcome for outcome in kept if isinstance(outcome, Reply)]
+        assert 15 < len(waiting) < 60
+        assert taken_bytes < broker.broker.budget.fetch_bytes <= 1_000_000
+        (topic,) = (await broker.answer(kept[-1])).responses
+        assert {part.error_code for part in topic.partitions} == {NONE}
+        assert not is_ready(broker.fetch(*many(3), max_wait_ms=1000)), "who asks for little may wait"
+        assert broker.broker.budget.held_bytes == 0, "frames do not wait for it"
+        waiting[0].hurry()
+        await broker.answer(waiting[0])
+        assert not is_ready(broker.fetch(*many(100), max_wait_ms=1000)), "there is room again"
+
+
+async def test_long_poll_gives_back_what_it_took_however_it_ends(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with memory_broker() as broker:
+        await broker.create("orders")
+        await fill(broker)
+        budget = broker.broker.budget
+        for end in ("time", "stop", "leave", "records"):
+            outcome = broker.fetch(*many(100), max_wait_ms=1000)
+            assert isinstance(outcome, Reply)
+            assert budget.fetch_bytes > 0
+            if end == "leave":
+                outcome.abandon()
+                outcome.abandon()
+            else:
+                if end == "records":
+                    await fill(broker)
+                elif end == "stop":
+                    outcome.hurry()
+                await broker.answer(outcome)
+            assert budget.fetch_bytes == 0, end
+
+
 async def test_stop_answers_a_long_poll_at_once() -> None:
     async with memory_broker() as broker:
         await broker.create("orders")
@@ -329,6 +380,25 @@ async def test_work_for_each_partition_does_not_grow_with_those_before_it(
 
         await steps_for(1)
         assert await steps_for(400) < 2.2 * await steps_for(200)
+
+
+async def test_cold_reads_of_many_partitions_count_while_they_wait_and_are_put_off_where_there_is_no_room() -> (
+    None
+):
+    files, store = MemoryFiles(), MemoryMetadata()
+    await cold(files, store, "orders")
+    async with memory_broker(files=files, store=store, queued_max_request_bytes="50000") as broker:
+        budget = broker.broker.budget
+        waiting = broker.fetch(*many(100), version=4)
+        assert isinstance(waiting, Reply)
+        assert budget.fetch_bytes > 0
+        (topic,) = (await broker.answer(broker.fetch(*many(100), version=4))).responses
+        assert {(part.error_code, part.high_watermark, len(part.records)) for part in topic.partitions} == {
+            (NONE, 3, 0)
+        }
+        (topic,) = (await broker.answer(waiting)).responses
+        assert sum(sizes(topic.partitions)) > 0
+        assert budget.fetch_bytes == 0
 
 
 async def test_records_that_came_during_a_cold_read_are_below_the_high_watermark_that_is_told() -> None:

@@ -3,6 +3,8 @@
 import random
 from dataclasses import replace
 
+import pytest
+
 from penstock.broker.fetch_sessions import FetchSession, FetchSessions
 from penstock.protocol.errors import ErrorCode
 from penstock.protocol.fetch import EMPTY, FetchPartition, FetchPartitionResult, FetchRequest, NoRecords
@@ -181,3 +183,19 @@ def test_forgotten_partitions_give_their_room_back() -> None:
     first = opened(where, entry(index=0), entry(index=1))
     plan = where.plan(request(first.session_id, 1, [entry(index=2)], [("t", None, 0)]), 1.0)
     assert (plan.error, len(plan.partitions)) == (ErrorCode.NONE, 2)
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "\N{GRINNING FACE}" * 249])
+def test_names_that_no_topic_can_have_are_answered_and_not_kept(name: str) -> None:
+    """The bound is on partitions, and a name that comes with one may have 32 KB."""
+    where = sessions()
+    full = where.plan(request(epoch=0, partitions=[entry("y" * 249), entry(name)]), 0.0)
+    assert full.session is not None
+    assert [p.topic for p in full.partitions] == ["y" * 249, name]
+    grown = where.plan(request(full.session_id, 1, [entry(name, 1)]), 1.0)
+    assert [p.topic for p in grown.partitions] == ["y" * 249, name]
+    told = [FetchPartitionResult(name, None, 1, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, -1)]
+    assert full.session.changed(told) == told
+    assert list(full.session.partitions) == [("y" * 249, 0)]
+    next_one = where.plan(request(full.session_id, 2, forgotten=[(name, None, 1)]), 2.0)
+    assert [p.topic for p in next_one.partitions] == ["y" * 249]

@@ -1,18 +1,20 @@
 """From times to offsets: the first record at or after a time, and the one with the largest."""
 
 import random
+import tracemalloc
 
 import pytest
 from tests.support.batches import with_right_crc
 from tests.support.logs import NOW_MS, append, batch, new_log, reopen
 from tests.support.memory_files import MemoryFiles
 
-from penstock.protocol.compression import Codec
+from penstock.protocol.compression import Codec, DecompressionTooLarge, decompress
 from penstock.protocol.record_batch import check_produced_batch
+from penstock.storage.batch_walk import LARGE_UNPACKING, UNPACKED_AT_ONCE_BYTES, unpack_in_turn
 from penstock.storage.errors import CorruptBatch
 from penstock.storage.log import Log
 from penstock.storage.log_config import LogConfig
-from penstock.storage.time_lookup import TimestampOffset
+from penstock.storage.time_lookup import UNPACKED_BYTES_MAX, TimestampOffset
 
 SMALL = LogConfig(segment_bytes=600, index_interval_bytes=150)
 
@@ -106,6 +108,41 @@ def test_a_batch_that_nobody_can_read_answers_with_its_start() -> None:
     header = check_produced_batch(memoryview(raw))
     log.append_as_leader(memoryview(raw), header, leader_epoch=0, now_ms=NOW_MS)
     assert log.find_by_timestamp(5, 1) == TimestampOffset(77, 0, 0)
+
+
+def test_a_batch_that_unpacks_to_too_much_answers_with_its_start() -> None:
+    """A few KB that a producer has sent unpack to as much memory as it likes, for each worker that looks into them."""
+    log = new_log(MemoryFiles())
+    append(log, batch([b"x", bytes(UNPACKED_BYTES_MAX)], timestamps_ms=[50, 70], codec=Codec.ZSTD))
+    assert log.find_by_timestamp(60, 2) == TimestampOffset(70, 0, 0)
+    assert log.max_timestamp(2) == TimestampOffset(70, 0, 0)
+
+
+def test_a_large_batch_is_unpacked_once_and_its_values_are_not_copied() -> None:
+    log = new_log(MemoryFiles())
+    size_bytes = 2 * UNPACKED_AT_ONCE_BYTES
+    append(log, batch([b"x", bytes(size_bytes)], timestamps_ms=[50, 70], codec=Codec.ZSTD))
+    tracemalloc.start()
+    try:
+        assert log.find_by_timestamp(60, 2) == TimestampOffset(70, 1, 0)
+        assert log.max_timestamp(2) == TimestampOffset(70, 1, 0)
+        assert tracemalloc.get_traced_memory()[1] < 1.2 * size_bytes
+    finally:
+        tracemalloc.stop()
+
+
+def test_large_batches_are_unpacked_by_one_worker_at_a_time() -> None:
+    bounds: list[tuple[int, bool]] = []
+
+    def unpack(bytes_max: int) -> int:
+        bounds.append((bytes_max, LARGE_UNPACKING.locked()))
+        return len(decompress(Codec.NONE, bytes(UNPACKED_AT_ONCE_BYTES + 1), output_max_bytes=bytes_max))
+
+    assert unpack_in_turn(unpack, 1 << 30) == UNPACKED_AT_ONCE_BYTES + 1
+    assert bounds == [(UNPACKED_AT_ONCE_BYTES, False), (1 << 30, True)]
+    with pytest.raises(DecompressionTooLarge):
+        unpack_in_turn(unpack, UNPACKED_AT_ONCE_BYTES)
+    assert not LARGE_UNPACKING.locked()
 
 
 def test_records_without_a_time_are_never_found() -> None:

@@ -16,8 +16,8 @@ from penstock.protocol.api import ApiKey
 from penstock.protocol.checksum import crc32c
 from penstock.protocol.compression import Codec
 from penstock.protocol.errors import ErrorCode
-from penstock.protocol.record_batch import DELETE_HORIZON_FLAG, HEADER_SIZE_BYTES
-from penstock.protocol.records import Record, encode_batch
+from penstock.protocol.record_batch import DELETE_HORIZON_FLAG, HEADER_SIZE_BYTES, read_batch_header
+from penstock.protocol.records import Record, encode_batch, seal_batch
 
 NONE, FULL, TIMED_OUT = ErrorCode.NONE, ErrorCode.POLICY_VIOLATION, ErrorCode.REQUEST_TIMED_OUT
 
@@ -321,6 +321,26 @@ async def test_a_batch_without_the_record_that_it_promises_is_appended_whole_or_
         assert answer.error_code == NONE
         partition = broker.partition()
         assert partition.high_watermark == partition.log.log_end_offset == 1
+
+
+@pytest.mark.parametrize("codec", [Codec.NONE, Codec.GZIP])
+@pytest.mark.parametrize("payload", [b"\x80" * 9, b"no records at all"])
+async def test_records_that_nobody_can_read_have_the_largest_time_of_their_batch(
+    codec: Codec, payload: bytes
+) -> None:
+    """Their checksum is right, so they are in the log: the next producers, and the broker, must not end by them."""
+    async with memory_broker() as broker:
+        now_ms = broker.broker.clock.wall_ms()
+        calls = await bounded(broker, backlog_max_age_ms="60000")
+        await calls.commit(offsets={0: 0})
+        whole = encode_batch(
+            [Record(0, now_ms - 100_000, None, b"v"), Record(0, now_ms, None, b"v")], codec=codec
+        )
+        sent = bytes(seal_batch(read_batch_header(whole), payload))
+        codes = [(await broker.produced("orders", sent))[0].error_code for _ in range(3)]
+        assert codes == [NONE] * 3
+        await calls.commit(offsets={0: 1})
+        assert await produce(broker, 1) == NONE
 
 
 async def test_a_log_that_is_cut_while_it_is_looked_at_is_looked_at_again() -> None:
