@@ -323,11 +323,10 @@ class FetchJob:
                 return result
         offset = entry.fetch_offset
         if self.follower is None and not partition.is_leader and offset > high_watermark:
-            # it is ahead of the follower that it reads: let it wait if that is in sync, or else ask the leader
-            is_in_sync = partition.machine.broker_id in partition.machine.isr
-            result.error_code = (
-                ErrorCode.OFFSET_NOT_AVAILABLE if is_in_sync else ErrorCode.NOT_LEADER_OR_FOLLOWER
-            )
+            # ahead of the follower that it reads: let it ask the leader, or wait where that is in sync
+            result.error_code = ErrorCode.NOT_LEADER_OR_FOLLOWER
+            if partition.machine.broker_id in partition.machine.isr:
+                result.error_code = ErrorCode.OFFSET_NOT_AVAILABLE
         elif offset < partition.log.log_start_offset or offset > partition.log.log_end_offset:
             result.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
         elif self._rack and self.follower is None and partition.is_leader:

@@ -328,7 +328,10 @@ class Simulation:
     def _is_counted(self, topic_id: bytes, index: int) -> bool:
         """Whether the partition is there: its topic is, and has so many. States beyond that are of an enlargement that did not come to its end."""
         name = self.observer.names.get(topic_id)
-        entry = None if name is None else self.cluster.store.entries.get(key := keys.topic_key(name))
+        if name is None:
+            return False
+        key = keys.topic_key(name)
+        entry = self.cluster.store.entries.get(key)
         if entry is None:
             return False
         topic = keys.decode_topic(key, entry.value)
