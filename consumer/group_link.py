@@ -19,7 +19,7 @@ from penstock.client.group_values import OffsetAndMetadata
 from penstock.client.lifetime import Spawner
 from penstock.client.metadata import TopicPartition
 from penstock.client.topic_cache import TopicCache
-from penstock.consumer.assignment_state import AssignmentState
+from penstock.consumer.assignment_state import AssignmentState, PartitionState
 from penstock.consumer.group_offsets import GroupOffsets
 from penstock.consumer.handout import Handout
 from penstock.consumer.membership import (
@@ -32,6 +32,7 @@ from penstock.consumer.membership import (
 from penstock.consumer.signal import Signal
 from penstock.consumer.subscription import Subscription
 from penstock.errors import PenstockError
+from penstock.protocol.errors import ErrorCode
 from penstock.runtime.environment import Environment
 
 Callback = Callable[[frozenset[TopicPartition]], Awaitable[object]]
@@ -201,10 +202,10 @@ class GroupLink:
             self._raise_lost()
         wanted = self._handed_out() if given is None else _normal(given)
         self._commit_count += 1
-        number = self._commit_count
+        number, owned = self._commit_count, self._owned(wanted)
         while wanted:
             try:
-                await self._commit_in_order(offsets, wanted, number)
+                await self._commit_in_order(offsets, wanted, number, owned)
                 break
             except RebalanceInProgress:
                 membership = self._membership
@@ -213,19 +214,47 @@ class GroupLink:
                 await membership.wait_settled()
                 if membership.failure is not None:
                     raise membership.failure from None
-                kept = {tp: offset for tp, offset in wanted.items() if tp in self._state.partitions}
+                kept = {
+                    tp: offset
+                    for tp, offset in wanted.items()
+                    if tp in self._state.partitions and self._is_owned_still(tp, owned)
+                }
                 if given is not None and len(kept) < len(wanted):
                     raise CommitFailed("a partition was given to another member meanwhile") from None
                 wanted = kept
 
+    def _owned(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, PartitionState]:
+        """Which of these the group has given to this member, and by which assignment."""
+        if self._membership is None:
+            return {}
+        return {tp: state for tp in partitions if (state := self._state.partitions.get(tp)) is not None}
+
+    def _is_owned_still(self, tp: TopicPartition, owned: Mapping[TopicPartition, PartitionState]) -> bool:
+        return tp not in owned or self._state.partitions.get(tp) is owned[tp]
+
     async def _commit_in_order(
-        self, offsets: GroupOffsets, wanted: Mapping[TopicPartition, OffsetAndMetadata], number: int
+        self,
+        offsets: GroupOffsets,
+        wanted: Mapping[TopicPartition, OffsetAndMetadata],
+        number: int,
+        owned: Mapping[TopicPartition, PartitionState],
     ) -> None:
-        """One commit at a time, its retries included, and none over a later one: what is committed would go back."""
+        """One commit at a time, its retries included, and none over a later one: what is committed would go back.
+
+        So it would where a partition of those `owned` was lost and has come again meanwhile: another member may have gone on in it.
+        """
+
+        def identity() -> GroupIdentity:
+            if not all(self._is_owned_still(tp, owned) for tp in wanted):
+                raise RebalanceInProgress(
+                    ErrorCode.REBALANCE_IN_PROGRESS, "a partition went to another member"
+                )
+            return self._identity()
+
         async with self._commit_lock:
             left = {tp: offset for tp, offset in wanted.items() if self._commit_numbers.get(tp, 0) < number}
             if left:
-                await offsets.commit(self._identity, left)
+                await offsets.commit(identity, left)
             for tp, offset in left.items():
                 self._commit_numbers[tp] = number
                 self._committed[tp] = offset.offset
@@ -258,7 +287,7 @@ class GroupLink:
                 changed[tp] = OffsetAndMetadata(place.offset, leader_epoch=place.leader_epoch)
         if changed and self._offsets is not None:
             self._commit_count += 1
-            await self._commit_in_order(self._offsets, changed, self._commit_count)
+            await self._commit_in_order(self._offsets, changed, self._commit_count, self._owned(changed))
 
     async def _commit_now_and_then(self) -> None:
         while not self._is_closing:
