@@ -13,7 +13,7 @@ from penstock.protocol.record_batch import HEADER_SIZE_BYTES, BatchHeader
 
 NO_TIMESTAMP = -1
 KEPT = 16
-"""Batches. Some 2.5 KB for each partition with a bound of bytes or age."""
+"""Batches. Some 3.5 KB for each partition with a bound of bytes or age."""
 
 
 class Sized(Protocol):

@@ -17,8 +17,9 @@ from tests.support.scripted_broker import (
 )
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from penstock.client.errors import BrokerError
+from penstock.client.errors import BrokerError, CommitFailed
 from penstock.client.metadata import TopicPartition
+from penstock.consumer.consumer import Consumer
 from penstock.protocol.api import ApiKey
 from penstock.protocol.consumer_protocol import ConsumerAssignment, encode_assignment
 from penstock.protocol.errors import ErrorCode
@@ -191,3 +192,53 @@ async def test_a_coordinator_that_moves_costs_nothing(way: Answer, autojump_cloc
         await trio.sleep(10)
         assert [call for call, _ in member.listener.calls] == ["assign"]
         assert len(coordinator.broker.bodies(ApiKey.FIND_COORDINATOR)) > 2
+
+
+async def test_a_commit_that_is_tried_again_counts_for_the_assignment_in_which_it_was_begun(
+    autojump_clock: MockClock,
+) -> None:
+    """Another member may have had the partition between, and its commits would be taken back."""
+    coordinator = Coordinator()
+    committed: list[int] = []
+
+    def commit(version: int, request: Message) -> Message:
+        code = ErrorCode.NONE
+        if len(coordinator.broker.bodies(ApiKey.JOIN_GROUP)) == 1:
+            code = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
+            if (
+                len(coordinator.broker.bodies(ApiKey.OFFSET_COMMIT)) == 6
+            ):  # a second passes before the seventh
+                coordinator.heartbeat_answer = Message(error_code=ErrorCode.UNKNOWN_MEMBER_ID)
+        else:
+            committed.append(request.topics[0].partitions[0].committed_offset)
+        part = Message(partition_index=0, error_code=code)
+        return Message(topics=[Message(name="t", topic_id=request.topics[0].topic_id, partitions=[part])])
+
+    async def lost(partitions: frozenset[TopicPartition]) -> None:
+        coordinator.heartbeat_answer = Message(error_code=0)
+
+    loading_fields = {"error_code": ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, "topics": []}
+    loading = Message(group_id="g", **loading_fields)
+    coordinator.broker.handlers |= {
+        ApiKey.OFFSET_COMMIT: commit,
+        ApiKey.OFFSET_FETCH: lambda _, __: Message(groups=[loading], **loading_fields),
+    }
+    environment = scripted_environment(ScriptedNetwork({("1", 9092): coordinator.broker}))
+    consumer = Consumer(
+        "1:9092",
+        "t",
+        group="g",
+        environment=environment,
+        auto_commit=False,
+        heartbeat_interval_ms=300,
+        on_lost=lost,
+    )
+    async with consumer:
+        await happens(lambda: consumer.assignment == T0)
+        with pytest.raises(CommitFailed, match="another member"):
+            await consumer.commit({TopicPartition("t", 0): 5})
+        await happens(lambda: consumer.assignment == T0)
+        assert len(coordinator.broker.bodies(ApiKey.JOIN_GROUP)) == 2
+        assert committed == []
+        await consumer.commit({TopicPartition("t", 0): 6})
+        assert committed == [6]
