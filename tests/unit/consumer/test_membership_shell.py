@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -217,7 +218,7 @@ async def test_a_commit_that_is_tried_again_counts_for_the_assignment_in_which_i
     async def lost(partitions: frozenset[TopicPartition]) -> None:
         coordinator.heartbeat_answer = Message(error_code=0)
 
-    loading_fields = {"error_code": ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, "topics": []}
+    loading_fields: dict[str, Any] = {"error_code": ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, "topics": []}
     loading = Message(group_id="g", **loading_fields)
     coordinator.broker.handlers |= {
         ApiKey.OFFSET_COMMIT: commit,
