@@ -370,7 +370,11 @@ def cores_of(text: str) -> list[int]:
     "--durability", "durabilities", multiple=True, type=click.Choice(DURABILITIES), default=DURABILITIES
 )
 @click.option("--rounds", default=5, help="Measurements of each row.")
-@click.option("--warm-up", default=2, help="Measurements before the first that counts.")
+@click.option(
+    "--warm-up",
+    default=8,
+    help="Measurements before the first that counts: three JVMs on two cores are long in compiling.",
+)
 @click.option("--seconds", default=3.0, help="The longest that one measurement may take.")
 @click.option("--peers", default="penstock,kafka", help="Who takes part.")
 @click.option("--catch-up-mb", default=1000, help="What a follower lacks.")
