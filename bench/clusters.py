@@ -18,7 +18,8 @@ from bench.driver import Limits, produce, wait_for_topic
 from bench.frames import make_batch
 from bench.peers import PeerFailed, PeerMissing
 from bench.peers.kafka import kafka_cluster, kafka_version
-from bench.processes import answers_api_versions, cpu_seconds, free_ports, on_cores, tail
+from bench.ports import free_ports
+from bench.processes import answers_api_versions, cpu_seconds, on_cores, tail
 from bench.subjects import CACHING, DURABLE, TOPIC_TIMEOUT_S, Subject
 
 COUNT = 3

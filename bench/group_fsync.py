@@ -23,7 +23,8 @@ import click
 import trio
 
 from bench.frames import make_batch, produce_answer, produce_request
-from bench.processes import free_ports, on_cores
+from bench.ports import free_ports
+from bench.processes import on_cores
 from penstock.client.admin import Admin
 from penstock.client.admin_values import ConfigChange, ConfigResource, NewTopic
 from penstock.client.metadata import TopicPartition

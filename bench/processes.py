@@ -1,4 +1,4 @@
-"""Processes under measurement: where they run, what they cost, which ports they get. Linux only (`/proc`, CPU affinity).
+"""Processes under measurement: where they run, what they cost. Linux only (`/proc`, CPU affinity).
 
 Owns nothing that lives on: every function leaves the calling process as it found it.
 """
@@ -30,29 +30,6 @@ def on_cores(cores: Iterable[int] | None) -> Generator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that were free just now; all are held until the last is found, so that they differ."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
-
-
-def is_free_port(port: int) -> bool:
-    """Whether a server could listen there on loopback now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 def cpu_seconds(pid: int) -> float:

@@ -27,7 +27,8 @@ import click
 from bench import driver, librdkafka
 from bench.driver import Limits
 from bench.frames import make_batch_of_size
-from bench.processes import answers_api_versions, free_ports, resident_bytes, tail
+from bench.ports import free_ports
+from bench.processes import answers_api_versions, resident_bytes, tail
 
 LIMIT_S = 30.0
 POLL_S = 0.001

@@ -16,7 +16,8 @@ from typing import Any
 from bench.driver import Address, wait_for_topic
 from bench.peers import PeerFailed, PeerMissing
 from bench.peers.kafka import kafka_broker, kafka_version
-from bench.processes import answers_api_versions, free_ports, on_cores, tail
+from bench.ports import free_ports
+from bench.processes import answers_api_versions, on_cores, tail
 
 START_TIMEOUT_S = 30
 TOPIC_TIMEOUT_S = 30

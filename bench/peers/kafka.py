@@ -25,7 +25,8 @@ from pathlib import Path
 
 from bench.peers import PeerFailed, PeerMissing
 from bench.peers.class_archive import reading_archive, writing_archive
-from bench.processes import answers_api_versions, free_ports, on_cores, tail
+from bench.ports import free_ports
+from bench.processes import answers_api_versions, on_cores, tail
 
 __all__ = [
     "KafkaBroker",

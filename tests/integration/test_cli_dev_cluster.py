@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.processes import free_ports
+from bench.ports import is_free_port, neighbouring_ports
 from tests.support.commands import Commands
 from tests.support.deadline import until
 from tests.support.etcd import need_etcd
@@ -70,35 +70,9 @@ def dev_cluster(
         cluster.process.wait()
 
 
-def is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def two_free_ports() -> int:
-    """The first of two neighbours."""
-    return until(
-        lambda: next((port for port in free_ports(20) if port < 65535 and is_free(port + 1)), None),
-        "two free ports side by side",
-    )
-
-
-def ports_of_a_cluster() -> tuple[int, int]:
-    """The first ports of two brokers and of etcd."""
-    port = two_free_ports()
-    return port, until(
-        lambda: next((other for other in [two_free_ports()] if abs(other - port) > 1), None), "other ports"
-    )
-
-
 def test_a_cluster_starts_loses_a_broker_stops_on_one_ctrl_c_and_finds_its_data_again(tmp_path: Path) -> None:
     need_etcd()
-    port, etcd_port = ports_of_a_cluster()
+    port, etcd_port = neighbouring_ports(2), neighbouring_ports(2)
     ports = [port, port + 1, etcd_port, etcd_port + 1]
     flags = ["-n", "2", "--port", str(port), "--etcd-port", str(etcd_port), "--log-level", "error"]
     commands = Commands(f"localhost:{port}")
@@ -115,22 +89,26 @@ def test_a_cluster_starts_loses_a_broker_stops_on_one_ctrl_c_and_finds_its_data_
         assert cluster.stop() == 0, cluster.text()
         assert cluster.text().endswith("The cluster has stopped.\n")
         assert "Traceback" not in cluster.text()
-    assert all(map(is_free, ports))
+    assert all(map(is_free_port, ports))
     with dev_cluster(tmp_path, *flags) as cluster:
         until(lambda: cluster.text().count("The cluster is up") == 2, "the second start", limit_s=LIMIT_S)
         assert commands.good("consume", "orders", "--exit").lines == ["1", "2"]
         cluster.process.kill()
-        until(lambda: all(map(is_free, ports)), "the end of what was killed with its parent", limit_s=LIMIT_S)
+        until(
+            lambda: all(map(is_free_port, ports)),
+            "the end of what was killed with its parent",
+            limit_s=LIMIT_S,
+        )
 
 
 def test_ctrl_c_in_the_middle_of_the_start_stops_what_runs_by_then(tmp_path: Path) -> None:
     need_etcd()
-    port, etcd_port = ports_of_a_cluster()
+    port, etcd_port = neighbouring_ports(2), neighbouring_ports(2)
     with dev_cluster(tmp_path, "-n", "2", "--port", str(port), "--etcd-port", str(etcd_port)) as cluster:
-        until(lambda: not is_free(etcd_port), "etcd on its port", limit_s=LIMIT_S)
+        until(lambda: not is_free_port(etcd_port), "etcd on its port", limit_s=LIMIT_S)
         assert cluster.stop() == 0, cluster.text()
         assert "Traceback" not in cluster.text()
-    assert all(map(is_free, [port, port + 1, etcd_port, etcd_port + 1]))
+    assert all(map(is_free_port, [port, port + 1, etcd_port, etcd_port + 1]))
 
 
 def pid_of(cluster: DevCluster, node_id: int) -> int:
@@ -154,6 +132,6 @@ def test_a_port_that_is_taken_is_one_line_and_nothing_is_started(tmp_path: Path)
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with dev_cluster(tmp_path, "--port", str(port), "--etcd-port", str(two_free_ports())) as cluster:
+        with dev_cluster(tmp_path, "--port", str(port), "--etcd-port", str(neighbouring_ports(2))) as cluster:
             assert f":{port}: Address already in use" in cluster.refusal()
     assert not (tmp_path / "penstock-cluster").exists()

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from bench.processes import free_ports
+from bench.ports import free_ports
 from tests.integration.test_cli_serve import serving
 from tests.support.commands import Commands
 from tests.support.deadline import until

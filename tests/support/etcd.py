@@ -8,7 +8,6 @@ import contextlib
 import functools
 import http.client
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,14 +16,13 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from bench.processes import free_ports
+from bench.ports import free_ports
 from tests.support.deadline import until
 from tests.support.processes import freeze
 from tests.support.requirements import need_program
 
 START_LIMIT_S = 30.0
 STOP_LIMIT_S = 20.0
-START_ATTEMPT_COUNT_MAX = 3
 ASK_LIMIT_S = 5.0
 _MEMORY = Path("/dev/shm")
 
@@ -188,7 +186,12 @@ def etcd_cluster(
             data = Path(
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-etcd-", dir=_MEMORY))
             )
-        servers = _started(stack, folder, data, count, options, tls)
+        servers = _servers(folder, data, count, options, tls)
+        for server in servers:
+            stack.callback(server.kill)
+            server.launch()
+        for server in servers:
+            until(server.is_ready, f"an answer of etcd {server.name}", limit_s=START_LIMIT_S)
         yield servers
 
 
@@ -199,31 +202,6 @@ def running_etcd(
     """One server that answers; killed when the block is left. See `etcd_cluster`."""
     with etcd_cluster(folder, 1, options, in_memory=in_memory, tls=tls) as (server,):
         yield server
-
-
-def _started(
-    stack: contextlib.ExitStack, folder: Path, data: Path, count: int, options: Sequence[str], tls: bool
-) -> list[EtcdServer]:
-    """Servers that answer. Somebody may take a port between our look and etcd's: then with other ports."""
-    for attempt in range(START_ATTEMPT_COUNT_MAX):
-        servers = _servers(folder, data, count, options, tls)
-        for server in servers:
-            stack.callback(server.kill)
-            server.launch()
-        try:
-            for server in servers:
-                until(server.is_ready, f"an answer of etcd {server.name}", limit_s=START_LIMIT_S)
-        except AssertionError:
-            is_port_taken = any("address already in use" in server.log_text() for server in servers)
-            if not is_port_taken or attempt == START_ATTEMPT_COUNT_MAX - 1:
-                raise
-            for server in servers:
-                server.kill()
-                shutil.rmtree(server.data_directory, ignore_errors=True)
-                server.log_path.unlink(missing_ok=True)
-        else:
-            return servers
-    raise AssertionError("the last attempt returned or raised")
 
 
 def _servers(folder: Path, data: Path, count: int, options: Sequence[str], tls: bool) -> list[EtcdServer]:

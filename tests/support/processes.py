@@ -14,6 +14,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from bench.ports import free_ports
 from tests.support.deadline import until
 from tests.support.requirements import need
 from tests.support.wire import Connection, address_of
@@ -80,6 +81,8 @@ class PenstockServer:
         self._open_files_max = open_files_max
         self.data_directory = directory / "data"
         self.log_path = directory / "broker.log"
+        (port,) = free_ports(1)
+        self._listen = f"127.0.0.1:{port}"
         self.bootstrap = ""
         self._settings = {**RECORDS_OF_ANY_AGE_STAY, **settings}
         self._environment = environment
@@ -92,9 +95,8 @@ class PenstockServer:
         return self._process.pid
 
     def command(self) -> list[str]:
-        """The command line; the port is free at the first start and kept from then on."""
+        """The command line; the port stays its own while it is dead."""
         program = Path(sys.executable).with_name("penstock")
-        listen = self.bootstrap or "127.0.0.1:0"
         settings = [part for key, value in self._settings.items() for part in ("--set", f"{key}={value}")]
         limited = ["sh", "-c", f'ulimit -n {self._open_files_max} && exec "$@"', "sh"]
         return [
@@ -104,7 +106,7 @@ class PenstockServer:
             "--data-dir",
             str(self.data_directory),
             "--listen",
-            listen,
+            self._listen,
             *settings,
         ]
 

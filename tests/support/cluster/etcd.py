@@ -5,7 +5,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from bench.processes import free_ports
+from bench.ports import free_ports
 from tests.support.cluster.hosts import Host
 from tests.support.cluster.process import NodeProcess
 from tests.support.deadline import until

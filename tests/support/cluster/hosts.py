@@ -13,12 +13,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from bench.processes import is_free_port
+from bench.ports import free_ports
 from tests.support.requirements import need, need_program
 
 NOBODY = "02:00:00:00:00:ff"
-PORTS = range(15_000, 32_000)
-"""Below those that the kernel gives to outgoing connections: one that was free stays free while its broker is dead."""
 TEST_HOST = 254
 
 
@@ -48,16 +46,10 @@ class Hosts(Protocol):
 class Loopback:
     """All on 127.0.0.1, each with a port."""
 
-    def __init__(self) -> None:
-        self._taken: set[int] = set()
-
     def make(self, name: str) -> Host:
         """A host with a port that is free now, and stays its own."""
-        while True:
-            port = random.choice(PORTS)
-            if port not in self._taken and is_free_port(port):
-                self._taken.add(port)
-                return Host(name, "127.0.0.1", port)
+        (port,) = free_ports(1)
+        return Host(name, "127.0.0.1", port)
 
 
 class Namespaces:

@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench.processes import free_ports
+from bench.ports import free_ports
 
 from penstock.runtime.environment import Environment
 from penstock.runtime.metadata import MetadataError, MetadataUnavailable
