@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types mypy pyright unit long simulate generate bench compiled clean
+.PHONY: help run test lint types mypy pyright collect unit long simulate generate bench compiled clean
 
 help: ## print this menu
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -23,7 +23,7 @@ run: $(VENV)/.run ## start a broker on localhost:9092 with its data in ./penstoc
 	$(BIN)/penstock serve --data-dir ./penstock-data
 
 test: $(VENV)/.test ## lint, types and all tests
-	$(MAKE) --no-print-directory -j2 --output-sync=target lint mypy pyright
+	$(MAKE) --no-print-directory -j2 --output-sync=target lint mypy pyright collect
 	$(MAKE) --no-print-directory unit
 
 lint: $(VENV)/.test ## ruff and import-linter
@@ -38,6 +38,12 @@ mypy: $(VENV)/.test
 
 pyright: $(VENV)/.test
 	$(BIN)/pyright --warnings
+
+# The tests start hundreds of processes, which would compile Penstock each time anew where this is set.
+collect unit long: export PYTHONDONTWRITEBYTECODE :=
+
+collect: $(VENV)/.test # every test module can be imported; its bytecode, with the assertions rewritten, is made once, and not by each worker
+	$(BIN)/pytest -q --collect-only >$(VENV)/.collected || { cat $(VENV)/.collected; exit 1; }
 
 unit: $(VENV)/.test ## the tests alone, four at a time: some only wait
 	$(BIN)/pytest -q -n 4 --dist loadfile --no-loadscope-reorder
@@ -61,7 +67,7 @@ long: $(VENV)/.test ## groups under churn, kills and power cuts in full counts (
 	CRASH_RUNS=3000 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 tests/property/broker/test_crashes_in_virtual_time.py
 	REPAIR_SURVIVALS=all REPAIR_EXAMPLES=3000 $(BIN)/pytest -q -rA --no-header \
 		tests/unit/storage/test_repair.py tests/property/storage/test_repair_model.py
-	LEADER_KILLS=100 CLUSTER_FAULTS=100 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 tests/faults/cluster
+	LEADER_KILLS=100 CLUSTER_FAULTS=100 WRITER_RATE=50 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 tests/faults/cluster
 	REDRIVE_CHURNS=300 $(BIN)/pytest -q -rA --no-header tests/unit/consumer/test_redrive.py
 	ETCD_FAULT_RUNS=1000 $(BIN)/pytest -q -rA --no-header tests/property/runtime/test_etcd_faults.py
 	COMPACTION_EXAMPLES=3000 COMPACTION_SECOND_EVERY=1 $(BIN)/pytest -q -rA --no-header -o faulthandler_timeout=0 \

@@ -27,7 +27,7 @@ from penstock.protocol.group_records import (
     decode_offset_value,
 )
 
-SECONDS = float(os.environ.get("CHURN_SECONDS", "8"))
+SECONDS = float(os.environ.get("CHURN_SECONDS", "6"))
 SEED = int(os.environ.get("CHURN_SEED", "1"))
 GROUP, PARTITION_COUNT = "churning", 24
 SETTINGS = {

@@ -101,7 +101,7 @@ class PageRun:
         """The command that runs a block of Python."""
         path = self._folder.parent / f"test_line_{script.line}.py"
         path.write_text(_ADDRESS.sub(self._server.bootstrap, script.source))
-        pytest = "python -m pytest -q --basetemp=../pytest -p no:cacheprovider -o trio_mode=true -W error"
+        pytest = "python -m pytest -q --basetemp=../pytest -p no:cacheprovider -p no:anyio -p no:hypothesispytest -o trio_mode=true -W error"
         return Command(script.line, f"{pytest if script.has_tests else 'python -W error'} {path}", ())
 
     # The broker

@@ -2,7 +2,7 @@
 
 import os
 
-SHARE = float(os.environ.get("EXAMPLES", "0.3"))
+SHARE = float(os.environ.get("EXAMPLES", "0.2"))
 
 
 def examples(count: int) -> int:

@@ -6,8 +6,9 @@ violation can be planted.
 """
 
 import ast
+import functools
 import tomllib
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,19 @@ def _walk(folder: Path) -> Iterator[Path]:
 # Sizes.
 
 
-def function_sizes(source: str) -> Generator[tuple[str, int], None, None]:
+@functools.cache
+def function_sizes(source: str) -> Sequence[tuple[str, int]]:
     """Name and lines of every function, from `def` to its end, without decorators; nested ones count for themselves, too."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno is not None
-            yield node.name, node.end_lineno - node.lineno + 1
+    return [
+        (node.name, _last_line(node) - node.lineno + 1)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+
+
+def _last_line(node: ast.stmt) -> int:
+    assert node.end_lineno is not None
+    return node.end_lineno
 
 
 def too_large(root: Path, *, function_lines_max: int, file_lines_max: int) -> list[str]:
@@ -208,6 +216,12 @@ def reached_for(source: str, allowed: frozenset[str] = frozenset()) -> list[str]
     Names are followed through `import ... as` and `from ... import`. What stands under `if TYPE_CHECKING` may be named, as a type.
     A name that is `allowed` covers its attributes, and the import of its module.
     """
+    return [f"{line}: {name}" for line, name in _reached_for(source) if not is_covered(name, allowed)]
+
+
+@functools.cache
+def _reached_for(source: str) -> Sequence[tuple[int, str]]:
+    """Line and name of all that is of the outside, allowed or not."""
     tree = ast.parse(source)
     for_types_only = {
         id(inner)
@@ -235,11 +249,7 @@ def reached_for(source: str, allowed: frozenset[str] = frozenset()) -> list[str]
             full_name = _full_name(node, names)
             if full_name is not None:
                 found.add((node.lineno, full_name))
-    return [
-        f"{line}: {name}"
-        for line, name in sorted(found)
-        if _is_forbidden(name) and not is_covered(name, allowed)
-    ]
+    return [(line, name) for line, name in sorted(found) if _is_forbidden(name)]
 
 
 def is_covered(name: str, allowed: frozenset[str]) -> bool:

@@ -9,6 +9,7 @@ import importlib
 import itertools
 import json
 import logging
+import os
 import subprocess
 import threading
 from pathlib import Path
@@ -25,7 +26,8 @@ from tests.support.requirements import need, need_program
 import penstock
 
 PATIENCE_S = 90.0
-RATE_PER_S = 50
+RATE_PER_S = int(os.environ.get("WRITER_RATE", "20"))
+"""Records a second of each writer: one that finds what is lost, and leaves room for the other tests. `make long` writes more."""
 ON_THE_WAY_MAX = 100
 _prefixes = itertools.count(1)
 
