@@ -97,7 +97,9 @@ def _cores(text: str) -> list[int]:
 @click.command(context_settings={"show_default": True})
 @click.argument("benches", nargs=-1, type=click.Choice(sorted(BENCHES)))
 @click.option("--rounds", default=5, help="Measurements of each case on each subject.")
-@click.option("--warm-up", default=2, help="Measurements before the first that counts.")
+@click.option(
+    "--warm-up", default=8, help="Measurements before the first that counts; a JVM compiles for long."
+)
 @click.option("--seconds", default=3.0, help="The longest that one measurement may take.")
 @click.option("--subjects", default=",".join(STARTERS), help="Who takes part.")
 @click.option("--broker-cores", default="0", help="Cores of every server.")
