@@ -231,7 +231,7 @@ def compiled(backend: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip(
         *("wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(folder), str(folder / "tree")),
         PENSTOCK_COMPILE="1",
-        MYPYC_OPT_LEVEL="0",  # what the optimizer makes of it is gcc's business, and takes it half of the time
+        MYPYC_OPT_LEVEL="0",  # what the optimizer makes of it is gcc's business, and 6 of 32 seconds
         PYTHONPATH=str(backend),
     )
     (wheel,) = folder.glob("*.whl")
